@@ -1,0 +1,30 @@
+"""Unsupervised domain adaptation for semantic segmentation on PaddlePaddle.
+
+Importing the package sets CPU thread variables (they must stand before Paddle is imported) and does nothing else;
+the names a notebook needs are loaded when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from paddle_adaptseg import runtime
+from paddle_adaptseg.version import __version__
+
+runtime.set_cpu_threads()
+
+_LAZY = {
+    "load_config": "paddle_adaptseg.config",
+    "fit": "paddle_adaptseg.engine",
+    "evaluate": "paddle_adaptseg.engine",
+}
+__all__ = [*_LAZY, "__version__"]
+
+
+def __getattr__(name: str):
+    """Load a public name on first use, so that `--help` needs no Paddle."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'paddle_adaptseg' has no attribute '{name}'")
+    if name != "load_config":
+        runtime.import_paddle()
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -1,0 +1,123 @@
+"""Training states on disk: one file each, written atomically, verified when read, the last n and the best kept.
+
+A state is an uncompressed zip of `.npy` members (each with its CRC) and a JSON record; nothing in it can be code.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.files import write_atomically
+
+_NAME = re.compile(r"step_(\d{8})\.npz")
+_RECORD = "record.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a state file holds: arrays by name, and the record (step, best, config)."""
+
+    arrays: Mapping[str, np.ndarray]
+    record: Mapping[str, object]
+
+    @property
+    def step(self) -> int:
+        return int(self.record["step"])
+
+
+def state_path(run: Path, step: int) -> Path:
+    """Where a run keeps the state of a step."""
+    return run / "states" / f"step_{step:08d}.npz"
+
+
+def list_steps(run: Path) -> list[int]:
+    """Steps with a state file, ascending."""
+    found = (_NAME.fullmatch(p.name) for p in (run / "states").glob("step_*.npz"))
+    return sorted(int(m.group(1)) for m in found if m)
+
+
+def save_state(run: Path, snapshot: Snapshot) -> Path:
+    """Write a snapshot in one atomic step."""
+    record = {**snapshot.record, "format": FORMAT, "arrays": sorted(snapshot.arrays)}
+
+    def write(handle) -> None:
+        with zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in snapshot.arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+            archive.writestr(_RECORD, json.dumps(record))
+
+    path = state_path(run, snapshot.step)
+    write_atomically(path, write)
+    return path
+
+
+def load_state(path: Path) -> Snapshot:
+    """Read and verify a state; a broken one is a CheckpointError that says how."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            record = json.loads(archive.read(_RECORD))
+            arrays = {name: _read_array(archive.read(f"{name}.npy")) for name in record["arrays"]}
+            step = int(record["step"])
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint '{path}' does not exist") from None
+    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, EOFError, NotImplementedError,
+            RuntimeError) as error:  # fmt: skip
+        raise CheckpointError(f"checkpoint '{path}' is damaged ({type(error).__name__}: {error})") from None
+    if record.get("format") != FORMAT or path.name != state_path(path.parent, step).name:
+        raise CheckpointError(f"checkpoint '{path}' is damaged or of another format (it says step {step})")
+    return Snapshot(arrays, record)
+
+
+def find_state(run: Path, which: str, warn) -> Optional[Snapshot]:
+    """The snapshot that 'latest' (newest valid), 'best' or a step number names; None when a run has none at all.
+
+    `warn` is called with a line about every damaged file that is passed over.
+    """
+    steps = list_steps(run)
+    if not steps:
+        return None
+    if which == "latest":
+        for step in reversed(steps):
+            try:
+                return load_state(state_path(run, step))
+            except CheckpointError as error:
+                warn(f"{error}; trying the one before it")
+        raise CheckpointError(f"none of the {len(steps)} checkpoints in '{run}' can be read")
+    if which == "best":
+        newest = find_state(run, "latest", warn)
+        which = str(newest.record["best_step"])
+    if not which.isdigit():
+        raise CheckpointError(f"--start-iter must be latest, best or a step, not '{which}'")
+    if int(which) not in steps:
+        raise CheckpointError(f"'{run}' has no checkpoint of step {which}; it has {', '.join(map(str, steps))}")
+    return load_state(state_path(run, int(which)))
+
+
+def prune(run: Path, keep: int, best_step: int) -> None:
+    """Delete all states but the last `keep` and the best."""
+    for step in list_steps(run)[:-keep]:
+        if step != best_step:
+            state_path(run, step).unlink()
+
+
+def is_better(miou: float, best: float) -> bool:
+    """Whether a score beats the best so far; NaN never does."""
+    return not math.isnan(miou) and (math.isnan(best) or miou > best)
+
+
+def _read_array(data: bytes) -> np.ndarray:
+    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)

@@ -1,0 +1,126 @@
+"""Which item comes when: index = f(seed, position). Loaders remember nothing, so resuming needs only the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Optional
+
+import numpy as np
+import paddle
+from paddle.io import DataLoader, Dataset
+
+from paddle_adaptseg.batch import Batch
+from paddle_adaptseg.config import Augment, Pixels
+from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.data.transforms import augment, normalise
+
+_ORDER, _CHANGE = 0, 1  # separate random streams
+
+
+def shuffled_index(seed: int, stream: int, position: int, length: int) -> int:
+    """The item at `position` of an endless sequence that shuffles anew in every pass."""
+    epoch, offset = divmod(position, length)
+    return int(_order(seed, stream, epoch, length)[offset])
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, stream: int, epoch: int, length: int) -> np.ndarray:
+    return np.random.default_rng([seed, stream, _ORDER, epoch]).permutation(length)
+
+
+class PairStream(Dataset):
+    """Samples by position: a labelled source image with, when there is a target, an unlabelled target image."""
+
+    def __init__(self, source: DomainFiles, target: Optional[DomainFiles], change: Augment, seed: int) -> None:
+        super().__init__()
+        self.domains = [d for d in (source, target) if d is not None]
+        self.change, self.seed = change, seed
+
+    def __len__(self) -> int:
+        return 2**31 - 1
+
+    def __getitem__(self, position: int) -> list[np.ndarray]:
+        arrays = []
+        for stream, files in enumerate(self.domains):
+            index = shuffled_index(self.seed, stream, position, len(files))
+            views = [files.image(index)] + ([files.label(index, resized=True)] if stream == 0 else [])
+            rng = np.random.default_rng([self.seed, stream, _CHANGE, position])
+            arrays += augment(views, self.change, rng)
+        return arrays
+
+    def names(self, positions: Sequence[int]) -> tuple[str, ...]:
+        """The files behind positions, for error messages."""
+        return tuple(
+            files.name(shuffled_index(self.seed, stream, position, len(files)))
+            for position in positions
+            for stream, files in enumerate(self.domains)
+        )
+
+
+class _Positions:
+    """Batches of consecutive positions; the loader's batch sampler."""
+
+    def __init__(self, batch_size: int, first: int, last: int) -> None:
+        self.batch_size, self.first, self.last = batch_size, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in range(self.first, self.last):
+            yield list(range(batch * self.batch_size, (batch + 1) * self.batch_size))
+
+
+def train_batches(
+    stream: PairStream, pixels: Pixels, batch_size: int, first: int, last: int, workers: int
+) -> Iterator[Batch]:
+    """Batches number `first` to `last` of the stream, the same for any number of workers."""
+    loader = DataLoader(
+        stream,
+        batch_sampler=_Positions(batch_size, first, last),
+        collate_fn=_stack,
+        num_workers=workers,
+        worker_init_fn=_single_thread,
+    )
+    for number, arrays in enumerate(loader, first):
+        source, label, *target = arrays
+        yield Batch(
+            normalise(source, pixels),
+            label.astype("int64"),
+            normalise(target[0], pixels) if target else None,
+            stream.names(range(number * batch_size, (number + 1) * batch_size)),
+        )
+
+
+def _stack(samples: list[list[np.ndarray]]) -> list[np.ndarray]:
+    return [np.stack(column) for column in zip(*samples)]
+
+
+def _single_thread(worker: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)
+
+
+class EvalFiles(Dataset):
+    """Images at network size with their labels as stored, in order."""
+
+    def __init__(self, files: DomainFiles) -> None:
+        super().__init__()
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.files.image(index), self.files.label(index, resized=False)
+
+
+def eval_samples(files: DomainFiles, pixels: Pixels, workers: int) -> Iterator[tuple[paddle.Tensor, np.ndarray, str]]:
+    """(normalised image [1, 3, H, W], train ids at full resolution, image path) of every item in order."""
+    loader = DataLoader(
+        EvalFiles(files), batch_size=1, num_workers=workers, collate_fn=_stack, worker_init_fn=_single_thread
+    )
+    for index, (image, label) in enumerate(loader):
+        yield normalise(image, pixels), label.numpy()[0], files.name(index)

@@ -1,0 +1,67 @@
+"""Evaluation: logits upsampled to the truth's full resolution, one accumulated confusion matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+from paddle import Tensor
+from PIL import Image
+from tqdm import tqdm
+
+from paddle_adaptseg.config import Config
+from paddle_adaptseg.data import eval_samples, label_space, open_validation
+from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.labels import LabelSpace
+from paddle_adaptseg.losses import entropy_map
+from paddle_adaptseg.metrics import ConfusionMatrix
+from paddle_adaptseg.models.layers import inference
+from paddle_adaptseg.models.segmenter import Segmenter
+from paddle_adaptseg.visual import palette_image
+
+
+def predict_label(model: Segmenter, image: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Class indices [H, W] uint8 of one normalised image at `size` (height, width)."""
+    return model(image, size)["main"].argmax(axis=1).numpy()[0].astype(np.uint8)
+
+
+def evaluate_model(
+    model: Segmenter, config: Config, files: Optional[DomainFiles] = None, save: Optional[Path] = None
+) -> ConfusionMatrix:
+    """Score a model on the validation domain; `save` also writes label and colour pictures there."""
+    space = label_space(config)
+    files = files or open_validation(config)
+    matrix = ConfusionMatrix(len(space))
+    samples = eval_samples(files, config.data.pixels, config.data.workers)
+    with inference(model):
+        for image, truth, path in tqdm(samples, "evaluate", len(files), leave=False, unit="image", disable=None):
+            prediction = predict_label(model, image, truth.shape)
+            matrix.update(truth, prediction)
+            if save is not None:
+                save_prediction(prediction, Path(path), save, space)
+    return matrix
+
+
+def save_prediction(prediction: np.ndarray, image: Path, folder: Path, space: LabelSpace) -> None:
+    """Write `<image name>` with class indices and `<stem>_color.png`, the names that the originals use."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(prediction).save(folder / f"{image.stem}.png")
+    palette_image(prediction, space).save(folder / f"{image.stem}_color.png")
+
+
+def look(model: Segmenter, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Prediction [H, W] and normalised entropy [H, W] of one normalised image at its own size."""
+    with inference(model):
+        logits = model(image)["main"]
+        return logits.argmax(axis=1).numpy()[0].astype(np.uint8), entropy_map(logits).numpy()[0]
+
+
+def score_scalars(matrix: ConfusionMatrix, space: LabelSpace, prefix: str) -> Iterator[tuple[str, float]]:
+    """mIoU and the IoU of every present class in per cent, named for the log."""
+    yield f"{prefix}/mIoU", 100 * matrix.miou()
+    for name, value in zip(space.names, matrix.iou()):
+        if not math.isnan(value):
+            yield f"{prefix}_IoU/{name}", 100 * value

@@ -1,0 +1,169 @@
+"""One run from configuration to weights: build, restore or resume, train, log, evaluate, save."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Optional
+
+from paddle_adaptseg import checkpoint, runtime
+from paddle_adaptseg.config import Config, dump
+from paddle_adaptseg.data import TrainData, label_space, open_validation
+from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.data.transforms import normalise
+from paddle_adaptseg.engine.evaluator import evaluate_model, look, score_scalars
+from paddle_adaptseg.engine.optim import build_players
+from paddle_adaptseg.engine.restore import find_weights
+from paddle_adaptseg.engine.trainer import StepReport, TrainState, run_steps
+from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.files import write_atomically
+from paddle_adaptseg.logger import Console, RunLog
+from paddle_adaptseg.methods import build_method
+from paddle_adaptseg.models import build_model
+from paddle_adaptseg.visual import panel
+from paddle_adaptseg.weights import arrays_of, load_arrays
+from paddle_adaptseg.weights.pdparams import read_weights, save_weights
+
+PANELS = 2  # fixed images of each domain that are drawn at every evaluation
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Where a run ended and what it scored (mIoU in per cent, NaN when never evaluated)."""
+
+    output: Path
+    step: int
+    miou: float
+    best_step: int
+    best_miou: float
+
+
+def fit(config: Config, resume: Optional[str] = None, overwrite: bool = False) -> FitResult:
+    """Train a configuration. `resume` names a step of the run in its output folder: latest, best or a number."""
+    runtime.import_paddle()
+    runtime.set_device(config.run.device)
+    with runtime.fresh_names():
+        return _Run(config, resume, overwrite).train()
+
+
+class _Run:
+    """The parts of one run and what happens after each of its steps."""
+
+    def __init__(self, config: Config, resume: Optional[str], overwrite: bool) -> None:
+        self.config, self.space = config, label_space(config)
+        self.folder = Path(config.run.output)
+        snapshot = self._starting_point(resume, overwrite)
+        self.state = build_state(config)
+        self.data = TrainData(config, with_target=self.state.method.uses_target)
+        self.validation = open_validation(config) if config.run.eval_every else None
+        if snapshot is not None:
+            self.state.restore(snapshot)
+        elif config.run.restore_from:
+            restore_weights(self.state, config, print)
+        self.miou = float("nan")
+        self.log = RunLog(self.folder, self.state.step)
+        write_atomically(self.folder / "config.yml", lambda handle: handle.write(dump(config).encode()))
+        self.console = Console(self.state.step, config.schedule.stop)
+
+    def _starting_point(self, resume: Optional[str], overwrite: bool) -> Optional[checkpoint.Snapshot]:
+        if resume is not None:
+            return checkpoint.find_state(self.folder, resume, lambda text: print(f"warning: {text}"))
+        steps = checkpoint.list_steps(self.folder)
+        if steps and not overwrite:
+            raise CheckpointError(
+                f"'{self.folder}' already holds a run at step {steps[-1]}: continue it with --continue-train, "
+                "name another folder with --checkpoint-dir, or start it anew with --overwrite"
+            )
+        for step in steps:
+            checkpoint.state_path(self.folder, step).unlink()
+        return None
+
+    def train(self) -> FitResult:
+        """Run all remaining steps."""
+        self.console.line(runtime.environment())
+        self.console.line(
+            f"{self.config.method.name} on {self.config.model.name}, steps {self.state.step} to "
+            f"{self.config.schedule.stop}, writing to {self.folder} (curves: visualdl --logdir {self.folder / 'vdl'})"
+        )
+        try:
+            run_steps(self.state, self.config, self.data.batches(self.state.step), self.after_step)
+        finally:
+            self.console.close()
+            self.log.close()
+        return FitResult(self.folder, self.state.step, self.miou, self.state.best_step, self.state.best_miou)
+
+    def after_step(self, report: StepReport) -> None:
+        """Log, evaluate and save when they are due."""
+        run, step, last = self.config.run, self.state.step, self.config.schedule.stop
+        text = ""
+        if step % run.log_every == 0 or step == last:
+            self.log.scalars(step, report.scalars())
+            text = summary(report)
+            if self.console.bar.disable:
+                self.console.line(f"step {step}/{last}  {text}")
+        improved = bool(run.eval_every) and (step % run.eval_every == 0 or step == last) and self.evaluate()
+        if improved or step % run.save_every == 0 or step == last:
+            self.save(improved)
+        self.console.tick(text)
+
+    def evaluate(self) -> bool:
+        """Score the model on the validation domain, draw the panels, and say whether it is the best so far."""
+        model, state, step = self.state.method.eval_model, self.state, self.state.step
+        matrix = evaluate_model(model, self.config, self.validation)
+        self.miou = 100 * matrix.miou()
+        self.log.scalars(step, dict(score_scalars(matrix, self.space, "target")))
+        for domain, files in (("source", self.data.source), ("target", self.validation)):
+            self.draw(domain, files)
+        improved = checkpoint.is_better(self.miou, state.best_miou)
+        if improved:
+            state.best_step, state.best_miou = step, self.miou
+        best = "best so far" if improved else f"best {state.best_miou:.2f} at step {state.best_step}"
+        self.console.line(f"step {step}  target mIoU {self.miou:.2f} ({best})")
+        return improved
+
+    def draw(self, domain: str, files: DomainFiles) -> None:
+        """Panels of the first images of a domain: image, prediction, truth, entropy."""
+        import paddle
+
+        for index in range(min(PANELS, len(files))):
+            image = files.image(index)
+            tensor = normalise(paddle.to_tensor(image[None]), self.config.data.pixels)
+            prediction, entropy = look(self.state.method.eval_model, tensor)
+            truth = files.label(index, resized=True)
+            self.log.picture(
+                self.state.step, f"{domain}/{index}", panel(image, prediction, truth, entropy, self.space)
+            )
+
+    def save(self, improved: bool) -> None:
+        """Log first, then weights, then the state: whatever a crash leaves, a state is never ahead of the rest."""
+        self.log.flush()
+        arrays, text = arrays_of(self.state.method.eval_model), dump(self.config)
+        save_weights(self.folder / "weights" / f"step_{self.state.step:08d}.pdparams", arrays, text)
+        if improved:
+            save_weights(self.folder / "best.pdparams", arrays, text)
+        checkpoint.save_state(self.folder, self.state.snapshot(self.config))
+        checkpoint.prune(self.folder, self.config.run.keep, self.state.best_step)
+
+
+def build_state(config: Config) -> TrainState:
+    """Network, method and optimisers of a configuration, initialised from its seed."""
+    runtime.seed_step(config.run.seed, 0)
+    classes = len(label_space(config))
+    method = build_method(config.method, build_model(config.model, classes), classes)
+    return TrainState(method, build_players(method, config))
+
+
+def restore_weights(state: TrainState, config: Config, tell: Callable[[str], object]) -> None:
+    """Load starting weights into the network, saying what a partial load left out."""
+    path = find_weights(config.run.restore_from)
+    arrays, _ = read_weights(path)
+    report = load_arrays(state.method.eval_model, arrays, f"'{path}'", config.run.restore_partial)
+    tell(f"weights from {path}" + (f", partly: {'; '.join(report)}" if report else ""))
+
+
+def summary(report: StepReport) -> str:
+    """The losses of a step in one line."""
+    losses = "  ".join(f"{name} {value:.4g}" for name, value in report.losses.items())
+    miou = report.readings.get("source_batch/mIoU", math.nan)
+    return losses + ("" if math.isnan(miou) else f"  source mIoU {miou:.1f}")

@@ -1,0 +1,136 @@
+"""Players to optimisers, and the rate as a pure function of the step.
+
+Optimiser state is stored under structured parameter names ("segmenter.backbone.conv1.weight/velocity_0"), never under
+Paddle's automatic ones, so the order in which things were built does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import paddle
+
+from paddle_adaptseg.config import Config, CriticsOptim, Schedule, SegmenterOptim
+from paddle_adaptseg.errors import CheckpointError, shorten
+from paddle_adaptseg.methods.base import Method
+from paddle_adaptseg.models.segmenter import ParamGroup
+
+
+def poly(step: int, schedule: Schedule) -> float:
+    """The factor on every base rate: linear warm-up, then (1 - step/horizon)^power."""
+    if step < schedule.warmup:
+        return step / schedule.warmup
+    return (1.0 - step / schedule.horizon) ** schedule.power
+
+
+class LegacyMomentum:
+    """The momentum step of 2018, in which a tensor listed n times in its group was updated n times.
+
+    Each turn adds weight decay into the gradient in place, so decay accumulates. The released numbers were trained so.
+    """
+
+    def __init__(self, groups: Sequence[ParamGroup], momentum: float, weight_decay: float) -> None:
+        self.groups, self.momentum, self.weight_decay = groups, momentum, weight_decay
+        self.lr = 0.0
+        self.velocity: dict[str, paddle.Tensor] = {}
+
+    def set_lr(self, value: float) -> None:
+        self.lr = value
+
+    @paddle.no_grad()
+    def step(self) -> None:
+        for group in self.groups:
+            for parameter in group.parameters:
+                if parameter.grad is not None:
+                    self._update(parameter, self.lr * group.rate, group.listings)
+
+    def _update(self, parameter: paddle.Tensor, rate: float, listings: int) -> None:
+        gradient = parameter.grad.clone()
+        key = f"{parameter.name}_velocity_0"
+        velocity = self.velocity.get(key, paddle.zeros_like(gradient))
+        for _ in range(listings):
+            gradient = gradient + self.weight_decay * parameter
+            velocity = self.momentum * velocity + gradient
+            parameter.subtract_(rate * velocity)
+        self.velocity[key] = velocity
+
+    def clear_grad(self) -> None:
+        for group in self.groups:
+            for parameter in group.parameters:
+                parameter.clear_grad()
+
+    def state_dict(self) -> dict[str, paddle.Tensor]:
+        return dict(self.velocity)
+
+    def set_state_dict(self, state: Mapping[str, paddle.Tensor]) -> None:
+        self.velocity = {k: paddle.to_tensor(v) for k, v in state.items()}
+
+
+class Player:
+    """One optimiser with its parameter groups and base rate."""
+
+    def __init__(self, groups: Sequence[ParamGroup], names: Mapping[str, str], settings: object) -> None:
+        """`names` maps Paddle's automatic parameter names to structured ones."""
+        self.groups = [g for g in groups if g.parameters]
+        self.names, self.lr = names, settings.lr
+        self.optimiser = OPTIMISERS[type(settings)](self.groups, settings)
+
+    def set_rate(self, factor: float) -> dict[str, float]:
+        """Set the rate to `factor` times the base and return what each group now has."""
+        self.optimiser.set_lr(self.lr * factor)
+        return {g.name: self.lr * factor * g.rate for g in self.groups}
+
+    def step(self) -> None:
+        self.optimiser.step()
+        self.optimiser.clear_grad()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Optimiser state as arrays under structured names."""
+        arrays = {}
+        for key, value in self.optimiser.state_dict().items():
+            owner = next((n for n in self.names if key.startswith(n + "_")), None)
+            if owner is not None:
+                arrays[f"{self.names[owner]}/{key[len(owner) + 1 :]}"] = np.asarray(value)
+        return arrays
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Restore what state() returned; a name that is not ours is an error."""
+        automatic = {structured: name for name, structured in self.names.items()}
+        unknown = [key for key in arrays if key.split("/")[0] not in automatic]
+        if unknown:
+            raise CheckpointError(f"optimiser state for unknown parameters: {shorten(unknown)}")
+        self.optimiser.set_state_dict(
+            {"{}_{}".format(automatic[k.split("/")[0]], k.split("/")[1]): v for k, v in arrays.items()}
+        )
+
+
+def _momentum(groups: Sequence[ParamGroup], settings: SegmenterOptim):
+    if settings.legacy_updates:
+        return LegacyMomentum(groups, settings.momentum, settings.weight_decay)
+    return paddle.optimizer.Momentum(
+        settings.lr, settings.momentum, parameters=_grouped(groups), weight_decay=settings.weight_decay
+    )
+
+
+def _adam(groups: Sequence[ParamGroup], settings: CriticsOptim):
+    return paddle.optimizer.Adam(settings.lr, settings.beta1, settings.beta2, parameters=_grouped(groups))
+
+
+OPTIMISERS = {SegmenterOptim: _momentum, CriticsOptim: _adam}
+
+
+def _grouped(groups: Sequence[ParamGroup]) -> list[dict]:
+    # A Paddle group's "learning_rate" multiplies the base rate: 10.0 is the 10x head.
+    return [{"params": list(g.parameters), "learning_rate": g.rate} for g in groups]
+
+
+def build_players(method: Method, config: Config) -> dict[str, Player]:
+    """An optimiser for each of the method's players; every trainable parameter must belong to exactly one group."""
+    names = {p.name: name for name, p in method.named_parameters()}
+    players = method.players()
+    listed = [p.name for groups in players.values() for g in groups for p in g.parameters]
+    trainable = [p.name for p in method.parameters() if not p.stop_gradient]
+    if sorted(listed) != sorted(trainable):
+        raise AssertionError("players() must list every trainable parameter exactly once")
+    return {name: Player(groups, names, getattr(config.optim, name)) for name, groups in players.items()}

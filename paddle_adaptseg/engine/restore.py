@@ -1,0 +1,60 @@
+"""From a weights file or a run's folder to a network, and its score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from paddle_adaptseg import runtime
+from paddle_adaptseg.config import Config, override, parse_config
+from paddle_adaptseg.data import label_space
+from paddle_adaptseg.engine.evaluator import evaluate_model
+from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.metrics import ConfusionMatrix
+from paddle_adaptseg.models import build_model
+from paddle_adaptseg.models.segmenter import Segmenter
+from paddle_adaptseg.weights import load_arrays
+from paddle_adaptseg.weights.pdparams import read_weights
+
+
+def find_weights(origin: str | Path) -> Path:
+    """The weights file that a path names: itself, or a run folder's best, else newest."""
+    path = Path(origin)
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise CheckpointError(f"weights '{path}' do not exist")
+    candidates = [path / "best.pdparams", *sorted((path / "weights").glob("step_*.pdparams"), reverse=True)]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise CheckpointError(f"folder '{path}' holds no weights (expected best.pdparams or weights/step_*.pdparams)")
+
+
+def load_model(
+    origin: str | Path, config: Optional[Config] = None, overrides: Sequence[str] = ()
+) -> tuple[Segmenter, Config]:
+    """A network with weights, and the configuration it is used with: the one given, else the one in the file."""
+    path = find_weights(origin)
+    arrays, text = read_weights(path)
+    if config is None:
+        if not text:
+            raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
+        config = override(parse_config(text, f"configuration inside '{path}'"), *overrides)
+    with runtime.fresh_names():
+        model = build_model(config.model, len(label_space(config)))
+    load_arrays(model, arrays, f"'{path}'")
+    return model, config
+
+
+def evaluate(
+    origin: str | Path,
+    config: Optional[Config] = None,
+    overrides: Sequence[str] = (),
+    save: Optional[str | Path] = None,
+) -> tuple[ConfusionMatrix, Config]:
+    """Score weights on their configuration's validation domain; `save` writes the predictions as pictures."""
+    model, config = load_model(origin, config, overrides)
+    runtime.set_device(config.run.device)
+    return evaluate_model(model, config, save=Path(save) if save else None), config

@@ -1,0 +1,41 @@
+"""Errors that a user can mend. Tools print them as one line and exit with code 2; anything else is our own bug."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something outside the program is wrong; the message names the thing, the value and the fix."""
+
+
+class ConfigError(UserError):
+    """A configuration file, override or flag is wrong."""
+
+
+class DataError(UserError):
+    """A data set is missing, incomplete or unreadable."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or weights file is missing, broken, foreign or does not fit."""
+
+
+class TrainingError(UserError):
+    """Training produced something that must not go on, such as a loss that is not finite."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The tail of an 'unknown name' message: the nearest known name if there is one, and all known ones."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{hint}known: {', '.join(known) or 'none'}"
+
+
+def shorten(names: Iterable[str], limit: int = 8) -> str:
+    """A list of names for a message, cut after `limit`."""
+    names = list(names)
+    more = f", ... ({len(names)} in all)" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,127 @@
+"""What a run writes down: JSON lines, VisualDL curves and pictures, and a readable console.
+
+A resumed run first drops what was written after the step it continues from, so curves have no overlap and no gap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import struct
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+from tqdm import tqdm
+from visualdl import LogWriter
+from visualdl.proto.record_pb2 import Record
+
+VDL_FILE = "vdlrecords.run.log"
+
+
+class RunLog:
+    """Writes scalars and pictures of one run; `step` counts finished steps."""
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.jsonl, vdl = folder / "log.jsonl", folder / "vdl"
+        drop_lines_after(self.jsonl, step)
+        drop_records_after(vdl / VDL_FILE, step)
+        self._lines = self.jsonl.open("a", encoding="utf-8")
+        with contextlib.redirect_stdout(io.StringIO()):  # VisualDL announces that it appends
+            self._vdl = LogWriter(logdir=str(vdl), file_name=VDL_FILE)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write named numbers. One that is not finite stays out of VisualDL, which cannot read it."""
+        plain = {name: float(value) for name, value in values.items()}
+        clean = {name: value if math.isfinite(value) else None for name, value in plain.items()}
+        self._lines.write(json.dumps({"step": step, **clean}) + "\n")
+        for name, value in clean.items():
+            if value is not None:
+                self._vdl.add_scalar(tag=name, value=value, step=step)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Write an RGB picture [H, W, 3]."""
+        self._vdl.add_image(tag=name, img=image, step=step)
+
+    def flush(self) -> None:
+        """Bring everything to disk; called before every checkpoint, so that no state is ahead of its log."""
+        self._lines.flush()
+        for writer in self._vdl._all_writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        self._lines.close()
+        self._vdl.close()
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Cut a JSONL file before the first line of a later step or the first torn line."""
+    if not path.exists():
+        return
+    kept = 0
+    with path.open("rb") as handle:
+        for line in handle:
+            try:
+                if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                    break
+            except (ValueError, KeyError, TypeError):
+                break
+            kept += len(line)
+    _truncate(path, kept)
+
+
+def drop_records_after(path: Path, step: int) -> None:
+    """Cut a VisualDL file before the first record of a later step or the first torn record."""
+    if not path.exists():
+        return
+    kept, data = 0, path.read_bytes()
+    while kept + 8 <= len(data):
+        end = kept + 8 + struct.unpack_from("<Q", data, kept)[0]
+        record = _parse(data[kept + 8 : end]) if end <= len(data) else None
+        if record is None or any(value.id > step for value in record.values):
+            break
+        kept = end
+    _truncate(path, kept)
+
+
+def _parse(data: bytes) -> Optional[Record]:
+    record = Record()
+    try:
+        record.ParseFromString(data)
+    except Exception:  # protobuf's DecodeError moves between its versions
+        return None
+    return record
+
+
+def _truncate(path: Path, size: int) -> None:
+    if size < path.stat().st_size:
+        with path.open("r+b") as handle:
+            handle.truncate(size)
+
+
+class Console:
+    """Progress with time left on a terminal; plain lines where output goes to a file or a notebook cell."""
+
+    def __init__(self, first: int, total: int) -> None:
+        self.bar = tqdm(
+            total=total, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05, disable=not sys.stderr.isatty()
+        )
+
+    def tick(self, text: str = "") -> None:
+        """One step done; `text` shows the latest numbers."""
+        if text:
+            self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update()
+
+    def line(self, text: str) -> None:
+        """A line above the bar."""
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        self.bar.close()

@@ -1,0 +1,109 @@
+"""The one abstraction: a method turns a batch into named loss terms and says which parameters belong to which player.
+
+The trainer runs one backward pass per yielded dict, then steps every player; it knows no critic, teacher or level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from paddle import Tensor, nn
+
+from paddle_adaptseg.batch import Batch
+from paddle_adaptseg.errors import ConfigError, suggest
+from paddle_adaptseg.losses import cross_entropy
+from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter
+
+
+class Term(NamedTuple):
+    """A loss as it is logged, and the weight with which it is summed."""
+
+    loss: Tensor
+    weight: float = 1.0
+
+
+Terms = dict[str, Term]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where training stands. `watch`: this step's numbers will be looked at, so observe what costs extra."""
+
+    step: int
+    horizon: int
+    watch: bool = False
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A factor over time: 0 before `start`, then growing linearly to 1 within `steps` (0: at once)."""
+
+    start: int = 0
+    steps: int = 0
+
+    def __call__(self, step: int) -> float:
+        if step < self.start:
+            return 0.0
+        return 1.0 if self.steps == 0 else min(1.0, (step - self.start + 1) / self.steps)
+
+
+class Method(nn.Layer):
+    """Base of all methods: a segmenter trained on labelled source images, each level with its weight.
+
+    Everything a method remembers is a sublayer or buffer, so `state_dict()` is complete. `observed` holds this step's
+    extra readings for the log: scalars, and class maps under names ending in `_prediction`.
+    """
+
+    uses_target = True
+
+    def __init__(self, segmenter: Segmenter, seg_weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.seg_weights = self.check_levels(seg_weights, "method.seg_weights")
+        self.observed: dict[str, object] = {}
+
+    def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
+        """Yield groups of terms, each complete for one backward pass."""
+        raise NotImplementedError
+
+    def players(self) -> dict[str, list[ParamGroup]]:
+        """Parameter groups by the player whose optimiser owns them."""
+        return {"segmenter": self.segmenter.groups()}
+
+    def after_step(self, clock: Clock) -> None:
+        """Called when all players have stepped."""
+
+    @property
+    def eval_model(self) -> Segmenter:
+        """The network that is evaluated and deployed."""
+        return self.segmenter
+
+    def check_levels(self, weights: Mapping[str, float], path: str) -> dict[str, float]:
+        """Refuse weights for levels that the segmenter does not have."""
+        for level in weights:
+            if level not in self.segmenter.levels:
+                raise ConfigError(f"{path}: this model has no level '{level}': {suggest(level, self.segmenter.levels)}")
+        return dict(weights)
+
+    def seg_terms(self, logits: Mapping[str, Tensor], batch: Batch, clock: Clock) -> Terms:
+        """Cross entropy of every weighted level on the source."""
+        if clock.watch:
+            self.observed["source_prediction"] = logits["main"].detach().argmax(axis=1)
+        return {
+            f"seg_{level}": Term(cross_entropy(logits[level], batch.source_label), weight)
+            for level, weight in self.seg_weights.items()
+        }
+
+
+class SourceOnly(Method):
+    """Supervised training on the source; the target is never looked at, not even by batch statistics."""
+
+    uses_target = False
+
+    def __init__(self, segmenter: Segmenter, seg_weights: dict[str, float]) -> None:
+        super().__init__(segmenter, seg_weights)
+
+    def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
+        yield self.seg_terms(self.segmenter(batch.source_image), batch, clock)

@@ -1,0 +1,22 @@
+"""Segmentation networks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from paddle_adaptseg.config import Component
+from paddle_adaptseg.models.deeplab import DeepLabV2ResNet, DeepLabV2VGG16
+from paddle_adaptseg.models.segmenter import Segmenter
+from paddle_adaptseg.models.small import SmallSegmenter
+from paddle_adaptseg.registry import build
+
+MODELS: Mapping[str, type[Segmenter]] = {
+    "deeplabv2_resnet": DeepLabV2ResNet,
+    "deeplabv2_vgg16": DeepLabV2VGG16,
+    "small": SmallSegmenter,
+}
+
+
+def build_model(component: Component, classes: int) -> Segmenter:
+    """The network a configuration names, with a head for `classes`."""
+    return build(MODELS, component.name, component.params, "model", classes=classes)

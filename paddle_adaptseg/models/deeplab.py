@@ -1,0 +1,77 @@
+"""DeepLabV2 (Chen et al., TPAMI 2018) as AdaptSegNet (Tsai et al., CVPR 2018) builds it: a main and an auxiliary head."""
+
+from __future__ import annotations
+
+from paddle import Tensor, nn
+
+from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.models.aspp import DILATIONS, PyramidHead
+from paddle_adaptseg.models.layers import NORMS
+from paddle_adaptseg.models.resnet import ResNet
+from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
+from paddle_adaptseg.models.vgg import vgg16_features
+from paddle_adaptseg.registry import lookup
+
+
+class DeepLabV2ResNet(Segmenter):
+    """Two heads on a dilated ResNet: `aux` on stage 3, `main` on stage 4. depths (3, 4, 23, 3) is ResNet-101."""
+
+    levels = ("main", "aux")
+
+    def __init__(
+        self,
+        classes: int,
+        depths: tuple[int, int, int, int] = (3, 4, 23, 3),
+        norm: str = "batch_fixed_affine",
+        aspp_branches: int = 2,
+        head_rate: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self.head_rate = head_rate
+        self.backbone = ResNet(depths, lookup(NORMS, norm, "model.norm"))
+        dilations = _dilations(aspp_branches)
+        self.heads = nn.LayerDict(
+            {"aux": PyramidHead(1024, classes, dilations), "main": PyramidHead(2048, classes, dilations)}
+        )
+
+    def logits(self, image: Tensor) -> dict[str, Tensor]:
+        stage3, stage4 = self.backbone(image)
+        return {"main": self.heads["main"](stage4), "aux": self.heads["aux"](stage3)}
+
+    def groups(self) -> list[ParamGroup]:
+        """Backbone at the base rate, heads at `head_rate` times it.
+
+        The originals walked all enclosing modules: they listed a tensor inside a block three times, one inside a
+        block's downsample four times, the stem and the heads once.
+        """
+        parts: dict[int, list] = {1: [], 3: [], 4: []}
+        for name, parameter in self.backbone.named_parameters():
+            listings = 4 if "downsample" in name else 3 if name.startswith("layer") else 1
+            parts[listings].append((name, parameter))
+        backbone = [group("backbone", named, listings=n) for n, named in parts.items()]
+        return [*backbone, group("heads", self.heads.named_parameters(), self.head_rate)]
+
+
+class DeepLabV2VGG16(Segmenter):
+    """One head on a dilated VGG-16. AdaptSegNet trains all of it at one rate."""
+
+    def __init__(self, classes: int, aspp_branches: int = 2, head_rate: float = 1.0) -> None:
+        super().__init__()
+        self.head_rate = head_rate
+        self.features = vgg16_features()
+        self.heads = nn.LayerDict({"main": PyramidHead(1024, classes, _dilations(aspp_branches))})
+
+    def logits(self, image: Tensor) -> dict[str, Tensor]:
+        return {"main": self.heads["main"](self.features(image))}
+
+    def groups(self) -> list[ParamGroup]:
+        return [
+            group("backbone", self.features.named_parameters()),
+            group("heads", self.heads.named_parameters(), self.head_rate),
+        ]
+
+
+def _dilations(branches: int) -> tuple[int, ...]:
+    if branches not in (2, 4):
+        raise ConfigError(f"model.aspp_branches must be 2 (released AdaptSegNet weights) or 4, not {branches}")
+    return DILATIONS[:branches]

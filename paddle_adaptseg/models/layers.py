@@ -1,0 +1,89 @@
+"""Building blocks shared by the networks: norm policies, resizing, initialisation, and the frozen() context."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Optional
+
+import paddle
+import paddle.nn.functional as F
+from paddle import ParamAttr, Tensor, nn
+
+
+@dataclass(frozen=True)
+class NormPolicy:
+    """How a network normalises; it holds whatever .train() or .eval() says.
+
+    `stats`: "batch" normalises with batch statistics in training, "frozen" always with the stored ones, "group" has
+    no statistics. `affine`: whether scale and shift are trained.
+    """
+
+    stats: str
+    affine: bool
+
+    def __call__(self, channels: int) -> nn.Layer:
+        """A normalisation layer for `channels`."""
+        if self.stats == "group":
+            return nn.GroupNorm(min(8, channels // 4), channels)
+        return nn.BatchNorm2D(
+            channels,
+            weight_attr=ParamAttr(trainable=self.affine),
+            bias_attr=ParamAttr(trainable=self.affine),
+            use_global_stats=True if self.stats == "frozen" else None,
+        )
+
+
+NORMS: Mapping[str, NormPolicy] = {
+    "batch_fixed_affine": NormPolicy("batch", affine=False),  # AdaptSegNet, ADVENT, CLAN
+    "frozen": NormPolicy("frozen", affine=False),
+    "batch": NormPolicy("batch", affine=True),
+    "group": NormPolicy("group", affine=True),
+}
+
+
+def conv(
+    fan_in: int, fan_out: int, kernel: int, stride: int = 1, dilation: int = 1, padding: Optional[int] = None
+) -> nn.Conv2D:
+    """A convolution without bias that keeps the size (over the stride), as the originals initialise it."""
+    padding = dilation * (kernel // 2) if padding is None else padding
+    return nn.Conv2D(fan_in, fan_out, kernel, stride, padding, dilation, weight_attr=normal_init(), bias_attr=False)
+
+
+def normal_init(std: float = 0.01) -> ParamAttr:
+    """Weights from a normal distribution."""
+    return ParamAttr(initializer=nn.initializer.Normal(0.0, std))
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize to (height, width) with aligned corners, in which the originals trained and evaluated."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=True)
+
+
+@contextlib.contextmanager
+def frozen(layer: nn.Layer) -> Iterator[None]:
+    """Forward passes inside build graphs through `layer` to its inputs, but not to its parameters."""
+    before = [(p, p.stop_gradient) for p in layer.parameters()]
+    for parameter, _ in before:
+        parameter.stop_gradient = True
+    try:
+        yield
+    finally:
+        for parameter, stop in before:
+            parameter.stop_gradient = stop
+
+
+@contextlib.contextmanager
+def inference(layer: nn.Layer) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode of every sublayer is restored afterwards."""
+    before = [(sub, sub.training) for sub in layer.sublayers(include_self=True)]
+    layer.eval()
+    try:
+        with paddle.no_grad():
+            yield
+    finally:
+        for sub, training in before:
+            sub.training = training

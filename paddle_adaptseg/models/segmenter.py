@@ -1,0 +1,44 @@
+"""The contract of every segmentation network, and how it groups its parameters for the optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Optional
+
+from paddle import Tensor, nn
+
+from paddle_adaptseg.models.layers import resize
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters that share a rate. `listings`: how often the 2018 originals listed, and so updated, each of them."""
+
+    name: str
+    parameters: tuple[Tensor, ...]
+    rate: float = 1.0
+    listings: int = 1
+
+
+class Segmenter(nn.Layer):
+    """`model(image) -> {"main": logits[, "aux": logits]}` at image size, or at `size` (height, width) when given."""
+
+    levels: tuple[str, ...] = ("main",)
+
+    def logits(self, image: Tensor) -> dict[str, Tensor]:
+        """Logits of every level at the network's own resolution."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, size: Optional[tuple[int, int]] = None) -> dict[str, Tensor]:
+        size = size or tuple(image.shape[2:])
+        return {level: resize(x, size) for level, x in self.logits(image).items()}
+
+    def groups(self) -> list[ParamGroup]:
+        """Every trainable parameter in exactly one group."""
+        return [group("all", self.named_parameters())]
+
+
+def group(name: str, named: Iterable[tuple[str, Tensor]], rate: float = 1.0, listings: int = 1) -> ParamGroup:
+    """A group of the trainable ones among `named` parameters."""
+    return ParamGroup(name, tuple(p for _, p in named if not p.stop_gradient), rate, listings)

@@ -1,0 +1,66 @@
+"""A group-normalised residual network of 0.4 million parameters, for the toy pair and for tests.
+
+Group norm, because separate source and target forwards at this size leave batch norm with mixed running statistics.
+"""
+
+from __future__ import annotations
+
+import paddle.nn.functional as F
+from paddle import ParamAttr, Tensor, nn
+
+from paddle_adaptseg.models.aspp import PyramidHead
+from paddle_adaptseg.models.layers import NORMS, NormPolicy
+from paddle_adaptseg.models.segmenter import Segmenter
+from paddle_adaptseg.registry import lookup
+
+
+def _conv(fan_in: int, fan_out: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Conv2D:
+    init = ParamAttr(initializer=nn.initializer.KaimingNormal())
+    return nn.Conv2D(
+        fan_in, fan_out, kernel, stride, dilation * (kernel // 2), dilation, weight_attr=init, bias_attr=False
+    )
+
+
+class BasicBlock(nn.Layer):
+    """Two 3x3 convolutions around a shortcut."""
+
+    def __init__(self, fan_in: int, fan_out: int, norm: NormPolicy, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = _conv(fan_in, fan_out, 3, stride, dilation), norm(fan_out)
+        self.conv2, self.norm2 = _conv(fan_out, fan_out, 3, 1, dilation), norm(fan_out)
+        self.shortcut = None
+        if fan_in != fan_out or stride > 1:
+            self.shortcut = nn.Sequential(_conv(fan_in, fan_out, 1, stride), norm(fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class SmallSegmenter(Segmenter):
+    """Output stride 8; `aux` before the last two blocks, `main` after them."""
+
+    levels = ("main", "aux")
+
+    def __init__(self, classes: int, width: int = 24, norm: str = "group") -> None:
+        super().__init__()
+        policy = lookup(NORMS, norm, "model.norm")
+        self.stem = nn.Sequential(_conv(3, width // 2, stride=2), policy(width // 2), nn.ReLU())
+        self.stage3 = nn.Sequential(
+            BasicBlock(width // 2, width, policy, stride=2),
+            BasicBlock(width, 2 * width, policy, stride=2),
+            BasicBlock(2 * width, 2 * width, policy, dilation=2),
+            BasicBlock(2 * width, 2 * width, policy, dilation=2),
+        )
+        self.stage4 = nn.Sequential(
+            BasicBlock(2 * width, 3 * width, policy, dilation=2),
+            BasicBlock(3 * width, 3 * width, policy, dilation=4),
+        )
+        dilations = (1, 3, 6, 9)
+        self.heads = nn.LayerDict(
+            {"aux": PyramidHead(2 * width, classes, dilations), "main": PyramidHead(3 * width, classes, dilations)}
+        )
+
+    def logits(self, image: Tensor) -> dict[str, Tensor]:
+        features = self.stage3(self.stem(image))
+        return {"main": self.heads["main"](self.stage4(features)), "aux": self.heads["aux"](features)}

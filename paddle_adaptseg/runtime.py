@@ -1,0 +1,99 @@
+"""The machine: CPU threads, device, seeds, rank. Nothing here imports Paddle until it is asked to.
+
+Measured on CPU: Paddle sets OMP_NUM_THREADS=1 when the variable is absent (1.5x slower on two cores), and its bundled
+MKL takes a slow path on AMD processors unless MKL_DEBUG_CPU_TYPE=5 (2.3x). Both must stand before Paddle is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from paddle_adaptseg.errors import ConfigError
+
+
+def set_cpu_threads() -> None:
+    """Choose thread variables for this machine; what the user has set stays."""
+    if "paddle" in sys.modules:
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", str(cpu_count()))
+    if "AuthenticAMD" in _cpuinfo():
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def import_paddle() -> None:
+    """Import Paddle without its two start-up notes (the thread count, which is deliberate, and a missing ccache)."""
+    if "paddle" in sys.modules:
+        return
+    caught = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stderr(caught):
+        warnings.filterwarnings("ignore", message="No ccache")
+        import paddle  # noqa: F401
+    kept = [line for line in caught.getvalue().splitlines() if "OMP_NUM_THREADS" not in line]
+    if kept:
+        print("\n".join(kept), file=sys.stderr)
+
+
+def set_device(name: str) -> str:
+    """Select 'auto', 'cpu', 'gpu' or 'gpu:N' and return what was selected."""
+    import paddle
+
+    compiled = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if name == "auto":
+        name = "gpu" if compiled else "cpu"
+    if name.split(":")[0] not in ("cpu", "gpu"):
+        raise ConfigError(f"run.device must be auto, cpu, gpu or gpu:N, not '{name}'")
+    if name.startswith("gpu") and not compiled:
+        raise ConfigError(f"run.device is '{name}', but this Paddle sees no GPU; use run.device=cpu")
+    return paddle.set_device(name)
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Make this step's randomness (dropout) a function of (seed, step): nothing needs saving to resume exactly."""
+    import paddle
+
+    paddle.seed((seed * 1_000_003 + step) % (2**31))
+
+
+@contextlib.contextmanager
+def fresh_names() -> Iterator[None]:
+    """A scope in which Paddle counts parameter names from zero: optimiser state is stored under such names."""
+    import paddle
+
+    with paddle.utils.unique_name.guard():
+        yield
+
+
+def environment() -> str:
+    """One line on what this runs on, for logs and reports."""
+    import numpy
+    import paddle
+
+    threads = os.environ.get("OMP_NUM_THREADS", "?")
+    return (
+        f"Paddle {paddle.__version__}, numpy {numpy.__version__}, Python {platform.python_version()}, "
+        f"{paddle.get_device()}, {_cpu_name()} ({cpu_count()} cores, {threads} threads)"
+    )
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else platform.processor()
+
+
+def _cpu_name() -> str:
+    for line in _cpuinfo().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()

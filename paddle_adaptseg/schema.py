@@ -1,0 +1,108 @@
+"""Turns plain YAML values into typed ones. Every error names the dotted path and, for keys, the nearest known name.
+
+The schema is never written twice: it is the annotations of a dataclass or of a constructor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Any, Union
+
+from paddle_adaptseg.errors import ConfigError, suggest
+
+
+def convert(value: Any, hint: Any, path: str) -> Any:
+    """Return `value` as the annotated type `hint`, or raise a ConfigError that names `path`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (Any, inspect.Parameter.empty):
+        return value
+    if origin is Union:
+        if value is None and type(None) in args:
+            return None
+        return convert(value, next(a for a in args if a is not type(None)), path)
+    if hasattr(hint, "from_plain"):
+        return hint.from_plain(value, path)
+    if dataclasses.is_dataclass(hint):
+        return _dataclass(value, hint, path)
+    if origin is tuple:
+        return _tuple(value, args, path)
+    if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise _wrong(path, value, "a mapping")
+        return {str(k): convert(v, args[1], f"{path}.{k}") for k, v in value.items()}
+    return _scalar(value, hint, path)
+
+
+def arguments(function: Any, values: Mapping[str, Any], path: str, given: set[str] = frozenset()) -> dict[str, Any]:
+    """Check and convert keyword arguments for `function` against its signature; `given` ones come from the caller."""
+    target = function.__init__ if inspect.isclass(function) else function
+    hints = typing.get_type_hints(target)
+    parameters = {k: p for k, p in inspect.signature(function).parameters.items() if k not in given}
+    check_keys(values, parameters, path)
+    missing = [k for k, p in parameters.items() if p.default is p.empty and k not in values]
+    if missing:
+        raise ConfigError(f"{path}.{missing[0]} is missing: '{function.__name__}' needs it")
+    return {k: convert(v, hints.get(k, Any), f"{path}.{k}") for k, v in values.items()}
+
+
+def check_keys(values: Any, known: typing.Iterable[str], path: str) -> None:
+    """Refuse anything but a mapping whose keys are all known."""
+    if not isinstance(values, Mapping):
+        raise _wrong(path, values, "a mapping")
+    known = list(known)
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown key '{dotted(path, key)}': {suggest(str(key), known)}")
+
+
+def dotted(path: str, key: Any) -> str:
+    """The path of `key` below `path`."""
+    return f"{path}.{key}" if path else str(key)
+
+
+def _dataclass(value: Any, cls: type, path: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    check_keys(value, fields, path)
+    hints = typing.get_type_hints(cls)
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in value:
+            raise ConfigError(f"'{dotted(path, name)}' is missing")
+    return cls(**{k: convert(v, hints[k], dotted(path, k)) for k, v in value.items()})
+
+
+def _tuple(value: Any, args: tuple, path: str) -> tuple:
+    if not isinstance(value, (list, tuple)):
+        raise _wrong(path, value, "a list")
+    if args[-1] is Ellipsis:
+        args = (args[0],) * len(value)
+    if len(value) != len(args):
+        raise _wrong(path, value, f"a list of {len(args)}")
+    return tuple(convert(v, a, f"{path}[{i}]") for i, (v, a) in enumerate(zip(value, args)))
+
+
+def _scalar(value: Any, hint: type, path: str) -> Any:
+    """Convert to bool, int, float or str. YAML reads '1e-4' as text, so text that is a number counts as one."""
+    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except ValueError:
+            raise _wrong(path, value, "a number") from None
+        if number != number or number in (float("inf"), float("-inf")):
+            raise _wrong(path, value, "a finite number")
+        return number
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if type(value) is not hint:
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        raise _wrong(path, value, names.get(hint, str(hint)))
+    return value
+
+
+def _wrong(path: str, value: Any, wanted: str) -> ConfigError:
+    return ConfigError(f"'{path}' must be {wanted}, not {value!r}")

@@ -1,0 +1,25 @@
+"""What every tool does around its one call: find the package, turn user errors into one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Callable
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from paddle_adaptseg.errors import UserError  # noqa: E402
+
+DEFAULT_CONFIG = str(Path(__file__).resolve().parent.parent / "configs/toy/adaptsegnet_multi.yml")
+
+
+def run(main: Callable[[], object]) -> None:
+    """Call `main` and exit with its code; 2 for errors that the user can mend."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
