@@ -18,6 +18,9 @@ def main() -> int:
     args = vars(parser.parse_args())
     from pathlib import Path
 
+    from paddle_adaptseg import runtime
+
+    runtime.import_paddle()
     from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
 
     root = Path(args.pop("root"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -56,11 +56,16 @@ def normal_init(std: float = 0.01) -> ParamAttr:
     return ParamAttr(initializer=nn.initializer.Normal(0.0, std))
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear resize to (height, width) with aligned corners, in which the originals trained and evaluated."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=True)
+
+
+def resize_all(logits: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
+    """Every level's logits at (height, width)."""
+    return {level: resize(x, size) for level, x in logits.items()}
 
 
 @contextlib.contextmanager

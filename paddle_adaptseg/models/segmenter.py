@@ -8,7 +8,7 @@ from typing import Optional
 
 from paddle import Tensor, nn
 
-from paddle_adaptseg.models.layers import resize
+from paddle_adaptseg.models.layers import resize_all
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class Segmenter(nn.Layer):
         raise NotImplementedError
 
     def forward(self, image: Tensor, size: Optional[tuple[int, int]] = None) -> dict[str, Tensor]:
-        size = size or tuple(image.shape[2:])
-        return {level: resize(x, size) for level, x in self.logits(image).items()}
+        return resize_all(self.logits(image), size or image.shape[2:])
 
     def groups(self) -> list[ParamGroup]:
         """Every trainable parameter in exactly one group."""

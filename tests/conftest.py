@@ -1,0 +1,59 @@
+"""Shared fixtures: the package on the path, Paddle imported quietly, a tiny toy pair made once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs a process per core
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "tests")]
+
+from paddle_adaptseg import runtime  # noqa: E402
+
+runtime.import_paddle()
+
+import pytest  # noqa: E402
+
+from paddle_adaptseg.config import Config, load_config  # noqa: E402
+from paddle_adaptseg.data.toy import ToySpec, write_toy_pair  # noqa: E402
+
+TINY = ToySpec(source=6, target=5, validation=3, height=48, width=96)
+
+
+@pytest.fixture(scope="session")
+def toy_root(tmp_path_factory) -> Path:
+    """A toy pair of a few small scenes."""
+    root = tmp_path_factory.mktemp("toy")
+    write_toy_pair(root, TINY)
+    return root
+
+
+@pytest.fixture
+def tiny(toy_root, tmp_path):
+    """Builds small configurations: tiny(method="source_only", ...overrides) -> Config."""
+
+    def build(name: str = "toy/adaptsegnet_multi", *overrides: str) -> Config:
+        return load_config(ROOT / f"configs/{name}.yml", [*tiny_overrides(toy_root, tmp_path / "run"), *overrides])
+
+    return build
+
+
+def tiny_overrides(root: Path, output: Path) -> list[str]:
+    """Overrides that make a toy configuration train in a second."""
+    return [
+        f"data.source.root={root / 'GTA5'}",
+        f"data.target.root={root / 'Cityscapes'}",
+        f"data.validation.root={root / 'Cityscapes'}",
+        *(f"data.{d}.size=[96, 48]" for d in ("source", "target", "validation")),
+        "data.batch_size=2",
+        "data.workers=0",
+        "model.width=8",
+        "schedule.horizon=8",
+        "schedule.stop=6",
+        "run.log_every=1",
+        "run.eval_every=3",
+        "run.save_every=2",
+        f"run.output={output}",
+    ]

@@ -1,0 +1,121 @@
+"""Runs a parity trajectory through the real training step. The only thing that depends on a method is its config.
+
+Figures lie in tests/parity, or in $PARITY_DIR; their README explains them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from paddle_adaptseg import runtime
+from paddle_adaptseg.batch import Batch
+from paddle_adaptseg.config import Component, Config, CriticsOptim, Data, Domain, Optim, Schedule, SegmenterOptim
+from paddle_adaptseg.engine.optim import build_players
+from paddle_adaptseg.engine.trainer import TrainState, train_step
+from paddle_adaptseg.methods import METHODS, build_method
+from paddle_adaptseg.methods.base import Clock
+from paddle_adaptseg.models import build_model
+from paddle_adaptseg.weights.names import rename
+
+FIGURES = Path(os.environ.get("PARITY_DIR") or Path(__file__).parent / "parity")
+LOSS_RTOL, LOSS_ATOL = 1e-3, 1e-6  # float32 against float64; the originals in float32 are within 4e-4
+CHANGE_RTOL, CHANGE_FLOOR = 1e-2, 1e-5  # of the l2 norm of a tensor's change; smaller changes are not compared
+
+
+def load_rules():
+    """The module that makes inputs, from beside the figures."""
+    path = FIGURES / "rules.py"
+    spec = importlib.util.spec_from_file_location("parity_rules", path if path.exists() else _SHIPPED_RULES)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_SHIPPED_RULES = Path(__file__).parent / "parity" / "rules.py"
+
+
+def trajectory_files() -> list[Path]:
+    """Every file with training steps."""
+    return sorted(p for p in FIGURES.glob("*.json") if "steps" in json.loads(p.read_text()))
+
+
+def _levels(pair: list[float]) -> dict[str, float]:
+    return {"aux": pair[0], "main": pair[1]}
+
+
+def _adversarial(c: dict, **more) -> dict:
+    weights = _levels(c["adv"])
+    return {"name": "output_adversarial", "weights": weights, "seg_weights": _seg(c), "gan": c["gan"], **more}
+
+
+def _seg(c: dict) -> dict[str, float]:
+    return {"aux": c["lambda_seg"], "main": 1.0}
+
+
+# method of the figures -> (model parameters, method section)
+COMPONENTS = {
+    "source_only": lambda c: ({"aspp_branches": 2}, {"name": "source_only", "seg_weights": _seg(c)}),
+    "adaptseg": lambda c: ({"aspp_branches": 2}, _adversarial(c)),
+    "advent": lambda c: ({"aspp_branches": 4}, _adversarial(c, represent="self_information")),
+}
+
+
+def configuration(c: dict) -> Config | str:
+    """Our configuration of a case, or the name of its method when that is not built."""
+    if c["method"] not in COMPONENTS:
+        return c["method"]
+    model, method = COMPONENTS[c["method"]](c)
+    if method["name"] not in METHODS:
+        return c["method"]
+    unused = Domain("gta5", "unused", "all", (1, 1))
+    return Config(
+        Component("deeplabv2_resnet", {"depths": c["depths"], **model}),
+        Component(method.pop("name"), method),
+        Data(unused, unused, unused, batch_size=c["n"]),
+        Optim(
+            SegmenterOptim(c["lr"], c["momentum"], c["wd"], c.get("legacy", False)),
+            CriticsOptim(c["lr_d"], 0.9, 0.99),
+        ),
+        Schedule(c["max_iters"], c["steps"], c["power"]),
+    )
+
+
+def run_case(case: dict, config: Config) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
+    """Train from the figures' initial values: readings of every step, and every tensor's change under its old name."""
+    c, rules = case["config"], load_rules()
+    with runtime.fresh_names():
+        method = build_method(config.method, build_model(config.model, c["classes"]), c["classes"])
+        tensors, before = method.state_dict(), {}
+        for name in case["change"]:
+            own = our_name(name)
+            if own in tensors:
+                before[name] = rules.values(name, tuple(tensors[own].shape), c["salt"])
+                tensors[own].set_value(before[name])
+        untouched = {our_name(n) for n in before}
+        assert untouched == set(tensors), f"figures name no value for {sorted(set(tensors) - untouched)}"
+        state = TrainState(method, build_players(method, config))
+        readings = []
+        for step in range(c["steps"]):
+            clock = Clock(step, config.schedule.horizon, watch=True)
+            report = train_step(state, clock, config.schedule, iter([_batch(rules, step, c)]))
+            readings.append({**report.losses, **report.readings})
+        return readings, {n: tensors[our_name(n)].numpy().astype(np.float64) - v for n, v in before.items()}
+
+
+def our_name(name: str) -> str:
+    """Our name of a figures' tensor: G is the segmenter, D1 the critic of aux, D2 of main."""
+    player, tensor = name.split(".", 1)
+    if player == "G":
+        return "segmenter." + rename(tensor, "deeplabv2_resnet")
+    return f"critics.{'aux' if player == 'D1' else 'main'}." + rename(tensor, "discriminator")
+
+
+def _batch(rules, step: int, c: dict) -> Batch:
+    source, label, target = rules.batch(step, c["salt"], c["n"], c["source"], c["target"], c["classes"])
+    return Batch(paddle.to_tensor(source), paddle.to_tensor(label), paddle.to_tensor(target))
