@@ -10,12 +10,13 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import yaml
 
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.schema import convert, dotted
+from paddle_adaptseg.yamltree import override_tree, parse_tree, read_tree
 
 
 @dataclass(frozen=True)
@@ -138,28 +139,47 @@ class Config:
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file with its bases and apply `key.path=value` overrides."""
     origins: dict[str, str] = {}
-    tree = _read(Path(path), origins, ())
+    tree = read_tree(Path(path), origins)
     for text in overrides:
-        _override(tree, text, origins)
+        override_tree(tree, text, origins)
     return _convert(tree, origins, str(path))
 
 
 def parse_config(text: str, name: str = "config") -> Config:
     """Read a resolved configuration from YAML text, as it is saved with a run and inside its weights."""
-    return _convert(_parse(text, name), {}, name)
+    return _convert(parse_tree(text, name), {}, name)
 
 
 def override(config: Config, *overrides: str) -> Config:
     """A copy of `config` with `key.path=value` overrides applied."""
     tree, origins = to_plain(config), {}
     for text in overrides:
-        _override(tree, text, origins)
+        override_tree(tree, text, origins)
     return _convert(tree, origins, "config")
 
 
 def dump(config: Config) -> str:
     """The resolved configuration as YAML."""
     return yaml.safe_dump(to_plain(config), sort_keys=False, default_flow_style=None, allow_unicode=True)
+
+
+# What may change between the parts of one run without changing what it computes.
+_FREE = ("run.", "data.workers", "schedule.stop", "data.source.root", "data.target.root", "data.validation.root")
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """A line per key in which a run cannot be continued: 'key: old -> new'."""
+    before, after = _flat(to_plain(old)), _flat(to_plain(new))
+    keys = [k for k in {**before, **after} if k == "run.seed" or not k.startswith(_FREE)]
+    return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
+
+
+def _flat(tree: Mapping, path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        where = dotted(path, key)
+        flat.update(_flat(value, where) if isinstance(value, Mapping) else {where: value})
+    return flat
 
 
 def to_plain(value: Any) -> Any:
@@ -208,60 +228,3 @@ def _check_ranges(config: Config, name: str) -> None:
         raise ConfigError(f"{name}: 'schedule.stop' ({schedule.stop}) must lie in 0..schedule.horizon")
     if data.pixels.order not in ("rgb", "bgr"):
         raise ConfigError(f"{name}: 'data.pixels.order' must be rgb or bgr, not '{data.pixels.order}'")
-
-
-def _read(path: Path, origins: dict[str, str], seen: tuple[Path, ...]) -> dict:
-    if not path.is_file():
-        raise ConfigError(f"config file '{path}' does not exist" + (f" (base of {seen[-1]})" if seen else ""))
-    if path.resolve() in seen:
-        raise ConfigError(f"{path}: 'base' leads back to the file itself")
-    own = _parse(path.read_text(encoding="utf-8"), str(path))
-    bases = own.pop("base", [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(b, str) for b in bases):
-        raise ConfigError(f"{path}: 'base' must be a list of file names")
-    tree: dict = {}
-    for base in bases:
-        _merge(tree, _read(path.parent / base, origins, (*seen, path.resolve())), origins, None)
-    _merge(tree, own, origins, str(path))
-    return tree
-
-
-def _parse(text: str, name: str) -> dict:
-    try:
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{name}: not valid YAML: {reason}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{name}: must be a mapping of sections, not {type(tree).__name__}")
-    return tree
-
-
-def _merge(tree: dict, new: Mapping, origins: dict[str, str], source: Optional[str], path: str = "") -> None:
-    """Merge `new` into `tree` in place. A component with another name replaces the old one whole."""
-    for key, value in new.items():
-        where = dotted(path, key)
-        if source:
-            origins[where] = source
-        old = tree.get(key)
-        renamed = isinstance(value, Mapping) and "name" in value and old and value["name"] != dict(old).get("name")
-        if isinstance(value, Mapping) and isinstance(old, dict) and not renamed:
-            _merge(old, value, origins, source, where)
-        elif isinstance(value, Mapping):
-            tree[key] = {}
-            _merge(tree[key], value, origins, source, where)
-        else:
-            tree[key] = value
-
-
-def _override(tree: dict, text: str, origins: dict[str, str]) -> None:
-    path, equals, raw = text.partition("=")
-    if not equals or not path.strip():
-        raise ConfigError(f"override '{text}' must have the form key.path=value")
-    new: Any = _parse(f"value: {raw}" if raw.strip() else "value: ''", f"override '{text}'").get("value")
-    for key in reversed(path.strip().split(".")):
-        new = {key: new}
-    _merge(tree, new, origins, f"override '{text}'")

@@ -40,6 +40,7 @@ class RunLog:
         plain = {name: float(value) for name, value in values.items()}
         clean = {name: value if math.isfinite(value) else None for name, value in plain.items()}
         self._lines.write(json.dumps({"step": step, **clean}) + "\n")
+        self._lines.flush()  # whoever watches the run reads this file
         for name, value in clean.items():
             if value is not None:
                 self._vdl.add_scalar(tag=name, value=value, step=step)

@@ -57,7 +57,8 @@ def set_device(name: str) -> str:
         raise ConfigError(f"run.device must be auto, cpu, gpu or gpu:N, not '{name}'")
     if name.startswith("gpu") and not compiled:
         raise ConfigError(f"run.device is '{name}', but this Paddle sees no GPU; use run.device=cpu")
-    return paddle.set_device(name)
+    paddle.set_device(name)
+    return name
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -90,7 +90,9 @@ def test_network_computes_what_the_original_computes(key):
     net.train() if case["mode"] == "train" else net.eval()
     image, probability = rules.forward_input(salt, FORWARD_CASES["input"])
     with paddle.no_grad():
-        outputs = {None: net(paddle.to_tensor(probability))} if levels == (None,) else net.logits(paddle.to_tensor(image))
+        outputs = (
+            {None: net(paddle.to_tensor(probability))} if levels == (None,) else net.logits(paddle.to_tensor(image))
+        )
     assert len(case["outputs"]) == len(levels)
     for level, expected in zip(levels, case["outputs"]):
         value = outputs[level].numpy().astype(np.float64)

@@ -48,6 +48,11 @@ def main() -> int:
     if args.continue_train and not args.config and "run.output" in values and saved.is_file():
         path = str(saved)
     config = load_config(path, [*(f"{k}={v}" for k, v in values.items()), *args.override])
+    toy = Path("dataset/toy")
+    if Path(config.data.source.root).parent == toy and not toy.exists():
+        from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
+
+        write_toy_pair(toy, ToySpec())
     result = fit(config, (args.start_iter or "latest") if args.continue_train else None, args.overwrite)
     print(f"done: step {result.step}, target mIoU {result.miou:.2f}, best {result.best_miou:.2f} at {result.best_step}")
     print(f"weights: {result.output / 'best.pdparams'}  curves: visualdl --logdir {result.output / 'vdl'}")

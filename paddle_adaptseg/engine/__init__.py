@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paddle_adaptseg.engine.fit import FitResult, fit
 from paddle_adaptseg.engine.restore import evaluate, load_model
+from paddle_adaptseg.engine.run import FitResult, fit
 
 __all__ = ["FitResult", "evaluate", "fit", "load_model"]

@@ -16,8 +16,8 @@ from paddle_adaptseg.checkpoint import Snapshot
 from paddle_adaptseg.config import Config, Schedule, dump
 from paddle_adaptseg.engine.optim import Player, poly
 from paddle_adaptseg.errors import CheckpointError, TrainingError
-from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.methods.base import Clock, Method, Terms
+from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.weights import arrays_of, load_arrays
 
 
@@ -75,9 +75,7 @@ class StepReport:
         }
 
 
-def run_steps(
-    state: TrainState, config: Config, batches: Iterator[Batch], after: Callable[[StepReport], None]
-) -> None:
+def run_steps(state: TrainState, config: Config, batches: Iterator[Batch], after: Callable[[StepReport], None]) -> None:
     """Train from the state's step to the schedule's stop; `after` is called when a step is finished."""
     schedule, log_every = config.schedule, config.run.log_every
     while state.step < schedule.stop:

@@ -1,4 +1,4 @@
-"""DeepLabV2 (Chen et al., TPAMI 2018) as AdaptSegNet (Tsai et al., CVPR 2018) builds it: a main and an auxiliary head."""
+"""DeepLabV2 (Chen et al., TPAMI 2018) as AdaptSegNet (Tsai et al., CVPR 2018) builds it: main and auxiliary heads."""
 
 from __future__ import annotations
 

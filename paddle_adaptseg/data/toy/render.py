@@ -1,4 +1,4 @@
-"""Two renderings of one kind of scene: "game" (clean, vivid) and "camera" (dull, shifted colours, haze, blur, noise)."""
+"""Two renderings of one kind of scene: "game" (clean, vivid) and "camera" (dull, other colours, haze, blur, noise)."""
 
 from __future__ import annotations
 
@@ -49,10 +49,7 @@ def render(canvas: Canvas, camera: bool) -> tuple[np.ndarray, np.ndarray]:
     spread = _SPREAD * (1 - 0.35 * COLOUR_SHIFT if camera else 1.0)
     colours = palette[classes] + table[:, 2:5] * spread[classes][:, None]
     image = colours[canvas.objects] * _surface(canvas, label)[..., None]
-    if camera:
-        image = _photograph(image, table[:, 1][canvas.objects], canvas.rng)
-    else:
-        image = (image - 128) * 1.05 + 130
+    image = _photograph(image, table[:, 1][canvas.objects], canvas.rng) if camera else (image - 128) * 1.05 + 130
     return np.clip(image, 0, 255).astype(np.uint8), label
 
 

@@ -86,9 +86,7 @@ def _upright(
     canvas.polygon(name, [(x1, y1 - h1 - lift), (x0, y0 - h0 - lift), (x0, y0), (x1, y1)], (near + far) / 2)
 
 
-def _building(
-    canvas: Canvas, street: Street, side: int, offset: float, far: float, near: float, height: float
-) -> None:
+def _building(canvas: Canvas, street: Street, side: int, offset: float, far: float, near: float, height: float) -> None:
     """A facade with rows of windows."""
     _upright(canvas, street, "building", side, offset, far, near, height)
     x1, x0 = street.x(side, offset, far), street.x(side, offset, near)

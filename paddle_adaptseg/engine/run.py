@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from paddle_adaptseg import checkpoint, runtime
-from paddle_adaptseg.config import Config, dump
+from paddle_adaptseg.config import Config, differences, dump, parse_config
 from paddle_adaptseg.data import TrainData, label_space, open_validation
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.transforms import normalise
@@ -16,7 +16,7 @@ from paddle_adaptseg.engine.evaluator import evaluate_model, look, score_scalars
 from paddle_adaptseg.engine.optim import build_players
 from paddle_adaptseg.engine.restore import find_weights
 from paddle_adaptseg.engine.trainer import StepReport, TrainState, run_steps
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.errors import CheckpointError, shorten
 from paddle_adaptseg.files import write_atomically
 from paddle_adaptseg.logger import Console, RunLog
 from paddle_adaptseg.methods import build_method
@@ -68,7 +68,14 @@ class _Run:
 
     def _starting_point(self, resume: Optional[str], overwrite: bool) -> Optional[checkpoint.Snapshot]:
         if resume is not None:
-            return checkpoint.find_state(self.folder, resume, lambda text: print(f"warning: {text}"))
+            snapshot = checkpoint.find_state(self.folder, resume, lambda text: print(f"warning: {text}"))
+            changed = differences(parse_config(snapshot.record["config"]), self.config) if snapshot else []
+            if changed:
+                raise CheckpointError(
+                    f"the run in '{self.folder}' was trained with another configuration ({shorten(changed)}); "
+                    "use its own values, or start another run with --checkpoint-dir"
+                )
+            return snapshot
         steps = checkpoint.list_steps(self.folder)
         if steps and not overwrite:
             raise CheckpointError(
@@ -131,9 +138,7 @@ class _Run:
             tensor = normalise(paddle.to_tensor(image[None]), self.config.data.pixels)
             prediction, entropy = look(self.state.method.eval_model, tensor)
             truth = files.label(index, resized=True)
-            self.log.picture(
-                self.state.step, f"{domain}/{index}", panel(image, prediction, truth, entropy, self.space)
-            )
+            self.log.picture(self.state.step, f"{domain}/{index}", panel(image, prediction, truth, entropy, self.space))
 
     def save(self, improved: bool) -> None:
         """Log first, then weights, then the state: whatever a crash leaves, a state is never ahead of the rest."""

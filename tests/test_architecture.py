@@ -1,0 +1,113 @@
+"""Who may import whom, read from the source, and the size of rooms."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "paddle_adaptseg"
+FILES = sorted(PACKAGE.rglob("*.py"))
+BASICS = {"errors", "schema", "yamltree", "registry", "config", "labels", "batch", "files", "version"}
+
+# For each room: what of the package it may import (prefixes; BASICS are open to all but the basics themselves).
+MAY_IMPORT = {
+    "errors": set(),
+    "version": set(),
+    "files": set(),
+    "batch": set(),
+    "schema": {"errors"},
+    "yamltree": {"errors", "schema"},
+    "registry": {"errors", "schema"},
+    "config": {"errors", "schema", "yamltree"},
+    "labels": {"errors"},
+    "metrics": set(),
+    "losses": {"labels"},
+    "runtime": {"errors"},
+    "checkpoint": {"errors", "files"},
+    "logger": set(),
+    "visual": {"labels"},
+    "launch": {"errors", "config", "runtime"},
+    "weights": BASICS | {"weights"},
+    "data": BASICS | {"data"},
+    "models": BASICS | {"models"},
+    "methods": BASICS | {"methods", "losses", "models.layers", "models.discriminator", "models.segmenter"},
+    "engine": BASICS | {"engine", "data", "models", "methods", "losses", "metrics", "weights", "checkpoint", "logger",
+                        "runtime", "visual"},
+    "demo": BASICS | {"data", "engine", "launch", "metrics", "models.layers", "runtime", "visual"},
+    "__init__": {"runtime", "version"},
+}  # fmt: skip
+# Libraries that live in one place each.
+ONLY_IN = {
+    "visualdl": {"logger"},
+    "yaml": {"yamltree", "config"},
+    "cv2": {"visual", "data"},
+    "PIL": {"visual", "data", "engine", "demo"},
+    "pickle": {"weights"},
+    "torch": set(),
+    "argparse": set(),
+}
+
+
+def room(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module)
+            if node.module == "paddle_adaptseg":
+                names |= {f"paddle_adaptseg.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_imports_only_what_it_may(path):
+    allowed = MAY_IMPORT[room(path)]
+    for name in imported(path):
+        top, _, rest = name.partition(".")
+        if top == "paddle_adaptseg" and rest:
+            fine = any(rest == a or rest.startswith(a + ".") for a in allowed)
+            assert fine, f"{path.relative_to(ROOT)} imports {name}"
+        elif top in ONLY_IN:
+            assert room(path) in ONLY_IN[top], f"{path.relative_to(ROOT)} imports {top}"
+        assert top not in ("tools", "tests"), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_methods_know_no_concrete_segmenter_and_the_engine_no_method_by_name():
+    for path in (PACKAGE / "methods").glob("*.py"):
+        assert not {n for n in imported(path) if n.split(".")[-1] in ("deeplab", "resnet", "vgg", "small")}
+    for path in (PACKAGE / "engine").glob("*.py"):
+        methods = {n for n in imported(path) if n.startswith("paddle_adaptseg.methods")}
+        assert methods <= {"paddle_adaptseg.methods", "paddle_adaptseg.methods.base"}, path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_and_functions_are_small_and_files_say_what_lives_there(path):
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "no module docstring"
+    assert text.count("\n") <= 250
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno - node.lineno < 40, f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+
+
+def test_tools_are_thin():
+    for path in (ROOT / "tools").glob("*.py"):
+        assert path.read_text(encoding="utf-8").count("\n") < 70, path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_foreign_bytes_are_never_unpickled_by_paddle(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) not in {("paddle", "load"), ("pickle", "load"), ("pickle", "loads")}

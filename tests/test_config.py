@@ -1,0 +1,114 @@
+"""Configurations merge, convert and refuse as documented."""
+
+from __future__ import annotations
+
+import pytest
+
+from paddle_adaptseg.config import differences, dump, load_config, override, parse_config
+from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.methods import build_method
+from paddle_adaptseg.models import build_model
+
+TOY = "configs/toy/adaptsegnet_multi.yml"
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def test_bases_merge_left_to_right_then_the_file_then_overrides():
+    config = load_config(TOY, ["optim.critics.lr=1e-4", "data.workers=3"])
+    assert config.method.params["weights"] == {"main": 0.03, "aux": 0.006}
+    assert config.method.params["seg_weights"] == {"main": 1.0, "aux": 0.1}
+    assert config.optim.critics.lr == 1e-4 and config.data.workers == 3
+    assert config.data.source.size == (192, 96)
+
+
+def test_a_dumped_configuration_is_a_valid_one():
+    config = load_config(TOY)
+    assert parse_config(dump(config)) == config
+
+
+def test_another_name_replaces_a_component_whole():
+    config = load_config(TOY, ["method.name=source_only", "method.seg_weights.main=1"])
+    assert config.method.params == {"seg_weights": {"main": 1}}
+
+
+def test_differences_name_what_changes_the_result_and_nothing_else():
+    config = load_config(TOY)
+    free = override(config, "run.output=x", "data.workers=0", "schedule.stop=10", "data.source.root=y")
+    assert differences(config, free) == []
+    assert differences(config, override(config, "run.seed=5")) == ["run.seed: 0 -> 5"]
+    assert differences(config, override(config, "method.gan=ls")) == ["method.gan: vanilla -> ls"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("schedule.stopp=5", "unknown key 'schedule.stopp': did you mean 'stop'?"),
+        ("shedule.stop=5", "unknown key 'shedule': did you mean 'schedule'?"),
+        ("schedule.stop=ten", "'schedule.stop' must be a whole number, not 'ten'"),
+        ("schedule.stop=2000", "'schedule.stop' (2000) must lie in 0..schedule.horizon"),
+        ("data.source.size=[1,2,3]", "'data.source.size' must be a list of 2"),
+        ("data.batch_size=0", "'data.batch_size' must be more than 0"),
+        ("optim.critics.lr=nan", "'optim.critics.lr' must be a finite number"),
+        ("run.seed", "must have the form key.path=value"),
+        ("run=5", "'run' must be a mapping"),
+        ("method=gan", "'method' must be a mapping with a 'name'"),
+        ("data.pixels.order=bgrr", "must be rgb or bgr"),
+        ("run.output=[", "not valid YAML"),
+    ],
+)
+def test_a_wrong_override_is_answered_with_path_value_and_fix(text, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(TOY, [text])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_error_names_the_file_that_set_the_key(tmp_path):
+    (tmp_path / "base.yml").write_text("schedule: {horizon: many}\n")
+    (tmp_path / "top.yml").write_text(f"base: [base.yml, {load_path(TOY)}]\nrun: {{seed: 1}}\n")
+    with pytest.raises(ConfigError, match="unknown key"):
+        load_config(tmp_path / "top.yml", ["run.sed=1"])
+    (tmp_path / "top.yml").write_text(f"base: [{load_path(TOY)}, base.yml]\n")
+    with pytest.raises(ConfigError, match=r"base\.yml: 'schedule.horizon' must be a whole number"):
+        load_config(tmp_path / "top.yml")
+
+
+def test_missing_files_sections_and_loops_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(tmp_path / "absent.yml")
+    (tmp_path / "a.yml").write_text("base: b.yml\n")
+    (tmp_path / "b.yml").write_text("base: a.yml\n")
+    with pytest.raises(ConfigError, match="leads back"):
+        load_config(tmp_path / "a.yml")
+    (tmp_path / "c.yml").write_text("run: {seed: 1}\n")
+    with pytest.raises(ConfigError, match="'model' is missing"):
+        load_config(tmp_path / "c.yml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method.lambda_adv=1"], "unknown key 'method.lambda_adv'"),
+        (["method.weights.aus=1"], "this model has no level 'aus': did you mean 'aux'?"),
+        (["method.gan=lsgan"], "unknown method.gan 'lsgan': did you mean 'ls'?"),
+        (["method.ramp.begin=1"], "unknown key 'method.ramp.begin'"),
+        (["method.name=output_adversary"], "unknown method 'output_adversary': did you mean 'output_adversarial'?"),
+        (["model.name=smal"], "unknown model 'smal': did you mean 'small'?"),
+        (["model.width=wide"], "'model.width' must be a whole number"),
+        (["model.norm=bn"], "unknown model.norm 'bn'"),
+    ],
+)
+def test_constructors_are_the_schema_of_components(overrides, message):
+    config = load_config(TOY, overrides)
+    with pytest.raises(ConfigError) as error:
+        build_method(config.method, build_model(config.model, 19), 19)
+    assert message in str(error.value)
+
+
+def load_path(name):
+    from pathlib import Path
+
+    return Path(name).resolve()

@@ -1,0 +1,49 @@
+"""Every experiment file is complete, headed and buildable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paddle_adaptseg.config import load_config
+from paddle_adaptseg.data import label_space
+from paddle_adaptseg.data.catalog import DATASETS
+from paddle_adaptseg.engine.optim import build_players
+from paddle_adaptseg.methods import build_method
+from paddle_adaptseg.models import build_model
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = sorted(p for p in (ROOT / "configs").rglob("*.yml") if "_base_" not in p.parts)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+def test_an_experiment_loads_builds_and_tells_what_to_expect(path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert all(any(f"# {word}" in line for line in header) for word in ("Paper:", "Command:", "Expected:", "Hardware:"))
+    command = next(line for line in header if "# Command:" in line)
+    assert str(path.relative_to(ROOT)) in command or path.stem == "adaptsegnet_multi"
+    depths = ["model.depths=[1,1,1,1]"] if "vgg" not in path.stem and "toy" not in path.parts else []
+    config = load_config(path, depths)
+    classes = len(label_space(config))
+    method = build_method(config.method, build_model(config.model, classes), classes)
+    players = build_players(method, config)
+    assert set(players) == set(method.players())
+    for domain in (config.data.source, config.data.target, config.data.validation):
+        assert domain.split in DATASETS[domain.dataset].splits
+    assert config.run.output.endswith(str(path.relative_to(ROOT / "configs").with_suffix("")))
+
+
+def test_papers_hyper_parameters_stand_in_the_configurations():
+    def method(name):
+        return load_config(ROOT / f"configs/gta5_cityscapes/{name}.yml").method.params
+
+    assert method("adaptsegnet_multi")["weights"] == {"main": 0.001, "aux": 0.0002}
+    assert method("adaptsegnet_multi_small_weights")["weights"] == {"main": 0.0005, "aux": 0.00005}
+    assert method("adaptsegnet_single")["weights"] == {"main": 0.001}
+    assert method("adaptsegnet_single_ls")["weights"] == {"main": 0.01}
+    assert method("adaptsegnet_single_ls")["gan"] == "ls"
+    config = load_config(ROOT / "configs/gta5_cityscapes/adaptsegnet_multi.yml")
+    assert (config.schedule.horizon, config.schedule.stop, config.schedule.power) == (250_000, 150_000, 0.9)
+    assert (config.optim.segmenter.lr, config.optim.critics.lr) == (2.5e-4, 1e-4)
+    assert config.data.source.size == (1280, 720) and config.data.target.size == (1024, 512)

@@ -1,0 +1,58 @@
+"""Trainings side by side, and the demo's tables and picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import ROOT, tiny_overrides
+from PIL import Image
+
+from paddle_adaptseg import demo
+from paddle_adaptseg.config import load_config
+from paddle_adaptseg.errors import TrainingError
+from paddle_adaptseg.labels import CITYSCAPES_19
+from paddle_adaptseg.launch import Job, run_jobs
+from paddle_adaptseg.metrics import ConfusionMatrix
+
+
+def job(root, folder, *more):
+    path = ROOT / "configs/toy/source_only.yml"
+    overrides = [*tiny_overrides(root, folder), *more]
+    return Job(("--config", str(path), "-o", *overrides), load_config(path, overrides))
+
+
+def test_jobs_train_side_by_side_and_the_picture_shows_them(toy_root, tmp_path, monkeypatch):
+    jobs = {name: job(toy_root, tmp_path / name, f"run.seed={i}") for i, name in enumerate(demo.METHODS)}
+    run_jobs(list(jobs.values()), parallel=2)
+    assert all(one.done_steps() == 6 and (one.folder / "console.log").read_text() for one in jobs.values())
+    demo.picture(jobs, tmp_path / "demo.png")
+    with Image.open(tmp_path / "demo.png") as sheet:
+        assert sheet.size[0] == 4 * (2 * 96 + 4) + 4
+        assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 100
+
+
+def test_a_failing_job_is_reported_with_its_last_line(toy_root, tmp_path):
+    good = job(toy_root, tmp_path / "good", "schedule.stop=5")
+    bad = Job(("--config", "absent.yml"), job(toy_root, tmp_path / "bad").config)
+    with pytest.raises(TrainingError, match="bad' ended with code 2: error: config file 'absent.yml' does not exist"):
+        run_jobs([bad, good], parallel=1)
+    assert not (tmp_path / "good" / "console.log").exists()
+
+
+def matrix(right):
+    made = ConfusionMatrix(19)
+    made.update(np.zeros(10, int), np.array([0] * right + [1] * (10 - right)))
+    return made
+
+
+def test_the_tables_show_scores_and_their_difference():
+    comparison = demo.Comparison(3, {"source-only": matrix(2), "adapted": matrix(7)})
+    config = load_config(ROOT / "configs/toy/source_only.yml")
+    lines = demo.class_table(comparison, config).splitlines()
+    assert lines[1].split() == ["road", "20.00", "70.00", "+50.00"]
+    assert lines[-1].split() == ["mIoU", "20.00", "70.00", "+50.00"] and len(lines) == len(CITYSCAPES_19) + 2
+    assert demo.seeds_table([comparison, comparison]).splitlines()[2:] == [
+        "| 3 | 20.00 | 70.00 | +50.00 |",
+        "| 3 | 20.00 | 70.00 | +50.00 |",
+        "| mean | 20.00 | 70.00 | +50.00 |",
+    ]

@@ -1,0 +1,64 @@
+"""Ids, scores and their table against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.labels import CITYSCAPES_19, CITYSCAPES_IDS, IGNORE
+from paddle_adaptseg.metrics import ConfusionMatrix, iou_table
+
+
+def test_raw_ids_become_the_train_ids_of_cityscapes():
+    lut = CITYSCAPES_19.lut(CITYSCAPES_IDS)
+    raw = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+    assert lut[raw].tolist() == list(range(19))
+    assert set(np.delete(lut, raw)) == {IGNORE}
+
+
+def test_a_subset_counts_only_its_own_classes():
+    small = CITYSCAPES_19.subset(["sky", "road"])
+    assert small.lut(CITYSCAPES_IDS)[[23, 7, 8]].tolist() == [0, 1, IGNORE]
+    with pytest.raises(ConfigError, match="did you mean 'bicycle'"):
+        CITYSCAPES_19.subset(["bicycles"])
+
+
+def test_iou_counts_by_hand():
+    matrix = ConfusionMatrix(3)
+    truth = np.array([[0, 0, 1], [1, 255, 0]], np.uint8)
+    prediction = np.array([[0, 1, 1], [1, 2, 2]], np.uint8)
+    matrix.update(truth, prediction)
+    np.testing.assert_allclose(matrix.iou(), [1 / 3, 2 / 3, np.nan])
+    assert matrix.miou() == pytest.approx(0.5)
+    assert matrix.miou([0]) == pytest.approx(1 / 3)
+    assert np.isnan(matrix.miou([2]))
+
+
+def test_images_accumulate_in_one_matrix():
+    rng = np.random.default_rng(0)
+    truth, prediction = rng.integers(0, 4, (2, 5, 7)), rng.integers(0, 4, (2, 5, 7))
+    one, parts = ConfusionMatrix(4), ConfusionMatrix(4)
+    one.update(truth, prediction)
+    for t, p in zip(truth, prediction):
+        part = ConfusionMatrix(4)
+        part.update(t, p)
+        parts.merge(part)
+    assert (one.counts == parts.counts).all() and one.counts.sum() == truth.size
+
+
+def test_wrong_predictions_are_refused():
+    with pytest.raises(ValueError, match="differ in shape"):
+        ConfusionMatrix(2).update(np.zeros((2, 2)), np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="not one of 2 classes"):
+        ConfusionMatrix(2).update(np.zeros((1, 1), int), np.full((1, 1), 2))
+
+
+def test_the_table_has_the_originals_names_and_marks_absent_classes():
+    matrix = ConfusionMatrix(19)
+    matrix.update(np.array([0, 0, 17]), np.array([0, 0, 17]))
+    lines = iou_table(CITYSCAPES_19.names, matrix).splitlines()
+    assert lines[0].split() == ["===>", "road:", "100.00"]
+    assert lines[17].split() == ["===>", "motocycle:", "100.00"]
+    assert "nan (absent)" in lines[1]
+    assert lines[-1].split() == ["===>", "mIoU:", "100.00"]

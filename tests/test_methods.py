@@ -1,0 +1,118 @@
+"""Each loss reaches only its player, the target label is out of reach, and edges give no NaN."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from paddle_adaptseg.batch import Batch
+from paddle_adaptseg.config import Component
+from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.methods import METHODS, Clock, build_method
+from paddle_adaptseg.methods.base import Ramp
+from paddle_adaptseg.models import build_model
+
+CLASSES = 4
+SEG = {"main": 1.0, "aux": 0.1}
+ADV = {"weights": {"main": 0.1, "aux": 0.02}, "seg_weights": SEG, "critic_width": 4}
+# Every method in METHODS has at least one variant here (asserted below).
+VARIANTS = {
+    "source_only": ("source_only", {"seg_weights": SEG}),
+    "multi": ("output_adversarial", ADV),
+    "single_ls": ("output_adversarial", {**ADV, "weights": {"main": 0.1}, "seg_weights": {"main": 1.0}, "gan": "LS"}),
+    "self_information": ("output_adversarial", {**ADV, "represent": "self_information"}),
+    "half_size_maps": ("output_adversarial", {**ADV, "critic_scale": 0.5}),
+}
+PLAYERS = {"seg": "segmenter", "adv": "segmenter", "d": "critics"}  # by the first word of a term's name
+
+
+def build(variant):
+    paddle.seed(1)
+    name, params = VARIANTS[variant]
+    model = build_model(Component("small", {"width": 8}), CLASSES)
+    return build_method(Component(name, params), model, CLASSES)
+
+
+def batch(label=None):
+    paddle.seed(2)
+    label = paddle.randint(0, CLASSES, [2, 64, 64]) if label is None else paddle.full([2, 64, 64], label, "int64")
+    return Batch(paddle.randn([2, 3, 64, 64]), label, paddle.randn([2, 3, 64, 64]))
+
+
+def test_every_method_is_tried_here():
+    assert {name for name, _ in VARIANTS.values()} == set(METHODS)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_loss_reaches_only_its_player(variant):
+    method = build(variant)
+    players = {n: [p for g in groups for p in g.parameters] for n, groups in method.players().items()}
+    seen = set()
+    for terms in method.losses(batch(), Clock(0, 10)):
+        for name, term in terms.items():
+            player = PLAYERS[name.split("_")[0]]
+            seen.add(player)
+            (term.loss * 1.0).backward(retain_graph=True)
+            for owner, parameters in players.items():
+                moved = [p for p in parameters if p.grad is not None and float(p.grad.abs().sum()) > 0]
+                assert bool(moved) == (owner == player), f"{name} on {owner}"
+            method.clear_gradients()
+    assert seen == set(players)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("label", [255, 0])
+def test_unlabelled_and_single_class_crops_give_finite_losses_and_gradients(variant, label):
+    method = build(variant)
+    for terms in method.losses(batch(label), Clock(0, 10)):
+        sum(t.weight * t.loss for t in terms.values()).backward()
+        assert all(np.isfinite(float(t.loss)) for t in terms.values())
+    assert all(np.isfinite(p.grad.numpy()).all() for p in method.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_certain_predictions_give_finite_losses_and_gradients(variant):
+    method = build(variant)
+    for head in method.segmenter.heads.values():
+        bias = np.full(CLASSES, -1e4, np.float32)
+        bias[0] = 1e4  # p is exactly 0 and 1
+        head.branches[0].bias.set_value(bias)
+    for terms in method.losses(batch(), Clock(0, 10)):
+        sum(t.weight * t.loss for t in terms.values()).backward()
+        assert all(np.isfinite(float(t.loss)) for t in terms.values())
+    assert all(np.isfinite(p.grad.numpy()).all() for p in method.parameters() if p.grad is not None)
+
+
+def test_source_only_never_looks_at_the_target():
+    method = build("source_only")
+    assert not method.uses_target
+    real = batch()
+    without = Batch(real.source_image, real.source_label, None)
+    assert [list(terms) for terms in method.losses(without, Clock(0, 10))] == [["seg_main", "seg_aux"]]
+
+
+def test_one_weight_is_single_level_and_two_are_multi_level():
+    assert set(build("single_ls").critics) == {"main"}
+    assert set(build("multi").critics) == {"main", "aux"}
+
+
+def test_before_its_ramp_an_adversary_costs_nothing_and_then_grows():
+    assert [Ramp(2, 4)(s) for s in range(8)] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
+    assert [Ramp(2)(s) for s in range(4)] == [0, 0, 1, 1]
+    method = build("multi")
+    method.ramp = Ramp(start=5, steps=2)
+    assert len(list(method.losses(batch(), Clock(4, 10)))) == 1
+    groups = list(method.losses(batch(), Clock(5, 10)))
+    assert len(groups) == 3
+    assert groups[1]["adv_main"].weight == pytest.approx(0.05)
+
+
+def test_the_state_of_a_method_is_complete():
+    assert {name.split(".")[0] for name in build("multi").state_dict()} == {"segmenter", "critics"}
+
+
+def test_a_level_that_the_model_lacks_is_refused():
+    vgg = build_model(Component("deeplabv2_vgg16"), CLASSES)
+    with pytest.raises(ConfigError, match="no level 'aux'"):
+        build_method(Component("source_only", {"seg_weights": SEG}), vgg, CLASSES)

@@ -1,0 +1,105 @@
+"""Networks keep the segmenter contract, and norm policies hold whatever mode is set."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from paddle_adaptseg.config import Component
+from paddle_adaptseg.models import MODELS, build_model
+from paddle_adaptseg.models.discriminator import discriminator
+from paddle_adaptseg.models.layers import NORMS, frozen, inference, resize
+
+SMALL = {
+    "deeplabv2_resnet": {"depths": [1, 1, 1, 1]},
+    "deeplabv2_vgg16": {},
+    "small": {"width": 8},
+}
+
+
+def build(name, **params):
+    return build_model(Component(name, {**SMALL[name], **params}), 5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_come_at_image_size_for_every_level(name):
+    model = build(name)
+    model.eval()
+    with paddle.no_grad():
+        out = model(paddle.randn([1, 3, 33, 49]))
+        wide = model(paddle.randn([1, 3, 33, 49]), size=(40, 60))
+    assert tuple(out) == model.levels
+    assert all(x.shape == [1, 5, 33, 49] for x in out.values())
+    assert all(x.shape == [1, 5, 40, 60] for x in wide.values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_groups_list_every_trainable_parameter_once(name):
+    model = build(name)
+    listed = [p.name for g in model.groups() for p in g.parameters]
+    assert sorted(listed) == sorted(p.name for p in model.parameters() if not p.stop_gradient)
+
+
+def test_the_head_learns_ten_times_faster_and_legacy_listings_are_counted():
+    groups = {(g.name, g.listings): g for g in build("deeplabv2_resnet").groups()}
+    assert groups["heads", 1].rate == 10.0
+    assert {k: len(g.parameters) for k, g in groups.items()} == {
+        ("backbone", 1): 1,  # stem
+        ("backbone", 3): 12,  # three convs in each of four blocks
+        ("backbone", 4): 4,  # four downsample convs
+        ("heads", 1): 8,  # two heads of two branches with bias
+    }
+
+
+@pytest.mark.parametrize("branches", [2, 4])
+def test_pyramid_branches_are_a_choice(branches):
+    assert len(build("deeplabv2_resnet", aspp_branches=branches).heads["main"].branches) == branches
+
+
+@pytest.mark.parametrize("policy", NORMS)
+def test_a_norm_policy_survives_train_and_eval(policy):
+    paddle.seed(0)
+    layer, x = NORMS[policy](8), paddle.randn([2, 8, 4, 4]) * 3 + 1
+    layer.train()
+    trained = layer(x).numpy()
+    statistics = {k: v.numpy() for k, v in layer.state_dict().items() if k in ("_mean", "_variance")}
+    layer.eval()
+    evaluated = layer(x).numpy()
+    uses_batch = NORMS[policy].stats == "batch"
+    assert np.allclose(trained, evaluated, atol=1e-5) != uses_batch
+    if NORMS[policy].stats == "frozen":
+        assert (statistics["_mean"] == 0).all() and (statistics["_variance"] == 1).all()
+    assert layer.weight.stop_gradient != NORMS[policy].affine and layer.bias.stop_gradient != NORMS[policy].affine
+
+
+def test_fixed_affine_parameters_are_kept_in_the_state():
+    assert "backbone.bn1.weight" in build("deeplabv2_resnet").state_dict()
+
+
+def test_frozen_lets_gradients_through_to_the_input_only_and_restores():
+    critic = discriminator(3, width=4)
+    critic[0].bias.stop_gradient = True  # frozen() must not free what was fixed before
+    x = paddle.randn([1, 3, 64, 64])
+    x.stop_gradient = False
+    with frozen(critic):
+        loss = critic(x).sum()
+    loss.backward()
+    assert float(x.grad.abs().sum()) > 0
+    assert all(p.grad is None for p in critic.parameters())
+    assert critic[0].bias.stop_gradient and not critic[0].weight.stop_gradient
+
+
+def test_inference_restores_the_mode_of_every_sublayer():
+    model = build("small")
+    model.train()
+    model.heads.eval()
+    with inference(model):
+        assert not model.training and paddle.is_grad_enabled() is False
+    assert model.training and not model.heads.training and paddle.is_grad_enabled()
+
+
+def test_resize_aligns_corners():
+    x = paddle.to_tensor([[[[0.0, 1.0]]]])
+    np.testing.assert_allclose(resize(x, (1, 3)).numpy().ravel(), [0.0, 0.5, 1.0])
+    assert resize(x, (1, 2)) is x

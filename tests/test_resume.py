@@ -1,0 +1,144 @@
+"""A run interrupted after any checkpoint and continued equals the run never interrupted, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from visualdl import LogReader
+
+from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
+from paddle_adaptseg.config import override
+from paddle_adaptseg.engine import fit
+from paddle_adaptseg.engine import run as run_module
+from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.logger import VDL_FILE
+
+EXPERIMENTS = ["toy/source_only", "toy/adaptsegnet_multi"]
+EARLY = ("method.ramp.start=1", "run.keep=9")  # the adversary takes part from the second step
+
+
+def overrides(name):
+    return EARLY if "adaptsegnet" in name else EARLY[1:]
+
+
+class SessionEnded(Exception):
+    """Stands for the end of a session without warning."""
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Trains until a step is finished and logged, then dies."""
+
+    def run(config, at):
+        after_step = run_module._Run.after_step
+
+        def dying(self, report):
+            after_step(self, report)
+            if self.state.step == at:
+                raise SessionEnded
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module._Run, "after_step", dying)
+            with pytest.raises(SessionEnded):
+                fit(config)
+
+    return run
+
+
+def numbers(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("speed/")} for line in lines]
+
+
+def curves(folder: Path) -> dict[str, list]:
+    reader = LogReader(file_path=str(folder / "vdl" / VDL_FILE))
+    tags = reader.get_tags()
+    found = {t: [(r.id, r.value) for r in reader.get_data("scalar", t)] for t in tags["scalar"] if "speed" not in t}
+    return {**found, **{t: [r.id for r in reader.get_data("image", t)] for t in tags["image"]}}
+
+
+def assert_same_run(one: Path, other: Path, step: int) -> None:
+    a, b = load_state(state_path(one, step)), load_state(state_path(other, step))
+    assert set(a.arrays) == set(b.arrays) and any(k.startswith("optim/") for k in a.arrays)
+    for name, array in a.arrays.items():
+        assert np.array_equal(array, b.arrays[name]), name
+    assert (a.record["best_step"], a.record["best_miou"]) == (b.record["best_step"], b.record["best_miou"])
+    assert numbers(one) == numbers(other)
+    assert curves(one) == curves(other)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_straight_equals_resumed_bit_for_bit(tiny, tmp_path, interrupted, name, workers):
+    config = tiny(name, *overrides(name), f"data.workers={workers}")
+    straight = override(config, f"run.output={tmp_path / 'straight'}", "data.workers=0")
+    fit(straight)
+    interrupted(config, at=5)  # the newest checkpoint is of step 4, the log is already ahead
+    result = fit(config, resume="latest")
+    assert result.step == 6
+    assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
+
+
+def test_a_run_goes_on_from_any_of_its_checkpoints(tiny, tmp_path):
+    config = tiny("toy/adaptsegnet_multi", *EARLY)
+    fit(override(config, f"run.output={tmp_path / 'straight'}"))
+    fit(config)
+    for which in ("2", "best", "latest"):
+        fit(config, resume=which)
+        assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
+
+
+def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(tiny, tmp_path, interrupted, capsys):
+    config = tiny("toy/adaptsegnet_multi", *EARLY)
+    fit(override(config, f"run.output={tmp_path / 'straight'}"))
+    interrupted(config, at=4)
+    newest = state_path(tmp_path / "run", 4)
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    fit(config, resume="latest")
+    assert "step_00000004.npz' is damaged" in capsys.readouterr().out
+    assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
+
+
+def test_continuing_without_a_checkpoint_starts_fresh(tiny, tmp_path):
+    assert fit(tiny("toy/source_only", "schedule.stop=2"), resume="latest").step == 2
+
+
+def test_a_finished_run_continues_to_nothing_and_keeps_its_log(tiny, tmp_path):
+    config = tiny("toy/source_only")
+    fit(config)
+    before = numbers(tmp_path / "run")
+    assert fit(config, resume="latest").step == 6
+    assert numbers(tmp_path / "run") == before
+
+
+def test_a_run_is_not_overwritten_or_continued_with_other_settings_by_accident(tiny, tmp_path):
+    config = tiny("toy/source_only", "schedule.stop=2")
+    fit(config)
+    with pytest.raises(CheckpointError, match="already holds a run at step 2: continue it with --continue-train"):
+        fit(config)
+    with pytest.raises(CheckpointError, match=r"another configuration \(data.batch_size: 2 -> 1\)"):
+        fit(override(config, "data.batch_size=1"), resume="latest")
+    assert fit(config, overwrite=True).step == 2
+
+
+def test_different_seeds_give_different_runs_and_equal_ones_the_same(tiny, tmp_path):
+    config = tiny("toy/source_only", "schedule.stop=2", "run.eval_every=0")
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        fit(override(config, f"run.output={tmp_path / name}", f"run.seed={seed}"))
+    a, b, c = (load_state(state_path(tmp_path / n, 2)).arrays["method/segmenter.stem.0.weight"] for n in "abc")
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+def test_weights_of_another_run_are_a_starting_point(tiny, tmp_path):
+    first = tiny("toy/source_only", "schedule.stop=2")
+    fit(first)
+    second = tiny("toy/adaptsegnet_multi", f"run.restore_from={tmp_path / 'run'}", f"run.output={tmp_path / 'second'}",
+                  "schedule.stop=1", "optim.segmenter.lr=1e-12")  # fmt: skip
+    fit(second)
+    a = load_state(state_path(tmp_path / "run", 2)).arrays["method/segmenter.stem.0.weight"]
+    b = load_state(state_path(tmp_path / "second", 1)).arrays["method/segmenter.stem.0.weight"]
+    np.testing.assert_allclose(a, b, atol=1e-6)
+    assert list_steps(tmp_path / "second") == [1]

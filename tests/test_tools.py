@@ -1,0 +1,140 @@
+"""The command line as a user meets it: what works works, what is wrong is one clear line and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tiny_overrides
+from PIL import Image
+
+from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def tool(name, *arguments, cwd=ROOT):
+    command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def trained(toy_root, tmp_path_factory):
+    """A run made by the real command."""
+    folder = tmp_path_factory.mktemp("run")
+    by_flag = ("run.output", "run.save_every", "schedule.stop")
+    options = [o for o in tiny_overrides(toy_root, folder) if not o.startswith(by_flag)]
+    done = tool("train", "--checkpoint-dir", folder, "--save-pred-every", 2, "--num-steps-stop", 4, "-o", *options)
+    assert done.returncode == 0, done.stderr
+    return folder, options, done
+
+
+def test_training_without_a_configuration_trains_the_toy_pair(trained):
+    folder, _, done = trained
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[1].startswith("output_adversarial on small, steps 0 to 4")
+    assert lines[-2].startswith("done: step 4, target mIoU")
+    made = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert {"config.yml", "log.jsonl", "vdl/vdlrecords.run.log", "best.pdparams"} < made
+    assert {"states/step_00000004.npz", "weights/step_00000002.pdparams"} < made
+
+
+def test_training_continues_with_the_saved_configuration(trained):
+    folder, _, _ = trained
+    done = tool("train", "--checkpoint-dir", folder, "--continue-train", "--start-iter", "latest",
+                "--num-steps-stop", 6)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "steps 4 to 6" in done.stdout
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_evaluation_needs_only_weights_and_saves_what_the_originals_save(trained, tmp_path, as_folder):
+    folder, _, _ = trained
+    done = tool("eval", "--restore-from", folder if as_folder else folder / "best.pdparams", "--save", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("===> road:") and any(line.startswith("===> mIoU:") for line in lines)
+    stem = "toyville_000001_000019_leftImg8bit"
+    label, colour = (tmp_path / "out" / f"{stem}{tail}.png" for tail in ("", "_color"))
+    with Image.open(label) as one, Image.open(colour) as other:
+        ids = np.asarray(one)
+        assert ids.shape == (48, 96) and ids.max() < 19
+        assert other.mode == "P" and (np.asarray(other) == ids).all()
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_the_originals_flags_reach_their_keys(toy_root, tmp_path):
+    options = [o for o in tiny_overrides(toy_root, tmp_path) if "run.output" not in o]
+    done = tool("train", "--checkpoint-dir", tmp_path, "--lambda-seg", 0.2, "--lambda-adv-target1", "1e-3",
+                "--lambda-adv-target2", 0.02, "--gan", "LS", "--num-steps", 7, "--num-steps-stop", 1, "--batch-size", 1,
+                "-o", *[o for o in options if not o.startswith(("data.batch", "schedule"))])  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    from paddle_adaptseg.config import load_config
+
+    config = load_config(tmp_path / "config.yml")
+    method = config.method.params
+    assert method["seg_weights"]["aux"] == 0.2 and method["gan"] == "LS"
+    assert {k: float(v) for k, v in method["weights"].items()} == {"main": 0.02, "aux": 0.001}
+    assert (config.schedule.horizon, config.schedule.stop, config.data.batch_size) == (7, 1, 1)
+
+
+FOREIGN = "{tmp}/foreign.pdparams"
+WRONG = {
+    "unknown key": (["train", "-o", "schedule.stopp=1"], "unknown key 'schedule.stopp': did you mean 'stop'?"),
+    "unknown parameter": (["train", "-o", "method.gann=ls"], "unknown key 'method.gann': did you mean 'gan'?"),
+    "flag that would do nothing": (
+        ["train", "--config", "configs/toy/source_only.yml", "--gan", "LS", "-o", "run.seed=1"],
+        "unknown key 'method.gan'",
+    ),
+    "missing configuration": (["train", "--config", "absent.yml"], "config file 'absent.yml' does not exist"),
+    "missing data": (
+        ["train", "-o", "data.source.root=absent"],
+        "data folder 'absent' for GTA5 (Playing for Data) does not exist; "
+        "expected absent/images/{name}.png and absent/labels/{name}.png",
+    ),
+    "missing weights": (["eval", "--restore-from", "absent.pdparams"], "weights 'absent.pdparams' do not exist"),
+    "foreign weights": (["eval", "--restore-from", FOREIGN], "is not a readable .pdparams file"),
+    "start without continuing": (["train", "--start-iter", "best"], "together with --continue-train"),
+    "absent device": (["train", "-o", "run.device=gpu"], "sees no GPU"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_input_is_answered_in_one_line_with_exit_code_2(kind, tmp_path, toy_root):
+    (name, *arguments), message = WRONG[kind]
+    (tmp_path / "foreign.pdparams").write_bytes(b"nothing of use")
+    arguments = [a.replace("{tmp}", str(tmp_path)) for a in arguments]
+    if "-o" in arguments:  # what is wrong comes last, so that it stands
+        wrong = arguments.index("-o") + 1
+        arguments[wrong:wrong] = [o for o in tiny_overrides(toy_root, tmp_path / "run") if "root" in o or "output" in o]
+    done = tool(name, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_weights_that_do_not_fit_are_listed(trained, tmp_path):
+    folder, options, _ = trained
+    done = tool(
+        "train", "--restore-from", folder, "--checkpoint-dir", tmp_path / "new", "-o", *options, "model.width=16"
+    )
+    assert done.returncode == 2
+    assert "does not fit the model" in done.stderr and "of another shape: stem.0.weight" in done.stderr
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    began = time.perf_counter()
+    done = tool("train", "--help")
+    assert done.returncode == 0 and "--lambda-adv-target1" in done.stdout
+    assert time.perf_counter() - began < 2  # 0.1 s on a quiet machine; loading Paddle takes 2 s more
+
+
+def test_make_toy_writes_once(tmp_path):
+    arguments = ("--root", tmp_path, "--source", 2, "--target", 1, "--validation", 1)
+    assert "written" in tool("make_toy", *arguments).stdout
+    assert "already there" in tool("make_toy", *arguments).stdout
+    assert not write_toy_pair(tmp_path, ToySpec(source=2, target=1, validation=1))

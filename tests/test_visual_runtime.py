@@ -1,0 +1,84 @@
+"""Pictures have the right colours and shapes; the machine's settings never override the user's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paddle_adaptseg import runtime
+from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.labels import CITYSCAPES_19
+from paddle_adaptseg.visual import colourise, grid, heat, palette_image, panel
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_labels_get_the_colours_of_cityscapes_and_ignored_pixels_are_black():
+    label = np.array([[0, 18], [13, 255]], np.uint8)
+    expected = [[[128, 64, 128], [119, 11, 32]], [[0, 0, 142], [0, 0, 0]]]
+    assert colourise(label, CITYSCAPES_19).tolist() == expected
+    image = palette_image(label, CITYSCAPES_19)
+    assert np.asarray(image).tolist() == label.tolist()
+    assert np.asarray(image.convert("RGB")).tolist() == expected
+
+
+def test_panels_and_grids_put_pictures_side_by_side():
+    image, label = np.full((6, 8, 3), 7, np.uint8), np.zeros((6, 8), np.uint8)
+    strip = panel(image, label, np.zeros((12, 16), np.uint8), np.zeros((6, 8)), CITYSCAPES_19)
+    assert strip.shape == (6, 32, 3)
+    assert (strip[:, :8] == 7).all() and (strip[:, 8:24] == [128, 64, 128]).all()
+    sheet = grid([[image, image], [image, image]], ["one", "two"], scale=10)
+    assert sheet.shape[1] == 2 * 84 + 4 and (sheet[-6, 6] == 7).all() and (sheet == 20).any()
+
+
+def test_entropy_goes_from_dark_to_bright():
+    shades = heat(np.array([[0.0, 0.5, 1.0]])).sum(-1)[0]
+    assert shades[0] < shades[1] < shades[2]
+
+
+def settings(code, **env):
+    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")}
+    command = [sys.executable, "-c", f"import os, sys; import paddle_adaptseg as p; {code}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**clean, **env}, check=True)
+    return done.stdout.strip()
+
+
+def test_threads_are_set_before_paddle_and_never_over_the_users():
+    show = "print(os.environ['OMP_NUM_THREADS'], 'paddle' in sys.modules)"
+    assert settings(show) == f"{runtime.cpu_count()} False"
+    assert settings(show, OMP_NUM_THREADS="7") == "7 False"
+
+
+def test_amd_processors_get_the_fast_path_of_mkl(monkeypatch):
+    monkeypatch.delitem(sys.modules, "paddle")
+    for user, expected in ((None, "5"), ("1", "1")):
+        monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
+        if user:
+            monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", user)
+        monkeypatch.setattr(runtime, "_cpuinfo", lambda: "vendor_id : AuthenticAMD")
+        runtime.set_cpu_threads()
+        assert os.environ["MKL_DEBUG_CPU_TYPE"] == expected
+
+
+def test_paddle_is_loaded_without_its_notes_when_a_public_name_is_used():
+    code = "p.fit; print('paddle' in sys.modules)"
+    clean = {**os.environ, "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", f"import sys; import paddle_adaptseg as p; {code}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=clean, check=True)
+    assert done.stdout.strip() == "True" and done.stderr == ""
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ConfigError, match="must be auto, cpu, gpu or gpu:N"):
+        runtime.set_device("tpu")
+    assert runtime.set_device("cpu") == "cpu"
+
+
+def test_the_environment_is_one_line():
+    line = runtime.environment()
+    assert "Paddle" in line and "threads" in line and "\n" not in line
