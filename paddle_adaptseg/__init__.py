@@ -14,7 +14,7 @@ from paddle_adaptseg.version import __version__
 runtime.set_cpu_threads()
 
 _LAZY = {
-    "load_config": "paddle_adaptseg.config",
+    "load_config": "paddle_adaptseg.configfile",
     "fit": "paddle_adaptseg.engine",
     "evaluate": "paddle_adaptseg.engine",
 }

@@ -1,22 +1,12 @@
-"""One configuration: frozen dataclasses read from YAML with base files and dotted overrides, checked once, at load.
-
-A file's `base: [..]` are merged left to right, then the file itself, then `key.path=value` overrides. The resolved
-configuration can be dumped and is itself a valid file.
-"""
+"""The configuration: frozen dataclasses whose annotations are the schema. configfile.py reads and writes them."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, Optional
 
 from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.schema import convert, dotted
-from paddle_adaptseg.yamltree import override_tree, parse_tree, read_tree
 
 
 @dataclass(frozen=True)
@@ -37,14 +27,35 @@ class Component:
         return {"name": self.name, **self.params}
 
 
+class Roots(tuple):
+    """One or more folders, zip archives, or patterns of them; text or a list in YAML."""
+
+    @classmethod
+    def from_plain(cls, value: Any, path: str) -> Roots:
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, (list, tuple)) or not values or not all(isinstance(v, str) and v for v in values):
+            raise ConfigError(f"'{path}' must be a folder or archive, or a list of them, not {value!r}")
+        return cls(values)
+
+    def to_plain(self) -> Any:
+        return self[0] if len(self) == 1 else list(self)
+
+    def __str__(self) -> str:
+        return " + ".join(self)
+
+
 @dataclass(frozen=True)
 class Domain:
-    """Where images come from: a row of the data catalog, its folder, the split, and the size the network sees."""
+    """Where images come from, and the size at which the network sees them."""
 
-    dataset: str
-    root: str
+    dataset: str  # a row of the data catalog, or a YAML file of the user's
+    root: Roots
     split: str
     size: tuple[int, int]  # width, height
+    list: str = ""  # a text file that names the images to use
+    exclude: str = ""  # a text file that names images to leave out
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # {city: [aachen, ...]}: fields of the pattern
+    without: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,10 @@ class Augment:
     """Random changes to training images, each a function of (seed, position)."""
 
     mirror: bool = False
+    scale: tuple[float, float] = (1.0, 1.0)  # of the size; what is larger is cut, what is smaller padded
+    crop: Optional[tuple[int, int]] = None  # width, height of a random cut
+    jitter: float = 0.0  # brightness, contrast and saturation each vary by up to this share
+    blur: float = 0.0  # chance of a Gaussian blur
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,9 @@ class Data:
     source: Domain
     target: Domain
     validation: Domain
-    classes: str = "cityscapes_19"
+    classes: str = "cityscapes_19"  # what the network predicts: a label space, or a data set's YAML file
+    protocols: tuple[str, ...] = ()  # class sets that evaluation reports; empty: all classes
+    cache: str = "dataset/cache"  # where tools/prepare.py keeps resized copies; used when they are there
     pixels: Pixels = field(default_factory=Pixels)
     augment: Augment = field(default_factory=Augment)
     batch_size: int = 1
@@ -134,97 +151,3 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
     run: Run = field(default_factory=Run)
-
-
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a YAML file with its bases and apply `key.path=value` overrides."""
-    origins: dict[str, str] = {}
-    tree = read_tree(Path(path), origins)
-    for text in overrides:
-        override_tree(tree, text, origins)
-    return _convert(tree, origins, str(path))
-
-
-def parse_config(text: str, name: str = "config") -> Config:
-    """Read a resolved configuration from YAML text, as it is saved with a run and inside its weights."""
-    return _convert(parse_tree(text, name), {}, name)
-
-
-def override(config: Config, *overrides: str) -> Config:
-    """A copy of `config` with `key.path=value` overrides applied."""
-    tree, origins = to_plain(config), {}
-    for text in overrides:
-        override_tree(tree, text, origins)
-    return _convert(tree, origins, "config")
-
-
-def dump(config: Config) -> str:
-    """The resolved configuration as YAML."""
-    return yaml.safe_dump(to_plain(config), sort_keys=False, default_flow_style=None, allow_unicode=True)
-
-
-# What may change between the parts of one run without changing what it computes.
-_FREE = ("run.", "data.workers", "schedule.stop", "data.source.root", "data.target.root", "data.validation.root")
-
-
-def differences(old: Config, new: Config) -> list[str]:
-    """A line per key in which a run cannot be continued: 'key: old -> new'."""
-    before, after = _flat(to_plain(old)), _flat(to_plain(new))
-    keys = [k for k in {**before, **after} if k == "run.seed" or not k.startswith(_FREE)]
-    return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
-
-
-def _flat(tree: Mapping, path: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        where = dotted(path, key)
-        flat.update(_flat(value, where) if isinstance(value, Mapping) else {where: value})
-    return flat
-
-
-def to_plain(value: Any) -> Any:
-    """Dataclasses as nested plain dicts and lists."""
-    if hasattr(value, "to_plain"):
-        return to_plain(value.to_plain())
-    if dataclasses.is_dataclass(value):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {k: to_plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_plain(v) for v in value]
-    return value
-
-
-def _convert(tree: Mapping, origins: Mapping[str, str], name: str) -> Config:
-    try:
-        config = convert(tree, Config, "")
-    except ConfigError as error:
-        quoted = str(error).split("'")  # messages quote the dotted path first
-        where = origins.get(quoted[1].split("[")[0] if len(quoted) > 1 else "", name)
-        raise ConfigError(f"{where}: {error}") from None
-    _check_ranges(config, name)
-    return config
-
-
-def _check_ranges(config: Config, name: str) -> None:
-    data, schedule, run = config.data, config.schedule, config.run
-    positive = {
-        "data.batch_size": data.batch_size,
-        "schedule.horizon": schedule.horizon,
-        "schedule.iter_size": schedule.iter_size,
-        "run.log_every": run.log_every,
-        "run.save_every": run.save_every,
-        "run.keep": run.keep,
-        **{f"data.{d}.size": min(getattr(data, d).size) for d in ("source", "target", "validation")},
-        "data.pixels.std": min(data.pixels.std),
-    }
-    for path, value in positive.items():
-        if value <= 0:
-            raise ConfigError(f"{name}: '{path}' must be more than 0, not {value}")
-    for path, value in {"data.workers": data.workers, "run.eval_every": run.eval_every, "run.seed": run.seed}.items():
-        if value < 0:
-            raise ConfigError(f"{name}: '{path}' must not be negative, but is {value}")
-    if not 0 <= schedule.stop <= schedule.horizon:
-        raise ConfigError(f"{name}: 'schedule.stop' ({schedule.stop}) must lie in 0..schedule.horizon")
-    if data.pixels.order not in ("rgb", "bgr"):
-        raise ConfigError(f"{name}: 'data.pixels.order' must be rgb or bgr, not '{data.pixels.order}'")

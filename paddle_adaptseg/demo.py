@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from paddle_adaptseg.config import Config, load_config
+from paddle_adaptseg.config import Config
+from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.data import eval_samples, label_space, open_validation
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
 from paddle_adaptseg.engine import load_model

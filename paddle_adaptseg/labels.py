@@ -74,4 +74,23 @@ _CITYSCAPES = (
 CITYSCAPES_19 = LabelSpace(tuple(n for n, _, _ in _CITYSCAPES), tuple(c for _, _, c in _CITYSCAPES))
 CITYSCAPES_IDS: Mapping[int, str] = {raw: name for name, raw, _ in _CITYSCAPES}
 
-LABEL_SPACES: Mapping[str, LabelSpace] = {"cityscapes_19": CITYSCAPES_19}
+CITYSCAPES_TRAIN_IDS: Mapping[int, str] = dict(enumerate(CITYSCAPES_19.names))
+
+# Terrain (16), truck (18) and train (20) are listed by SYNTHIA, but "not present".
+SYNTHIA_IDS: Mapping[int, str] = {
+    1: "sky", 2: "building", 3: "road", 4: "sidewalk", 5: "fence", 6: "vegetation", 7: "pole", 8: "car", 9: "sign",
+    10: "person", 11: "bicycle", 12: "motocycle", 15: "light", 16: "terrain", 17: "rider", 18: "truck", 19: "bus",
+    20: "train", 21: "wall",
+}  # fmt: skip
+
+_NOT_IN_SYNTHIA = ("terrain", "truck", "train")
+_NOT_IN_13 = (*_NOT_IN_SYNTHIA, "wall", "fence", "pole")
+SYNTHIA_16 = CITYSCAPES_19.subset(n for n in CITYSCAPES_19.names if n not in _NOT_IN_SYNTHIA)
+SYNTHIA_13 = CITYSCAPES_19.subset(n for n in CITYSCAPES_19.names if n not in _NOT_IN_13)
+
+LABEL_SPACES: Mapping[str, LabelSpace] = {
+    "cityscapes_19": CITYSCAPES_19,
+    "synthia_16": SYNTHIA_16,
+    "synthia_13": SYNTHIA_13,
+    "crosscity_13": SYNTHIA_13,  # the same thirteen classes
+}

@@ -5,7 +5,7 @@ The mIoU of a class set averages over the classes that occur in the truth; an ab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,21 +15,26 @@ class ConfusionMatrix:
 
     def __init__(self, classes: int) -> None:
         self.counts = np.zeros((classes, classes), np.int64)
+        self.images = 0
 
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Add pixels. Truth values outside the classes are ignored; predictions must be classes."""
+        """Add pixels, both uint8. Truth values outside the classes are ignored; predictions must be classes there."""
         if truth.shape != prediction.shape:
             raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
         classes = len(self.counts)
-        if prediction.size and int(prediction.max()) >= classes:
-            raise ValueError(f"prediction {int(prediction.max())} is not one of {classes} classes")
-        valid = truth < classes
-        pairs = truth[valid].astype(np.int64) * classes + prediction[valid]
-        self.counts += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+        pairs = (truth.astype(np.uint8, copy=False).astype(np.intp) << 8).ravel()
+        pairs += prediction.astype(np.uint8, copy=False).ravel()
+        table = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)[:classes]
+        if table[:, classes:].any():
+            wrong = int(np.flatnonzero(table[:, classes:].sum(0))[-1]) + classes
+            raise ValueError(f"prediction {wrong} is not one of {classes} classes")
+        self.counts += table[:, :classes]
+        self.images += 1
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Add another matrix's counts."""
         self.counts += other.counts
+        self.images += other.images
 
     def iou(self) -> np.ndarray:
         """Intersection over union per class, NaN where the truth has no pixel of it."""
@@ -44,10 +49,12 @@ class ConfusionMatrix:
         return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def iou_table(names: Sequence[str], matrix: ConfusionMatrix) -> str:
-    """The originals' table: a line per class and the mean, in per cent."""
+def iou_table(names: Sequence[str], matrix: ConfusionMatrix, sets: Mapping[str, Sequence[int]]) -> str:
+    """The originals' table in per cent: a line per class, then the mean over each class set of class indices."""
     lines = [f"===> {name + ':':<12} {_percent(iou)}" for name, iou in zip(names, matrix.iou())]
-    return "\n".join([*lines, f"===> {'mIoU:':<12} {_percent(matrix.miou())}"])
+    for name, indices in sets.items():
+        lines.append(f"===> mIoU: {_percent(matrix.miou(indices)).strip()} ({name}, {len(indices)} classes)")
+    return "\n".join(lines)
 
 
 def _percent(value: float) -> str:

@@ -32,7 +32,7 @@ def convert(value: Any, hint: Any, path: str) -> Any:
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise _wrong(path, value, "a mapping")
-        return {str(k): convert(v, args[1], f"{path}.{k}") for k, v in value.items()}
+        return {str(k): convert(v, args[1], dotted(path, k)) for k, v in value.items()}
     return _scalar(value, hint, path)
 
 

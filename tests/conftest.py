@@ -16,7 +16,8 @@ runtime.import_paddle()
 
 import pytest  # noqa: E402
 
-from paddle_adaptseg.config import Config, load_config  # noqa: E402
+from paddle_adaptseg.config import Config  # noqa: E402
+from paddle_adaptseg.configfile import load_config  # noqa: E402
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair  # noqa: E402
 
 TINY = ToySpec(source=6, target=5, validation=3, height=48, width=96)

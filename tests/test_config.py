@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paddle_adaptseg.config import differences, dump, load_config, override, parse_config
+from paddle_adaptseg.configfile import differences, dump, load_config, override, parse_config
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.models import build_model

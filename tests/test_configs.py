@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paddle_adaptseg.config import load_config
+from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.catalog import DATASETS
 from paddle_adaptseg.engine.optim import build_players

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddle_adaptseg.config import Augment, Domain, Pixels, override
+from paddle_adaptseg.config import Augment, Domain, Pixels, Roots
+from paddle_adaptseg.configfile import override
 from paddle_adaptseg.data import TrainData, eval_samples, open_validation
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.sampling import shuffled_index
 from paddle_adaptseg.data.toy import CAMERA, GAME, ToySpec, make_scene, write_toy_pair
-from paddle_adaptseg.data.transforms import augment, normalise, resize_label
+from paddle_adaptseg.data.transforms import augment, normalise, resize_label, scaled_size
 from paddle_adaptseg.errors import DataError
 from paddle_adaptseg.labels import CITYSCAPES_19
 
 
 def domain(root, dataset="gta5", split="all", size=(96, 48)):
-    return Domain(dataset, str(root), split, size)
+    return Domain(dataset, Roots([str(root)]), split, size)
 
 
 def test_the_toy_pair_is_written_in_the_true_formats_and_read_back_exactly(toy_root):
@@ -31,7 +32,7 @@ def test_the_toy_pair_is_written_in_the_true_formats_and_read_back_exactly(toy_r
     ):
         image, label = make_scene(seed, 2, scene_domain, 48, 96)
         assert (files.image(2) == image).all()
-        assert (files.label(2, resized=True) == label).all()
+        assert (files.label(2, files.size) == label).all()
 
 
 def test_the_toy_pair_is_a_function_of_its_seed_and_is_not_written_twice(tmp_path, toy_root):
@@ -52,8 +53,8 @@ def test_every_class_appears_in_the_toy_scenes():
 def test_labels_keep_ids_when_resized_and_evaluation_reads_full_resolution(toy_root):
     files = DomainFiles(domain(toy_root / "GTA5", size=(40, 20)), CITYSCAPES_19, True)
     assert files.image(0).shape == (20, 40, 3)
-    assert files.label(0, resized=True).shape == (20, 40)
-    assert files.label(0, resized=False).shape == (48, 96)
+    assert files.label(0, files.size).shape == (20, 40)
+    assert files.label(0).shape == (48, 96)
     label = np.arange(6, dtype=np.uint8).reshape(2, 3)
     assert resize_label(label, (6, 4))[::2, ::2].tolist() == label.tolist()
 
@@ -61,7 +62,10 @@ def test_labels_keep_ids_when_resized_and_evaluation_reads_full_resolution(toy_r
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda root: root / "absent", "does not exist; expected .*images.{name}.png and .*labels.{name}.png"),
+        (
+            lambda root: root / "absent",
+            "does not exist .for GTA5.*; expected .*images.{name}.png and .*labels.{name}.png",
+        ),
         (
             lambda root: (root / "images/00002.png").unlink() or (root / "images/00001.png").unlink() or root,
             "no images",
@@ -85,8 +89,8 @@ def test_an_unknown_split_or_broken_file_is_named(tmp_path):
     with pytest.raises(DataError, match="cannot read '.*images.00001.png'"):
         files.image(0)
     Image.open(colour).convert("RGB").save(colour)
-    with pytest.raises(DataError, match="labels.00002.png' must be 8-bit ids, but is RGB"):
-        files.label(1, resized=True)
+    with pytest.raises(DataError, match="labels.00002.png' must hold 8-bit ids, but its mode is RGB"):
+        files.label(1, files.size)
 
 
 def test_order_is_a_permutation_in_every_pass_and_differs_between_passes_seeds_and_domains():
@@ -121,11 +125,39 @@ def test_a_batch_knows_its_files_and_holds_no_target_label(tiny):
 
 
 def test_mirroring_turns_image_and_label_alike():
-    image, label = np.arange(12).reshape(2, 2, 3), np.arange(4).reshape(2, 2)
-    results = [augment([image, label], Augment(mirror=True), np.random.default_rng(s)) for s in range(8)]
+    image, label = np.arange(12, dtype=np.uint8).reshape(2, 2, 3), np.arange(4, dtype=np.uint8).reshape(2, 2)
+    change = Augment(mirror=True)
+    results = [augment(image, label, (2, 2), change, np.random.default_rng(s)) for s in range(8)]
     mirrored = [(i[:, ::-1] == image).all() and (la[:, ::-1] == label).all() for i, la in results]
     same = [(i == image).all() and (la == label).all() for i, la in results]
     assert all(a != b for a, b in zip(mirrored, same)) and any(mirrored) and any(same)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.7])
+@pytest.mark.parametrize("crop", [None, (20, 12)])
+def test_scaling_and_cutting_keep_image_and_label_aligned_and_the_size_fixed(toy_root, factor, crop):
+    files = DomainFiles(domain(toy_root / "GTA5"), CITYSCAPES_19, True)
+    change, rng = Augment(scale=(factor, factor), crop=crop), np.random.default_rng(1)
+    size = scaled_size(files.size, change, rng)
+    coded = np.repeat(files.label(0, size)[..., None], 3, 2)  # the label as a picture: both must move alike
+    image, label = augment(coded, files.label(0, size), files.size, change, rng)
+    width, height = crop or files.size
+    assert image.shape == (height, width, 3) and label.shape == (height, width)
+    inside = label != 255
+    assert (image[inside][:, 0] == label[inside]).all() and (image[~inside] == 0).all()
+    assert inside.all() == (factor >= 1 or crop is not None)
+
+
+def test_colours_change_within_their_bounds_and_leave_the_label_alone():
+    image = np.full((8, 8, 3), (90, 120, 150), np.uint8)
+    label = np.zeros((8, 8), np.uint8)
+    changed = [augment(image, label, (8, 8), Augment(jitter=0.2), np.random.default_rng(s)) for s in range(20)]
+    assert all((la == label).all() for _, la in changed)
+    means = [i.mean() for i, _ in changed]
+    assert min(means) >= 0.79 * 120 and max(means) <= 1.21 * 120 and np.std(means) > 3
+    blurred, _ = augment(np.eye(9, dtype=np.uint8)[..., None].repeat(3, 2) * 255, None, (9, 9), Augment(blur=1.0),
+                         np.random.default_rng(0))  # fmt: skip
+    assert 0 < blurred[0, 0, 0] < 255
 
 
 def test_normalisation_follows_order_mean_and_std():
@@ -140,5 +172,5 @@ def test_normalisation_follows_order_mean_and_std():
 def test_evaluation_reads_everything_in_order(tiny):
     config = tiny()
     samples = list(eval_samples(open_validation(config), config.data.pixels, workers=0))
-    assert [s[2].split("_")[-3] for s in samples] == ["000000", "000001", "000002"]
+    assert [s[2] for s in samples] == [f"toyville_00000{i}_000019_leftImg8bit" for i in range(3)]
     assert samples[0][0].shape == [1, 3, 48, 96] and samples[0][1].shape == (48, 96)

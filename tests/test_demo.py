@@ -8,7 +8,7 @@ from conftest import ROOT, tiny_overrides
 from PIL import Image
 
 from paddle_adaptseg import demo
-from paddle_adaptseg.config import load_config
+from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.errors import TrainingError
 from paddle_adaptseg.labels import CITYSCAPES_19
 from paddle_adaptseg.launch import Job, run_jobs

@@ -57,8 +57,9 @@ def test_wrong_predictions_are_refused():
 def test_the_table_has_the_originals_names_and_marks_absent_classes():
     matrix = ConfusionMatrix(19)
     matrix.update(np.array([0, 0, 17]), np.array([0, 0, 17]))
-    lines = iou_table(CITYSCAPES_19.names, matrix).splitlines()
+    sets = {"both": [0, 17, 3], "other": [3]}
+    lines = iou_table(CITYSCAPES_19.names, matrix, sets).splitlines()
     assert lines[0].split() == ["===>", "road:", "100.00"]
     assert lines[17].split() == ["===>", "motocycle:", "100.00"]
     assert "nan (absent)" in lines[1]
-    assert lines[-1].split() == ["===>", "mIoU:", "100.00"]
+    assert lines[-2:] == ["===> mIoU: 100.00 (both, 3 classes)", "===> mIoU: nan (absent) (other, 1 classes)"]

@@ -7,7 +7,8 @@ import paddle
 import pytest
 
 from paddle_adaptseg import runtime
-from paddle_adaptseg.config import CriticsOptim, Schedule, SegmenterOptim, override
+from paddle_adaptseg.config import CriticsOptim, Schedule, SegmenterOptim
+from paddle_adaptseg.configfile import override
 from paddle_adaptseg.data import TrainData
 from paddle_adaptseg.engine.optim import Player, poly
 from paddle_adaptseg.engine.run import build_state

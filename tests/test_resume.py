@@ -10,7 +10,7 @@ import pytest
 from visualdl import LogReader
 
 from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
-from paddle_adaptseg.config import override
+from paddle_adaptseg.configfile import override
 from paddle_adaptseg.engine import fit
 from paddle_adaptseg.engine import run as run_module
 from paddle_adaptseg.errors import CheckpointError

@@ -74,7 +74,7 @@ def test_the_originals_flags_reach_their_keys(toy_root, tmp_path):
                 "--lambda-adv-target2", 0.02, "--gan", "LS", "--num-steps", 7, "--num-steps-stop", 1, "--batch-size", 1,
                 "-o", *[o for o in options if not o.startswith(("data.batch", "schedule"))])  # fmt: skip
     assert done.returncode == 0, done.stderr
-    from paddle_adaptseg.config import load_config
+    from paddle_adaptseg.configfile import load_config
 
     config = load_config(tmp_path / "config.yml")
     method = config.method.params
@@ -94,7 +94,7 @@ WRONG = {
     "missing configuration": (["train", "--config", "absent.yml"], "config file 'absent.yml' does not exist"),
     "missing data": (
         ["train", "-o", "data.source.root=absent"],
-        "data folder 'absent' for GTA5 (Playing for Data) does not exist; "
+        "data folder or archive 'absent' does not exist (for GTA5 (Playing for Data)); "
         "expected absent/images/{name}.png and absent/labels/{name}.png",
     ),
     "missing weights": (["eval", "--restore-from", "absent.pdparams"], "weights 'absent.pdparams' do not exist"),

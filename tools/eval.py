@@ -17,11 +17,13 @@ def main() -> int:
     args = parser.parse_args()
     from paddle_adaptseg import evaluate, load_config
     from paddle_adaptseg.data import label_space
+    from paddle_adaptseg.engine.evaluator import class_sets, protocol_line
     from paddle_adaptseg.metrics import iou_table
 
     config = load_config(args.config, args.override) if args.config else None
     matrix, config = evaluate(args.restore_from, config, args.override, args.save)
-    print(iou_table(label_space(config).names, matrix))
+    print(iou_table(label_space(config).names, matrix, class_sets(config)))
+    print(protocol_line(config, matrix.images))
     if args.save:
         print(f"predictions: {args.save}")
     return 0

@@ -49,7 +49,7 @@ def main() -> int:
         path = str(saved)
     config = load_config(path, [*(f"{k}={v}" for k, v in values.items()), *args.override])
     toy = Path("dataset/toy")
-    if Path(config.data.source.root).parent == toy and not toy.exists():
+    if config.data.source.root == (str(toy / "GTA5"),) and not toy.exists():
         from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
 
         write_toy_pair(toy, ToySpec())

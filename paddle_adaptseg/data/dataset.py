@@ -1,54 +1,55 @@
-"""The only file-backed data set: reads one image and its label, at the size asked for, as train ids."""
+"""The only file-backed data set: reads an image and its label by index, from files or from the prepared cache."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Optional
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from paddle_adaptseg.config import Domain
-from paddle_adaptseg.data.catalog import DATASETS, list_items
+from paddle_adaptseg.data.cache import Cache
+from paddle_adaptseg.data.decode import LABELS, decode_rgb
+from paddle_adaptseg.data.items import list_items
 from paddle_adaptseg.data.transforms import resize_image, resize_label
-from paddle_adaptseg.errors import DataError
 from paddle_adaptseg.labels import LabelSpace
+from paddle_adaptseg.registry import lookup
 
 
 class DomainFiles:
     """Items of one domain by index."""
 
-    def __init__(self, domain: Domain, space: LabelSpace, labelled: bool) -> None:
-        self.items = list_items(domain, labelled)
+    def __init__(self, domain: Domain, space: LabelSpace, labelled: bool, cache: str = "") -> None:
+        listing = list_items(domain, labelled)
+        self.items, self.title = listing.items, listing.spec.title
         self.size = tuple(domain.size)
-        self.lut = space.lut(DATASETS[domain.dataset].raw_ids)
+        self.lut, self.decode = None, None
+        if listing.labels is not None:
+            self.lut = space.lut(listing.labels.ids)
+            self.decode = lookup(LABELS, listing.labels.decode, "label decoder")
+        self.cache = Cache.find(cache, self) if cache else None
 
     def __len__(self) -> int:
         return len(self.items)
 
     def name(self, index: int) -> str:
-        """The image's path, for messages."""
+        """Where the image lies, for messages."""
         return str(self.items[index].image)
 
-    def image(self, index: int) -> np.ndarray:
-        """RGB [H, W, 3] uint8 at the domain's size."""
-        with _open(self.items[index].image) as picture:
-            return np.asarray(resize_image(picture.convert("RGB"), self.size))
+    def stem(self, index: int) -> str:
+        """The image's file name without its ending, for predictions."""
+        return self.items[index].image.name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
-    def label(self, index: int, resized: bool) -> np.ndarray:
-        """Train ids [H, W] uint8, at the domain's size or as stored."""
-        path = self.items[index].label
-        with _open(path) as picture:
-            ids = np.asarray(picture)  # a palette PNG gives its indices, which are the ids
-        if ids.ndim != 2 or ids.dtype != np.uint8:
-            raise DataError(f"label '{path}' must be 8-bit ids, but is {picture.mode}; colour pictures are no labels")
-        return self.lut[resize_label(ids, self.size) if resized else ids]
+    def image(self, index: int, size: Optional[Sequence[int]] = None) -> np.ndarray:
+        """RGB [H, W, 3] uint8 at `size` (width, height), by default the domain's."""
+        size = tuple(size or self.size)
+        if self.cache is not None and size == self.size:
+            return self.cache.image(index)
+        return resize_image(decode_rgb(self.items[index].image), size)
 
-
-def _open(path: Path) -> Image.Image:
-    """Open and decode a picture; a broken file is an error that names it."""
-    try:
-        picture = Image.open(path)
-        picture.load()
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise DataError(f"cannot read '{path}': {error}") from None
-    return picture
+    def label(self, index: int, size: Optional[Sequence[int]] = None) -> np.ndarray:
+        """Train ids [H, W] uint8 at `size`; as stored without one."""
+        if self.cache is not None and size is not None and tuple(size) == self.size:
+            return self.cache.label(index)
+        ids = self.decode(self.items[index].label)
+        return self.lut[ids if size is None else resize_label(ids, size)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Optional
 
 import numpy as np
@@ -13,9 +15,10 @@ from paddle.io import DataLoader, Dataset
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.config import Augment, Pixels
 from paddle_adaptseg.data.dataset import DomainFiles
-from paddle_adaptseg.data.transforms import augment, normalise
+from paddle_adaptseg.data.transforms import augment, normalise, scaled_size
 
 _ORDER, _CHANGE = 0, 1  # separate random streams
+SHARED_BYTES = 64 * 2**20  # for each worker: its batches ahead, at the sizes of the papers with room to spare
 
 
 def shuffled_index(seed: int, stream: int, position: int, length: int) -> int:
@@ -44,9 +47,11 @@ class PairStream(Dataset):
         arrays = []
         for stream, files in enumerate(self.domains):
             index = shuffled_index(self.seed, stream, position, len(files))
-            views = [files.image(index)] + ([files.label(index, resized=True)] if stream == 0 else [])
             rng = np.random.default_rng([self.seed, stream, _CHANGE, position])
-            arrays += augment(views, self.change, rng)
+            size = scaled_size(files.size, self.change, rng)
+            image, label = files.image(index, size), files.label(index, size) if stream == 0 else None
+            image, label = augment(image, label, files.size, self.change, rng)
+            arrays += [image] if label is None else [image, label]
         return arrays
 
     def names(self, positions: Sequence[int]) -> tuple[str, ...]:
@@ -76,13 +81,7 @@ def train_batches(
     stream: PairStream, pixels: Pixels, batch_size: int, first: int, last: int, workers: int
 ) -> Iterator[Batch]:
     """Batches number `first` to `last` of the stream, the same for any number of workers."""
-    loader = DataLoader(
-        stream,
-        batch_sampler=_Positions(batch_size, first, last),
-        collate_fn=_stack,
-        num_workers=workers,
-        worker_init_fn=_single_thread,
-    )
+    loader = _loader(stream, _Positions(batch_size, first, last), workers)
     for number, arrays in enumerate(loader, first):
         source, label, *target = arrays
         yield Batch(
@@ -91,6 +90,23 @@ def train_batches(
             normalise(target[0], pixels) if target else None,
             stream.names(range(number * batch_size, (number + 1) * batch_size)),
         )
+
+
+def _loader(dataset: Dataset, batches: _Positions, workers: int) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=_stack,
+        num_workers=workers,
+        worker_init_fn=_single_thread,
+        use_shared_memory=workers > 0 and shared_memory_suffices(workers),
+    )
+
+
+def shared_memory_suffices(workers: int) -> bool:
+    """Whether /dev/shm can hold the batches that workers prepare ahead; a container's often has 64 MB only."""
+    shm = Path("/dev/shm")
+    return shm.is_dir() and shutil.disk_usage(shm).free >= workers * SHARED_BYTES
 
 
 def _stack(samples: list[list[np.ndarray]]) -> list[np.ndarray]:
@@ -114,13 +130,11 @@ class EvalFiles(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.files.image(index), self.files.label(index, resized=False)
+        return self.files.image(index), self.files.label(index)
 
 
 def eval_samples(files: DomainFiles, pixels: Pixels, workers: int) -> Iterator[tuple[paddle.Tensor, np.ndarray, str]]:
-    """(normalised image [1, 3, H, W], train ids at full resolution, image path) of every item in order."""
-    loader = DataLoader(
-        EvalFiles(files), batch_size=1, num_workers=workers, collate_fn=_stack, worker_init_fn=_single_thread
-    )
+    """(normalised image [1, 3, H, W], train ids at full resolution, file stem) of every item in order."""
+    loader = _loader(EvalFiles(files), _Positions(1, 0, len(files)), workers)
     for index, (image, label) in enumerate(loader):
-        yield normalise(image, pixels), label.numpy()[0], files.name(index)
+        yield normalise(image, pixels), label.numpy()[0], files.stem(index)

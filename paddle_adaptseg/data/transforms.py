@@ -1,35 +1,81 @@
-"""Image and label operations as the originals do them: whole-image bicubic resize by Pillow, nearest for labels.
+"""Image and label operations as the originals do them: whole-image bicubic resize by Pillow, nearest for labels;
+and working versions of the random changes that their flags only promised.
 
 Random choices come from a generator that the caller derives from (seed, position), so workers change nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Optional
+
+import cv2
 import numpy as np
 import paddle
 from paddle import Tensor
 from PIL import Image
 
 from paddle_adaptseg.config import Augment, Pixels
+from paddle_adaptseg.labels import IGNORE
 
 
-def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Antialiased bicubic resize to (width, height)."""
-    return image if image.size == tuple(size) else image.resize(size, Image.BICUBIC)
+def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Antialiased bicubic resize of RGB [H, W, 3] to (width, height)."""
+    if image.shape[1::-1] == tuple(size):
+        return image
+    return np.asarray(Image.fromarray(image).resize(tuple(size), Image.BICUBIC))
 
 
-def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_label(label: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Nearest-neighbour resize of ids [H, W] to (width, height), with Pillow's choice of pixels."""
-    if label.shape == (size[1], size[0]):
+    if label.shape[1::-1] == tuple(size):
         return label
-    return np.asarray(Image.fromarray(label).resize(size, Image.NEAREST))
+    return np.asarray(Image.fromarray(label).resize(tuple(size), Image.NEAREST))
 
 
-def augment(arrays: list[np.ndarray], settings: Augment, rng: np.random.Generator) -> list[np.ndarray]:
-    """Apply one random change to an image and its label alike."""
-    if settings.mirror and rng.random() < 0.5:
-        arrays = [np.ascontiguousarray(a[:, ::-1]) for a in arrays]
-    return arrays
+def scaled_size(size: Sequence[int], change: Augment, rng: np.random.Generator) -> tuple[int, int]:
+    """The size to resize to: `size` times a random factor."""
+    low, high = change.scale
+    factor = rng.uniform(low, high) if high > low else low
+    return round(size[0] * factor), round(size[1] * factor)
+
+
+def augment(
+    image: np.ndarray, label: Optional[np.ndarray], size: Sequence[int], change: Augment, rng: np.random.Generator
+) -> tuple[np.ndarray, Optional[np.ndarray]]:
+    """Mirror, cut or pad to the crop (or `size`), and change colours; the label goes along where it must."""
+    if change.mirror and rng.random() < 0.5:
+        image = np.ascontiguousarray(image[:, ::-1])
+        label = None if label is None else np.ascontiguousarray(label[:, ::-1])
+    width, height = change.crop or size
+    corner = rng.random(2)
+    image = cut(image, width, height, corner, 0)
+    label = None if label is None else cut(label, width, height, corner, IGNORE)
+    if change.jitter:
+        image = jitter(image, change.jitter, rng)
+    if change.blur and rng.random() < change.blur:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.5))
+    return image, label
+
+
+def cut(array: np.ndarray, width: int, height: int, corner: Sequence[float], fill: int) -> np.ndarray:
+    """A window of (height, width) at a relative corner; what lies outside the picture is `fill`."""
+    down, right = max(0, height - array.shape[0]), max(0, width - array.shape[1])
+    if down or right:
+        array = cv2.copyMakeBorder(array, 0, down, 0, right, cv2.BORDER_CONSTANT, value=(fill,) * 3)
+    if array.shape[:2] == (height, width):
+        return array
+    top, left = (int(c * (n - m + 1)) for c, n, m in zip(corner, array.shape, (height, width)))
+    return np.ascontiguousarray(array[top : top + height, left : left + width])
+
+
+def jitter(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Random brightness, contrast and saturation, each within 1 +- amount."""
+    brightness, contrast, saturation = rng.uniform(1 - amount, 1 + amount, 3)
+    x = image.astype(np.float32) * brightness
+    x = (x - x.mean()) * contrast + x.mean()
+    grey = x.mean(axis=2, keepdims=True)
+    return np.clip((x - grey) * saturation + grey, 0, 255).astype(np.uint8)
 
 
 def normalise(images: Tensor, pixels: Pixels) -> Tensor:
@@ -37,7 +83,5 @@ def normalise(images: Tensor, pixels: Pixels) -> Tensor:
     x = images.transpose([0, 3, 1, 2]).astype("float32")
     if pixels.order == "bgr":
         x = x.flip(axis=[1])
-    shape = [1, 3, 1, 1]
-    return (x - paddle.to_tensor(pixels.mean, "float32").reshape(shape)) / paddle.to_tensor(
-        pixels.std, "float32"
-    ).reshape(shape)
+    mean, std = (paddle.to_tensor(v, "float32").reshape([1, 3, 1, 1]) for v in (pixels.mean, pixels.std))
+    return (x - mean) / std

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from paddle_adaptseg.config import Config
-from paddle_adaptseg.data import eval_samples, label_space, open_validation
+from paddle_adaptseg.data import eval_samples, label_space, open_validation, protocols
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.losses import entropy_map
@@ -37,19 +37,19 @@ def evaluate_model(
     matrix = ConfusionMatrix(len(space))
     samples = eval_samples(files, config.data.pixels, config.data.workers)
     with inference(model):
-        for image, truth, path in tqdm(samples, "evaluate", len(files), leave=False, unit="image", disable=None):
+        for image, truth, stem in tqdm(samples, "evaluate", len(files), leave=False, unit="image", disable=None):
             prediction = predict_label(model, image, truth.shape)
             matrix.update(truth, prediction)
             if save is not None:
-                save_prediction(prediction, Path(path), save, space)
+                save_prediction(prediction, stem, save, space)
     return matrix
 
 
-def save_prediction(prediction: np.ndarray, image: Path, folder: Path, space: LabelSpace) -> None:
-    """Write `<image name>` with class indices and `<stem>_color.png`, the names that the originals use."""
+def save_prediction(prediction: np.ndarray, stem: str, folder: Path, space: LabelSpace) -> None:
+    """Write `<stem>.png` with class indices and `<stem>_color.png`, the names that the originals use."""
     folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(prediction).save(folder / f"{image.stem}.png")
-    palette_image(prediction, space).save(folder / f"{image.stem}_color.png")
+    Image.fromarray(prediction).save(folder / f"{stem}.png")
+    palette_image(prediction, space).save(folder / f"{stem}_color.png")
 
 
 def look(model: Segmenter, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -59,9 +59,26 @@ def look(model: Segmenter, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
         return logits.argmax(axis=1).numpy()[0].astype(np.uint8), entropy_map(logits).numpy()[0]
 
 
-def score_scalars(matrix: ConfusionMatrix, space: LabelSpace, prefix: str) -> Iterator[tuple[str, float]]:
-    """mIoU and the IoU of every present class in per cent, named for the log."""
-    yield f"{prefix}/mIoU", 100 * matrix.miou()
-    for name, value in zip(space.names, matrix.iou()):
+def class_sets(config: Config) -> dict[str, list[int]]:
+    """Class indices of every protocol, in the order of the configuration; the first one decides what is best."""
+    names = label_space(config).names
+    return {protocol: [names.index(n) for n in chosen.names] for protocol, chosen in protocols(config).items()}
+
+
+def score_scalars(matrix: ConfusionMatrix, config: Config, prefix: str) -> Iterator[tuple[str, float]]:
+    """mIoU of every protocol and the IoU of every present class in per cent, named for the log."""
+    for index, (protocol, indices) in enumerate(class_sets(config).items()):
+        yield (f"{prefix}/mIoU_{protocol}" if index else f"{prefix}/mIoU"), 100 * matrix.miou(indices)
+    for name, value in zip(label_space(config).names, matrix.iou()):
         if not math.isnan(value):
             yield f"{prefix}_IoU/{name}", 100 * value
+
+
+def protocol_line(config: Config, images: int) -> str:
+    """What an evaluation was, in one line."""
+    domain = config.data.validation
+    return (
+        f"protocol: {' and '.join(class_sets(config))}; {images} images of {domain.dataset} {domain.split}, read at "
+        f"{domain.size[0]}x{domain.size[1]}, scored at the labels' full resolution; one confusion matrix; "
+        "pixels of a class outside a set still count against the classes they are taken for"
+    )

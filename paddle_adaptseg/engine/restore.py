@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Optional
 
 from paddle_adaptseg import runtime
-from paddle_adaptseg.config import Config, override, parse_config
+from paddle_adaptseg.config import Config
+from paddle_adaptseg.configfile import override, parse_config
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.engine.evaluator import evaluate_model
 from paddle_adaptseg.errors import CheckpointError

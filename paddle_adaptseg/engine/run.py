@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from paddle_adaptseg import checkpoint, runtime
-from paddle_adaptseg.config import Config, differences, dump, parse_config
+from paddle_adaptseg.config import Config
+from paddle_adaptseg.configfile import differences, dump, parse_config
 from paddle_adaptseg.data import TrainData, label_space, open_validation
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.transforms import normalise
@@ -93,6 +94,8 @@ class _Run:
             f"{self.config.method.name} on {self.config.model.name}, steps {self.state.step} to "
             f"{self.config.schedule.stop}, writing to {self.folder} (curves: visualdl --logdir {self.folder / 'vdl'})"
         )
+        for note in self.data.notes():
+            self.console.line(note)
         try:
             run_steps(self.state, self.config, self.data.batches(self.state.step), self.after_step)
         finally:
@@ -118,8 +121,9 @@ class _Run:
         """Score the model on the validation domain, draw the panels, and say whether it is the best so far."""
         model, state, step = self.state.method.eval_model, self.state, self.state.step
         matrix = evaluate_model(model, self.config, self.validation)
-        self.miou = 100 * matrix.miou()
-        self.log.scalars(step, dict(score_scalars(matrix, self.space, "target")))
+        scores = dict(score_scalars(matrix, self.config, "target"))
+        self.miou = scores["target/mIoU"]
+        self.log.scalars(step, scores)
         for domain, files in (("source", self.data.source), ("target", self.validation)):
             self.draw(domain, files)
         improved = checkpoint.is_better(self.miou, state.best_miou)
@@ -137,7 +141,7 @@ class _Run:
             image = files.image(index)
             tensor = normalise(paddle.to_tensor(image[None]), self.config.data.pixels)
             prediction, entropy = look(self.state.method.eval_model, tensor)
-            truth = files.label(index, resized=True)
+            truth = files.label(index, files.size)
             self.log.picture(self.state.step, f"{domain}/{index}", panel(image, prediction, truth, entropy, self.space))
 
     def save(self, improved: bool) -> None:
@@ -163,8 +167,8 @@ def restore_weights(state: TrainState, config: Config, tell: Callable[[str], obj
     """Load starting weights into the network, saying what a partial load left out."""
     path = find_weights(config.run.restore_from)
     arrays, _ = read_weights(path)
-    report = load_arrays(state.method.eval_model, arrays, f"'{path}'", config.run.restore_partial)
-    tell(f"weights from {path}" + (f", partly: {'; '.join(report)}" if report else ""))
+    report = load_arrays(state.method.eval_model, arrays, f"'{path}'", config.run.restore_partial, new_heads=True)
+    tell(f"weights from {path}" + (f"; initialised anew: {'; '.join(report)}" if report else ""))
 
 
 def summary(report: StepReport) -> str:

@@ -13,7 +13,8 @@ import paddle
 from paddle_adaptseg import runtime
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.checkpoint import Snapshot
-from paddle_adaptseg.config import Config, Schedule, dump
+from paddle_adaptseg.config import Config, Schedule
+from paddle_adaptseg.configfile import dump
 from paddle_adaptseg.engine.optim import Player, poly
 from paddle_adaptseg.errors import CheckpointError, TrainingError
 from paddle_adaptseg.methods.base import Clock, Method, Terms

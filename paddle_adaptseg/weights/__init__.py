@@ -15,10 +15,15 @@ def arrays_of(layer: nn.Layer) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in layer.state_dict().items()}
 
 
-def load_arrays(layer: nn.Layer, arrays: Mapping[str, np.ndarray], origin: str, partial: bool = False) -> list[str]:
+HEADS = "heads."  # tensors whose shape follows the number of classes
+
+
+def load_arrays(
+    layer: nn.Layer, arrays: Mapping[str, np.ndarray], origin: str, partial: bool = False, new_heads: bool = False
+) -> list[str]:
     """Set a layer's tensors from arrays. Anything missing, unused or of another shape is an error unless `partial`.
 
-    Returns a line per kind of difference.
+    With `new_heads`, heads of another shape stay as they are initialised. Returns a line per kind of difference.
     """
     own = layer.state_dict()
     missing = [name for name in own if name not in arrays]
@@ -29,7 +34,8 @@ def load_arrays(layer: nn.Layer, arrays: Mapping[str, np.ndarray], origin: str, 
         for kind, names in (("missing", missing), ("unused", unused), ("of another shape", reshaped))
         if names
     ]
-    if report and not partial:
+    only_heads = new_heads and not missing and not unused and all(n.startswith(HEADS) for n in reshaped)
+    if report and not partial and not only_heads:
         raise CheckpointError(
             f"{origin} does not fit the model: {'; '.join(report)} (run.restore_partial=true loads what fits)"
         )

@@ -1,0 +1,115 @@
+"""Looks at every file of a domain once and lists what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from paddle_adaptseg.config import Domain
+from paddle_adaptseg.data.decode import LABELS, decode_rgb
+from paddle_adaptseg.data.items import Item, Listing, survey
+from paddle_adaptseg.data.transforms import resize_image, resize_label
+from paddle_adaptseg.errors import DataError, shorten
+from paddle_adaptseg.files import write_atomically
+from paddle_adaptseg.labels import LabelSpace
+
+SHEET, CELL = 12, (320, 160)  # pictures on a contact sheet, and the size of each
+
+
+@dataclass
+class Report:
+    """What a domain holds and what is wrong with it."""
+
+    images: int = 0
+    problems: list[str] = field(default_factory=list)
+    sizes: dict[tuple[int, int], int] = field(default_factory=dict)
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # by train id
+
+
+def check_domain(domain: Domain, space: LabelSpace, labelled: bool, workers: int = 2) -> Report:
+    """Read every image and label of a domain."""
+    report = Report()
+    try:
+        listing = survey(domain, labelled)
+    except DataError as error:
+        report.problems.append(str(error))
+        return report
+    report.images = len(listing.items) + len(listing.unpaired)
+    report.problems += [f"{name}: has no label" for name in listing.unpaired]
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(lambda item: _look(item, listing, space), listing.items)
+        for problems, size, pixels in tqdm(results, f"check {listing.spec.title}", len(listing.items), unit="image"):
+            report.problems += problems
+            if size is not None:
+                report.sizes[size] = report.sizes.get(size, 0) + 1
+            report.pixels += pixels
+    return report
+
+
+def _look(item: Item, listing: Listing, space: LabelSpace) -> tuple[list[str], Optional[tuple[int, int]], np.ndarray]:
+    """Problems of one pair, the image's size, and its pixels by train id."""
+    problems, pixels, size = [], np.zeros(256, np.int64), None
+    try:
+        size = decode_rgb(item.image).shape[1::-1]
+    except DataError as error:
+        problems.append(f"{item.image}: {error}")
+    if item.label is None:
+        return problems, size, pixels
+    source = listing.labels
+    try:
+        ids = LABELS[source.decode](item.label)
+    except DataError as error:
+        return [*problems, f"{item.label}: {error}"], size, pixels
+    counts = np.bincount(ids.ravel(), minlength=256)
+    unknown = [i for i in np.flatnonzero(counts) if i not in source.ids and i not in source.ignored]
+    if unknown:
+        problems.append(f"{item.label}: unknown ids {shorten(map(str, unknown))}")
+    if size is not None and ids.shape[1::-1] != size:
+        problems.append(f"{item.label}: is {ids.shape[1]}x{ids.shape[0]}, but its image is {size[0]}x{size[1]}")
+    np.add.at(pixels, space.lut(source.ids), counts)
+    return problems, size, pixels
+
+
+def describe(report: Report, space: LabelSpace) -> Iterator[str]:
+    """Lines for a person."""
+    sizes = ", ".join(f"{w}x{h} ({n})" for (w, h), n in sorted(report.sizes.items(), key=lambda pair: -pair[1])[:5])
+    yield f"{report.images} images; sizes: {sizes or 'none'}"
+    total = report.pixels.sum()
+    if total:
+        for name, count in zip(space.names, report.pixels):
+            yield f"  {name:<12}{100 * count / total:7.3f} % of pixels" + ("" if count else "  (never)")
+        yield f"  {'ignored':<12}{100 * report.pixels[255] / total:7.3f} %"
+    yield from (f"BAD {problem}" for problem in report.problems)
+    yield f"{len(report.problems)} problems"
+
+
+def contact_sheet(domain: Domain, space: LabelSpace, labelled: bool, path: Path) -> None:
+    """Pictures spread over the domain, each beside itself with its label laid over it."""
+    listing = survey(domain, labelled)
+    chosen = np.unique(np.linspace(0, len(listing.items) - 1, SHEET).astype(int)) if listing.items else []
+    cells = [cell for index in chosen if (cell := _cell(listing.items[index], listing, space)) is not None]
+    if not cells:
+        return
+    while len(cells) % 2:
+        cells.append(np.full_like(cells[0], 255))
+    sheet = np.vstack([np.hstack(cells[i : i + 2]) for i in range(0, len(cells), 2)])
+    write_atomically(path, lambda handle: Image.fromarray(sheet).save(handle, "PNG"))
+
+
+def _cell(item: Item, listing: Listing, space: LabelSpace) -> Optional[np.ndarray]:
+    try:
+        image = resize_image(decode_rgb(item.image), CELL)
+        if item.label is None:
+            return image
+        ids = resize_label(LABELS[listing.labels.decode](item.label), CELL)
+    except DataError:
+        return None  # it stands in the report
+    colours = space.palette()[space.lut(listing.labels.ids)[ids]]
+    return np.hstack([image, (0.4 * image + 0.6 * colours).astype(np.uint8)])

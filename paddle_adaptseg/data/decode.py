@@ -1,0 +1,75 @@
+"""From bytes to arrays. Real label files differ from their papers; each way of storing ids is a row here."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Callable
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from paddle_adaptseg.data.stores import Ref
+from paddle_adaptseg.errors import DataError
+
+MAX_PIXELS = 64_000_000  # eight times the largest street scene; more is a decompression bomb
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+
+def image_size(ref: Ref, data: bytes) -> tuple[int, int]:
+    """(width, height) from a picture's header, before anything large is allocated."""
+    with _open(ref, data) as picture:
+        return picture.size
+
+
+def decode_rgb(ref: Ref) -> np.ndarray:
+    """An RGB picture [H, W, 3] uint8."""
+    data = ref.read()
+    image_size(ref, data)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f"cannot read '{ref}': the picture is damaged")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def decode_ids(ref: Ref) -> np.ndarray:
+    """Ids from an 8-bit picture. A palette picture (GTA5) gives its indices, which are the ids."""
+    with _open(ref, ref.read()) as picture:
+        if picture.mode not in ("P", "L"):
+            raise DataError(
+                f"label '{ref}' must hold 8-bit ids, but its mode is {picture.mode}: a colour picture is no label"
+            )
+        try:
+            return np.asarray(picture)
+        except (OSError, SyntaxError, ValueError, IndexError) as error:
+            raise DataError(f"cannot read '{ref}': {error}") from None
+
+
+def decode_red16(ref: Ref) -> np.ndarray:
+    """SYNTHIA: the class is the red channel of a 16-bit picture; Pillow would cut it to 8 bits."""
+    label = cv2.imdecode(np.frombuffer(ref.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if label is None:
+        raise DataError(f"cannot read '{ref}': the picture is damaged")
+    if label.ndim != 3 or label.dtype != np.uint16:
+        depth = f"{label.dtype}, {1 if label.ndim == 2 else label.shape[2]} channels"
+        raise DataError(
+            f"label '{ref}' must be a 16-bit colour picture, but is {depth} (use GT/LABELS of SYNTHIA, not GT/COLOR)"
+        )
+    red = label[:, :, 2]  # OpenCV's order is blue, green, red
+    if int(red.max(initial=0)) > 255:
+        raise DataError(f"label '{ref}' holds the id {int(red.max())}, which is no class (is it another channel?)")
+    return red.astype(np.uint8)
+
+
+LABELS: Mapping[str, Callable[[Ref], np.ndarray]] = {"ids": decode_ids, "red16": decode_red16}
+
+
+def _open(ref: Ref, data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError:
+        raise DataError(f"'{ref}' has more than {MAX_PIXELS // 10**6} million pixels; it is refused") from None
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        reason = "the file is empty" if not data else "it is no picture or is damaged"
+        raise DataError(f"cannot read '{ref}': {reason}") from error

@@ -1,0 +1,203 @@
+"""Checking, preparing and comparing data: every planted fault is found, prepared copies are the same tensors."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT, tiny_overrides
+from PIL import Image
+from test_tools import tool
+
+from paddle_adaptseg.config import Domain, Roots
+from paddle_adaptseg.configfile import load_config
+from paddle_adaptseg.data import TrainData, sampling
+from paddle_adaptseg.data.cache import FORMATS, digest, prepare
+from paddle_adaptseg.data.check import check_domain
+from paddle_adaptseg.data.compare import score_folders
+from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
+from paddle_adaptseg.errors import DataError
+from paddle_adaptseg.labels import CITYSCAPES_19
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A toy pair that a test may break."""
+    write_toy_pair(tmp_path / "toy", ToySpec(source=8, target=2, validation=3, height=32, width=64))
+    return tmp_path / "toy"
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+FAULTS = {  # what is done to which file, and what the report must say of it
+    "missing pair": ("labels/00001.png", lambda p: p.unlink(), "images/00001.png: has no label"),
+    "zero-byte file": ("images/00002.png", lambda p: p.write_bytes(b""), "the file is empty"),
+    "truncated picture": ("images/00003.png", truncate, "the picture is damaged"),
+    "wrong size": (
+        "labels/00004.png",
+        lambda p: Image.fromarray(np.full((30, 64), 7, np.uint8)).save(p),
+        "is 64x30, but its image is 64x32",
+    ),
+    "colour label": (
+        "labels/00005.png",
+        lambda p: Image.fromarray(np.zeros((32, 64, 3), np.uint8)).save(p),
+        "must hold 8-bit ids, but its mode is RGB",
+    ),
+    "16-bit confusion": (
+        "labels/00006.png",
+        lambda p: cv2.imwrite(str(p), np.full((32, 64), 300, np.uint16)),
+        "must hold 8-bit ids, but its mode is I;16",
+    ),
+    "unknown ids": (
+        "labels/00007.png",
+        lambda p: Image.fromarray(np.full((32, 64), 77, np.uint8)).save(p),
+        "unknown ids 77",
+    ),
+}
+
+
+def test_every_planted_fault_is_found_in_one_pass(pair):
+    domain = Domain("gta5", Roots([str(pair / "GTA5")]), "all", (64, 32))
+    assert check_domain(domain, CITYSCAPES_19, True).problems == []
+    for name, fault, _ in FAULTS.values():
+        fault(pair / "GTA5" / name)
+    report = check_domain(domain, CITYSCAPES_19, True)
+    assert report.images == 8 and len(report.problems) == len(FAULTS)
+    for name, _, message in FAULTS.values():
+        where = name.replace("labels/00001", "images/00001")
+        assert [p for p in report.problems if where in p and message in p], (name, report.problems)
+
+
+def test_an_empty_split_is_a_problem(pair):
+    domain = Domain("cityscapes", Roots([str(pair / "Cityscapes")]), "test", (64, 32))
+    (problem,) = check_domain(domain, CITYSCAPES_19, True).problems
+    assert "no images of Cityscapes (test)" in problem
+
+
+def test_the_check_tool_tells_shares_draws_sheets_and_exits_with_1_when_something_is_bad(pair, tmp_path):
+    sheets = tmp_path / "sheets"
+    good = tool("check_dataset", "gta5", pair / "GTA5", "--sheets", sheets)
+    assert good.returncode == 0 and "8 images; sizes: 64x32 (8)" in good.stdout and "% of pixels" in good.stdout
+    with Image.open(sheets / "gta5.png") as sheet:
+        assert sheet.size == (4 * 320, 4 * 160)
+    truncate(pair / "GTA5/images/00003.png")
+    options = [o for o in tiny_overrides(pair, tmp_path) if "root" in o]
+    bad = tool("check_dataset", "--config", "configs/toy/adaptsegnet_multi.yml", "-o", *options, "--sheets", sheets)
+    assert bad.returncode == 1 and "BAD" in bad.stdout and "00003.png" in bad.stdout
+    assert all((sheets / f"{name}.png").exists() for name in ("source", "target", "validation"))
+    wrong = tool("check_dataset", "gta6", pair)
+    assert wrong.returncode == 2 and "unknown data set 'gta6': did you mean 'gta5'" in wrong.stderr
+
+
+def batches(config):
+    return [
+        [getattr(b, n).numpy() for n in ("source_image", "source_label", "target_image")]
+        for b in TrainData(config, True).batches(0)
+    ]
+
+
+def smaller(pair, tmp_path, *more):
+    """A configuration whose training size is not the files' size."""
+    sizes = [f"data.{d}.size=[48, 24]" for d in ("source", "target", "validation")]
+    overrides = [*tiny_overrides(pair, tmp_path / "run"), *sizes, f"data.cache={tmp_path / 'cache'}", *more]
+    return load_config(ROOT / "configs/toy/adaptsegnet_multi.yml", overrides)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_prepared_copies_are_the_same_tensors(pair, tmp_path, kind):
+    config = smaller(pair, tmp_path)
+    before = batches(config)
+    options = [o for o in tiny_overrides(pair, tmp_path / "run") if "root" in o]
+    sizes = [f"data.{d}.size=[48, 24]" for d in ("source", "target")]
+    command = ("prepare", "--config", "configs/toy/adaptsegnet_multi.yml", "--format", kind, "-o", *options, *sizes,
+               f"data.cache={tmp_path / 'cache'}")  # fmt: skip
+    first, second = tool(*command), tool(*command)
+    assert first.returncode == 0 and "source: 8 items" in first.stdout, first.stderr
+    assert "source: already prepared" in second.stdout
+    data = TrainData(config, True)
+    assert data.source.cache is not None and data.target.cache is not None
+    assert "(prepared)" in data.notes()[0]
+    for one, other in zip(before, batches(config)):
+        assert all((a == b).all() for a, b in zip(one, other))
+
+
+def test_a_changed_recipe_finds_no_cache_and_a_damaged_one_is_named(pair, tmp_path):
+    def files(size=(48, 24), root=pair):
+        domain = Domain("gta5", Roots([str(root / "GTA5")]), "all", size)
+        return DomainFiles(domain, CITYSCAPES_19, True, cache=str(tmp_path / "cache"))
+
+    folder, size = prepare(files(), tmp_path / "cache", "png", workers=2)
+    assert size == sum(p.stat().st_size for p in folder.glob("*.png"))
+    assert files().cache is not None and files((40, 20)).cache is None
+    name = pair / "GTA5/images/00001.png"
+    shutil.copy(pair / "GTA5/images/00002.png", name)
+    assert files().cache is None and digest(files()) != folder.name
+    fresh, _ = prepare(files(), tmp_path / "cache", "png", workers=2)
+    (fresh / "000003_label.png").unlink()
+    with pytest.raises(DataError, match="cache .* is damaged .'000003_label.png' is missing or cut"):
+        files()
+
+
+def test_an_interrupted_preparation_leaves_no_cache(pair, tmp_path):
+    domain = Domain("gta5", Roots([str(pair / "GTA5")]), "all", (48, 24))
+    files = DomainFiles(domain, CITYSCAPES_19, True)
+    truncate(pair / "GTA5/images/00008.png")
+    with pytest.raises(DataError, match="00008.png"):
+        prepare(files, tmp_path / "cache", "png", workers=1)
+    assert not [p for p in (tmp_path / "cache").iterdir() if not p.name.startswith(".")]
+
+
+def predictions(pair, folder, change=lambda label: label):
+    from paddle_adaptseg.labels import CITYSCAPES_IDS
+
+    folder.mkdir()
+    lut = CITYSCAPES_19.lut(CITYSCAPES_IDS)
+    for path in (pair / "Cityscapes/gtFine/val").rglob("*_labelIds.png"):
+        label = np.asarray(Image.open(path))
+        name = path.name.replace("gtFine_labelIds", "leftImg8bit")
+        Image.fromarray(change(lut[label])).save(folder / name)
+
+
+def test_saved_predictions_are_scored_as_the_originals_script_does(pair, tmp_path):
+    predictions(pair, tmp_path / "right")
+    truth = pair / "Cityscapes/gtFine/val"
+    matrix = score_folders(truth, tmp_path / "right", "cityscapes", CITYSCAPES_19, workers=2)
+    assert matrix.images == 3 and matrix.miou() == 1.0 and matrix.counts.sum() == 3 * 32 * 64
+    predictions(pair, tmp_path / "road", np.zeros_like)
+    done = tool("compute_iou", truth, tmp_path / "road", "--protocols", "synthia_16,synthia_13")
+    assert done.returncode == 0, done.stderr
+    share = matrix.counts[0, 0] / matrix.counts.sum()
+    assert f"===> {'road:':<12} {100 * share:6.2f}" in done.stdout
+    assert "(synthia_16, 16 classes)" in done.stdout and "(synthia_13, 13 classes)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda p: p.unlink(), "1 of 3 predictions are missing: .*toyville_000001"),
+        (lambda p: Image.fromarray(np.zeros((16, 64), np.uint8)).save(p), "is 64x16, but its truth .* is 64x32"),
+        (lambda p: Image.fromarray(np.full((32, 64), 19, np.uint8)).save(p), "prediction 19 is not one of 19 classes"),
+        (lambda p: p.write_bytes(b""), "the file is empty"),
+    ],
+)
+def test_a_missing_or_wrong_prediction_is_an_error_never_skipped(pair, tmp_path, fault, message):
+    predictions(pair, tmp_path / "out")
+    fault(tmp_path / "out/toyville_000001_000019_leftImg8bit.png")
+    with pytest.raises(DataError, match=message):
+        score_folders(pair / "Cityscapes/gtFine/val", tmp_path / "out", "cityscapes", CITYSCAPES_19, workers=1)
+
+
+def test_a_small_dev_shm_is_noticed_said_and_worked_around(tiny, monkeypatch):
+    expected = batches(tiny("toy/adaptsegnet_multi", "schedule.stop=2"))
+    usage = namedtuple("usage", "total used free")(64 * 2**20, 0, 64 * 2**20)
+    monkeypatch.setattr(sampling.shutil, "disk_usage", lambda path: usage)
+    config = tiny("toy/adaptsegnet_multi", "schedule.stop=2", "data.workers=2")
+    assert any("/dev/shm is too small for 2 loader workers" in line for line in TrainData(config, True).notes())
+    for one, other in zip(expected, batches(config)):
+        assert all((a == b).all() for a, b in zip(one, other))

@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""IoU of predictions saved as label PNGs, named as their images, against the label files below a folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from _cli import run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("gt_dir", help="folder with label files, e.g. Cityscapes gtFine/val")
+    parser.add_argument("pred_dir", help="folder with predictions, e.g. what eval.py --save wrote")
+    parser.add_argument("--dataset", default="cityscapes", help="whose label files they are")
+    parser.add_argument("--classes", default="cityscapes_19", help="what the predictions' indices mean")
+    parser.add_argument("--protocols", default="", help="comma-separated class sets to report; default: all classes")
+    args = parser.parse_args()
+    from paddle_adaptseg import runtime
+
+    runtime.import_paddle()
+    from paddle_adaptseg.data.compare import score_folders
+    from paddle_adaptseg.labels import LABEL_SPACES
+    from paddle_adaptseg.metrics import iou_table
+    from paddle_adaptseg.registry import lookup
+
+    space = lookup(LABEL_SPACES, args.classes, "label space")
+    protocols = [p for p in args.protocols.split(",") if p] or [args.classes]
+    sets = {p: [space.names.index(n) for n in lookup(LABEL_SPACES, p, "protocol").names] for p in protocols}
+    matrix = score_folders(Path(args.gt_dir), Path(args.pred_dir), args.dataset, space, runtime.cpu_count())
+    print(iou_table(space.names, matrix, sets))
+    print(f"{matrix.images} images, scored at the labels' full resolution")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
