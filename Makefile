@@ -4,7 +4,7 @@ PY := .venv/bin/python
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test test-paddle26 lint clean
+.PHONY: help setup demo demo-seeds test test-slow test-paddle26 bench-loading lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -20,6 +20,12 @@ demo-seeds: setup  ## the demo's recipe over three seeds, with its table in docs
 
 test: setup  ## run the test suite
 	$(PY) -m pytest -n $(JOBS) -m "not slow" tests
+
+test-slow: setup  ## run the checks that take minutes
+	$(PY) -m pytest -m slow -s tests
+
+bench-loading: setup  ## measure reading and scoring against the originals' way
+	$(PY) benchmarks/loading.py
 
 test-paddle26:  ## run the test suite on Paddle 2.6.2 in .venv-paddle26
 	@tools/setup_env.sh .venv-paddle26 requirements-paddle26.txt

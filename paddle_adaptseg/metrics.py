@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 
 
@@ -22,9 +23,7 @@ class ConfusionMatrix:
         if truth.shape != prediction.shape:
             raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
         classes = len(self.counts)
-        pairs = (truth.astype(np.uint8, copy=False).astype(np.intp) << 8).ravel()
-        pairs += prediction.astype(np.uint8, copy=False).ravel()
-        table = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)[:classes]
+        table = pair_counts(truth, prediction)[:classes]
         if table[:, classes:].any():
             wrong = int(np.flatnonzero(table[:, classes:].sum(0))[-1]) + classes
             raise ValueError(f"prediction {wrong} is not one of {classes} classes")
@@ -47,6 +46,17 @@ class ConfusionMatrix:
         """Mean IoU over the present classes, or over those of them in `indices`; NaN when there is none."""
         values = self.iou() if indices is None else self.iou()[list(indices)]
         return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def pair_counts(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How often each pair of uint8 values occurs [256, 256]."""
+    total = np.zeros((256, 256), np.int64)
+    rows = max(1, 2**24 // max(1, one.shape[-1]))  # the histogram counts in float32, exact up to 2**24
+    one, other = (np.ascontiguousarray(x.reshape(-1, x.shape[-1]), np.uint8) for x in (one, other))
+    for start in range(0, len(one), rows):
+        part = [one[start : start + rows], other[start : start + rows]]
+        total += cv2.calcHist(part, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
+    return total
 
 
 def iou_table(names: Sequence[str], matrix: ConfusionMatrix, sets: Mapping[str, Sequence[int]]) -> str:

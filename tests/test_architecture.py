@@ -45,7 +45,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "visualdl": {"logger"},
     "yaml": {"yamltree", "configfile"},
-    "cv2": {"visual", "data"},
+    "cv2": {"visual", "data", "metrics"},
     "PIL": {"visual", "data", "engine", "demo"},
     "pickle": {"weights"},
     "torch": set(),

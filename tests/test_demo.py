@@ -41,7 +41,7 @@ def test_a_failing_job_is_reported_with_its_last_line(toy_root, tmp_path):
 
 def matrix(right):
     made = ConfusionMatrix(19)
-    made.update(np.zeros(10, int), np.array([0] * right + [1] * (10 - right)))
+    made.update(np.zeros((1, 10), int), np.array([[0] * right + [1] * (10 - right)]))
     return made
 
 

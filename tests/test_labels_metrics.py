@@ -63,3 +63,10 @@ def test_the_table_has_the_originals_names_and_marks_absent_classes():
     assert lines[17].split() == ["===>", "motocycle:", "100.00"]
     assert "nan (absent)" in lines[1]
     assert lines[-2:] == ["===> mIoU: 100.00 (both, 3 classes)", "===> mIoU: nan (absent) (other, 1 classes)"]
+
+
+def test_counting_pairs_is_exact_beyond_what_float32_counts():
+    truth = np.zeros((3, 2**23), np.uint8)
+    matrix = ConfusionMatrix(2)
+    matrix.update(truth, truth)
+    assert matrix.counts.tolist() == [[3 * 2**23, 0], [0, 0]]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from paddle_adaptseg.config import Domain
 from paddle_adaptseg.data.decode import LABELS, decode_rgb
 from paddle_adaptseg.data.items import Item, Listing, survey
-from paddle_adaptseg.data.transforms import resize_image, resize_label
+from paddle_adaptseg.data.transforms import resize_label
 from paddle_adaptseg.errors import DataError, shorten
 from paddle_adaptseg.files import write_atomically
 from paddle_adaptseg.labels import LabelSpace
@@ -105,7 +105,7 @@ def contact_sheet(domain: Domain, space: LabelSpace, labelled: bool, path: Path)
 
 def _cell(item: Item, listing: Listing, space: LabelSpace) -> Optional[np.ndarray]:
     try:
-        image = resize_image(decode_rgb(item.image), CELL)
+        image = decode_rgb(item.image, CELL)
         if item.label is None:
             return image
         ids = resize_label(LABELS[listing.labels.decode](item.label), CELL)

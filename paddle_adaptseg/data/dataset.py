@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
+import cv2
 import numpy as np
 
 from paddle_adaptseg.config import Domain
 from paddle_adaptseg.data.cache import Cache
 from paddle_adaptseg.data.decode import LABELS, decode_rgb
 from paddle_adaptseg.data.items import list_items
-from paddle_adaptseg.data.transforms import resize_image, resize_label
+from paddle_adaptseg.data.transforms import resize_label
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.registry import lookup
 
@@ -45,11 +46,11 @@ class DomainFiles:
         size = tuple(size or self.size)
         if self.cache is not None and size == self.size:
             return self.cache.image(index)
-        return resize_image(decode_rgb(self.items[index].image), size)
+        return decode_rgb(self.items[index].image, size)
 
     def label(self, index: int, size: Optional[Sequence[int]] = None) -> np.ndarray:
         """Train ids [H, W] uint8 at `size`; as stored without one."""
         if self.cache is not None and size is not None and tuple(size) == self.size:
             return self.cache.label(index)
         ids = self.decode(self.items[index].label)
-        return self.lut[ids if size is None else resize_label(ids, size)]
+        return cv2.LUT(ids if size is None else resize_label(ids, size), self.lut)

@@ -11,6 +11,7 @@ from typing import Optional
 import numpy as np
 import paddle
 from paddle.io import DataLoader, Dataset
+from PIL import Image
 
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.config import Augment, Pixels
@@ -93,6 +94,7 @@ def train_batches(
 
 
 def _loader(dataset: Dataset, batches: _Positions, workers: int) -> DataLoader:
+    Image.core.set_blocks_max(8)  # Pillow keeps its memory between pictures: a tenth faster, and workers inherit it
     return DataLoader(
         dataset,
         batch_sampler=batches,
