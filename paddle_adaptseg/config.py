@@ -141,6 +141,7 @@ class Run:
     keep: int = 3
     restore_from: str = ""
     restore_partial: bool = False
+    baseline: str = ""  # folder of a source-only run; evaluations then tell the lift over it
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from paddle_adaptseg.config import Config
 from paddle_adaptseg.errors import TrainingError
 from paddle_adaptseg.runtime import cpu_count
 
+SECONDS = "seconds"  # file in a run's folder: how long its (last) process trained
 TRAIN = Path(__file__).resolve().parent.parent / "tools" / "train.py"
 
 
@@ -55,11 +56,11 @@ def run_jobs(jobs: Sequence[Job], parallel: int) -> None:
         while waiting or running:
             while waiting and len(running) < parallel:
                 job = waiting.pop(0)
-                running[_start(job, threads)] = job
+                running[_start(job, threads)] = (job, time.monotonic())
             time.sleep(0.3)
             bar.update(min(total, sum(job.done_steps() for job in jobs)) - bar.n)
             for process in [p for p in running if p.poll() is not None]:
-                _check(running.pop(process), process.returncode)
+                _finish(*running.pop(process), process.returncode)
     finally:
         bar.close()
         for process in running:
@@ -80,8 +81,10 @@ def _start(job: Job, threads: int) -> subprocess.Popen:
         )
 
 
-def _check(job: Job, code: int) -> None:
+def _finish(job: Job, began: float, code: int) -> None:
+    """Note how long a training took, or say why it failed."""
     if code == 0:
+        (job.folder / SECONDS).write_text(f"{time.monotonic() - began:.1f}\n", encoding="utf-8")
         return
     log = job.folder / "console.log"
     last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]

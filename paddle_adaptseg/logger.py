@@ -49,6 +49,11 @@ class RunLog:
         """Write an RGB picture [H, W, 3]."""
         self._vdl.add_image(tag=name, img=image, step=step)
 
+    def text(self, step: int, name: str, value: str) -> None:
+        """Write a sentence."""
+        self._lines.write(json.dumps({"step": step, name: value}) + "\n")
+        self._vdl.add_text(tag=name, text_string=value, step=step)
+
     def flush(self) -> None:
         """Bring everything to disk; called before every checkpoint, so that no state is ahead of its log."""
         self._lines.flush()

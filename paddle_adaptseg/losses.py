@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Callable
+from typing import Callable, Optional
 
 import paddle
 import paddle.nn.functional as F
@@ -36,6 +36,27 @@ def least_squares_gan(verdict: Tensor, domain: float) -> Tensor:
 GAN_LOSSES: Mapping[str, Callable[[Tensor, float], Tensor]] = {"vanilla": vanilla_gan, "ls": least_squares_gan}
 
 
+def focal_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """CLAN's segmentation loss: mean of -(1 - p)^2 log p over labelled pixels; 0 when nothing is labelled."""
+    known = label != IGNORE
+    log_p = F.log_softmax(logits, axis=1)
+    picked = paddle.take_along_axis(log_p, (label * known.astype(label.dtype)).unsqueeze(1), axis=1).squeeze(1)
+    weight = known.astype(logits.dtype)
+    return -(((1 - picked.exp()) ** 2) * picked * weight).sum() / weight.sum().clip(min=1.0)
+
+
+def weighted_bce(verdict: Tensor, domain: float, weight: Optional[Tensor]) -> Tensor:
+    """Mean binary cross entropy of a critic's logits against one domain, every pixel with its weight."""
+    return F.binary_cross_entropy_with_logits(verdict, paddle.full_like(verdict, domain), weight=weight)
+
+
+def cosine(one: Tensor, other: Tensor, axis: Optional[int] = None) -> Tensor:
+    """Cosine similarity along an axis, or of the flattened tensors."""
+    if axis is None:
+        one, other, axis = one.flatten(), other.flatten(), 0
+    return F.cosine_similarity(one, other, axis=axis)
+
+
 def softmax(logits: Tensor) -> Tensor:
     """Class probabilities [N, C, H, W]."""
     return F.softmax(logits, axis=1)
@@ -53,3 +74,47 @@ REPRESENTATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"softmax": softmax,
 def entropy_map(logits: Tensor) -> Tensor:
     """Normalised entropy of every pixel [N, H, W], 0 (sure) to 1 (uniform)."""
     return self_information(logits).sum(axis=1)
+
+
+def mean_entropy(logits: Tensor, ratio: float = 1.0) -> Tensor:
+    """Mean normalised entropy; with a ratio below 1 only of that share of an image's pixels, the least certain."""
+    entropy = entropy_map(logits).flatten(1)
+    if ratio < 1.0:
+        entropy = entropy.topk(max(1, int(ratio * entropy.shape[1])), axis=1)[0]
+    return entropy.mean()
+
+
+def max_square(logits: Tensor) -> Tensor:
+    """-mean(p^2) / 2 over pixels and classes: its gradient grows with certainty only linearly."""
+    return -(softmax(logits) ** 2).mean() / 2
+
+
+def class_weights(p: Tensor, ratio: float) -> Tensor:
+    """Weight [N, 1, H, W] of every pixel: 1 / max(count^ratio * total^(1 - ratio), 1), count: pixels of its class."""
+    predicted = F.one_hot(p.argmax(axis=1), p.shape[1])  # [N, H, W, C]
+    count = predicted.sum(axis=[1, 2])
+    weight = 1.0 / (count**ratio * count.sum(axis=1, keepdim=True) ** (1 - ratio)).clip(min=1.0)
+    return (predicted * weight.unsqueeze(1).unsqueeze(1)).sum(axis=-1).unsqueeze(1).detach()
+
+
+def iw_max_square(logits: Tensor, ratio: float = 0.2) -> Tensor:
+    """Max squares with every pixel weighted by how rare its predicted class is in the image."""
+    p = softmax(logits)
+    return -(class_weights(p, ratio) * p**2).sum() / (p.shape[0] * p.shape[1])
+
+
+def iw_entropy(logits: Tensor, ratio: float = 0.2) -> Tensor:
+    """Normalised entropy weighted like iw_max_square."""
+    information = self_information(logits)
+    return (class_weights(softmax(logits), ratio) * information).sum() / (logits.shape[0] * logits.shape[1])
+
+
+def hard_labels(p: Tensor, sure: Tensor) -> Tensor:
+    """The predicted class [N, H, W] where `sure`, else IGNORE."""
+    return paddle.where(sure, p.argmax(axis=1), paddle.full_like(sure.astype("int64"), IGNORE)).detach()
+
+
+def hard_label(logits: Tensor, threshold: float = 0.95) -> Tensor:
+    """Cross entropy with the network's own predictions where they are surer than `threshold`."""
+    p = softmax(logits)
+    return cross_entropy(logits, hard_labels(p, p.max(axis=1) > threshold))

@@ -58,8 +58,32 @@ def _seg(c: dict) -> dict[str, float]:
     return {"aux": c["lambda_seg"], "main": 1.0}
 
 
+def _minent(c: dict) -> tuple[dict, dict]:
+    method = {"name": "target_prior", "target_loss": "entropy", "weights": _levels(c["ent"]), "seg_weights": _seg(c)}
+    return {"aspp_branches": 4}, method
+
+
+def _maxsquare(c: dict) -> tuple[dict, dict]:
+    method = {
+        "name": "target_prior",
+        "target_loss": "iw_max_square" if c["iw"] else "max_square",
+        "weights": {"main": c["lambda_target"]},
+        "seg_weights": _seg(c) if c["multi"] else {"main": 1.0},
+        "guidance": c["threshold"] if c["multi"] else None,
+    }
+    return {"aspp_branches": 2, "norm": "batch_fixed_stem"}, method
+
+
+def _clan(c: dict) -> tuple[dict, dict]:
+    keys = ("preheat", "lambda_adv", "lambda_weight", "lambda_local", "epsilon")
+    return {"name": "deeplabv2_resnet_twin", "aspp_branches": 4}, {"name": "clan", **{k: c[k] for k in keys}}
+
+
 # method of the figures -> (model parameters, method section)
 COMPONENTS = {
+    "minent": _minent,
+    "maxsquare": _maxsquare,
+    "clan": _clan,
     "source_only": lambda c: ({"aspp_branches": 2}, {"name": "source_only", "seg_weights": _seg(c)}),
     "adaptseg": lambda c: ({"aspp_branches": 2}, _adversarial(c)),
     "advent": lambda c: ({"aspp_branches": 4}, _adversarial(c, represent="self_information")),
@@ -73,16 +97,18 @@ def configuration(c: dict) -> Config | str:
     model, method = COMPONENTS[c["method"]](c)
     if method["name"] not in METHODS:
         return c["method"]
+    norm = {"norm": "frozen"} if c.get("freeze_bn") else {}
+    kind = model.pop("name", "deeplabv2_resnet")
     unused = Domain("gta5", "unused", "all", (1, 1))
     return Config(
-        Component("deeplabv2_resnet", {"depths": c["depths"], **model}),
+        Component(kind, {"depths": c["depths"], **model, **norm}),
         Component(method.pop("name"), method),
         Data(unused, unused, unused, batch_size=c["n"]),
         Optim(
             SegmenterOptim(c["lr"], c["momentum"], c["wd"], c.get("legacy", False)),
             CriticsOptim(c["lr_d"], 0.9, 0.99),
         ),
-        Schedule(c["max_iters"], c["steps"], c["power"]),
+        Schedule(c["max_iters"], c["steps"], c["power"], c.get("preheat", 0)),
     )
 
 
@@ -93,26 +119,29 @@ def run_case(case: dict, config: Config) -> tuple[list[dict[str, float]], dict[s
         method = build_method(config.method, build_model(config.model, c["classes"]), c["classes"])
         tensors, before = method.state_dict(), {}
         for name in case["change"]:
-            own = our_name(name)
+            own = our_name(name, config)
             if own in tensors:
                 before[name] = rules.values(name, tuple(tensors[own].shape), c["salt"])
                 tensors[own].set_value(before[name])
-        untouched = {our_name(n) for n in before}
+        untouched = {our_name(n, config) for n in before}
         assert untouched == set(tensors), f"figures name no value for {sorted(set(tensors) - untouched)}"
         state = TrainState(method, build_players(method, config))
         readings = []
         for step in range(c["steps"]):
             clock = Clock(step, config.schedule.horizon, watch=True)
             report = train_step(state, clock, config.schedule, iter([_batch(rules, step, c)]))
-            readings.append({**report.losses, **report.readings})
-        return readings, {n: tensors[our_name(n)].numpy().astype(np.float64) - v for n, v in before.items()}
+            observed = {k.split("/")[-1]: v for k, v in report.readings.items()}
+            readings.append({**observed, **report.losses})
+        return readings, {n: tensors[our_name(n, config)].numpy().astype(np.float64) - v for n, v in before.items()}
 
 
-def our_name(name: str) -> str:
-    """Our name of a figures' tensor: G is the segmenter, D1 the critic of aux, D2 of main."""
+def our_name(name: str, config: Config) -> str:
+    """Our name of a figures' tensor: G is the segmenter, D1 the critic of aux (or the only one), D2 of main."""
     player, tensor = name.split(".", 1)
     if player == "G":
-        return "segmenter." + rename(tensor, "deeplabv2_resnet")
+        return "segmenter." + rename(tensor, config.model.name)
+    if config.method.name == "clan":
+        return "critic." + rename(tensor, "discriminator")
     return f"critics.{'aux' if player == 'D1' else 'main'}." + rename(tensor, "discriminator")
 
 

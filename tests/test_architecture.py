@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "methods": BASICS | {"methods", "losses", "models.layers", "models.discriminator", "models.segmenter"},
     "engine": BASICS | {"engine", "data", "models", "methods", "losses", "metrics", "weights", "checkpoint", "logger",
                         "runtime", "visual"},
+    "study": {"configfile", "errors", "files", "launch"},
     "demo": BASICS | {"data", "engine", "launch", "metrics", "models.layers", "runtime", "visual"},
     "__init__": {"runtime", "version"},
 }  # fmt: skip
@@ -50,6 +51,7 @@ ONLY_IN = {
     "pickle": {"weights"},
     "torch": set(),
     "argparse": set(),
+    "matplotlib": {"study"},
 }
 
 

@@ -34,6 +34,26 @@ def test_an_experiment_loads_builds_and_tells_what_to_expect(path):
     assert config.run.output.endswith(str(path.relative_to(ROOT / "configs").with_suffix("")))
 
 
+def test_the_other_papers_hyper_parameters_too():
+    def load(name):
+        return load_config(ROOT / f"configs/{name}.yml")
+
+    advent = load("gta5_cityscapes/advent")
+    assert advent.method.params["weights"] == {"main": 0.001, "aux": 0.0002}
+    assert advent.method.params["represent"] == "self_information" and advent.model.params["aspp_branches"] == 4
+    assert (advent.schedule.horizon, advent.schedule.stop) == (250_000, 120_000)
+    for pair, local in (("gta5", 40.0), ("synthia", 10.0)):
+        clan = load(f"{pair}_cityscapes/clan")
+        assert clan.method.params["lambda_local"] == local and clan.method.params["epsilon"] == 0.4
+        assert clan.schedule.warmup == clan.method.params["preheat"] == 0.05 * clan.schedule.horizon
+    multi = load("gta5_cityscapes/iw_maxsquare_multi")
+    assert multi.method.params["weights"] == {"main": 0.09} and multi.method.params["guidance"] == 0.95
+    assert multi.data.target.size == (1280, 640) and multi.run.restore_from.endswith("pretrain_maxsquare")
+    assert load("gta5_cityscapes/maxsquare").method.params["weights"] == {"main": 0.1}
+    assert load("synthia_cityscapes/advent").data.protocols == ("synthia_16", "synthia_13")
+    assert load("cityscapes_crosscity/maxsquare").data.target.only == {"city": ("Rome",)}
+
+
 def test_papers_hyper_parameters_stand_in_the_configurations():
     def method(name):
         return load_config(ROOT / f"configs/gta5_cityscapes/{name}.yml").method.params

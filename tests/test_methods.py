@@ -16,6 +16,7 @@ from paddle_adaptseg.models import build_model
 CLASSES = 4
 SEG = {"main": 1.0, "aux": 0.1}
 ADV = {"weights": {"main": 0.1, "aux": 0.02}, "seg_weights": SEG, "critic_width": 4}
+PRIOR = {"weights": {"main": 0.1, "aux": 0.02}, "seg_weights": SEG}
 # Every method in METHODS has at least one variant here (asserted below).
 VARIANTS = {
     "source_only": ("source_only", {"seg_weights": SEG}),
@@ -23,14 +24,32 @@ VARIANTS = {
     "single_ls": ("output_adversarial", {**ADV, "weights": {"main": 0.1}, "seg_weights": {"main": 1.0}, "gan": "LS"}),
     "self_information": ("output_adversarial", {**ADV, "represent": "self_information"}),
     "half_size_maps": ("output_adversarial", {**ADV, "critic_scale": 0.5}),
+    "features": ("feature_adversarial", {**ADV, "weights": {"main": 0.1}}),
+    "bn_adapt": ("bn_adapt", {"seg_weights": SEG}),
+    "minent": ("target_prior", {**PRIOR, "target_loss": "entropy"}),
+    "minent_range": ("target_prior", {**PRIOR, "target_loss": "entropy", "options": {"ratio": 0.3}}),
+    "max_square": ("target_prior", {**PRIOR, "target_loss": "max_square"}),
+    "iw_max_square": ("target_prior", {**PRIOR, "target_loss": "iw_max_square"}),
+    "iw_entropy": ("target_prior", {**PRIOR, "target_loss": "iw_entropy"}),
+    "hard": ("target_prior", {**PRIOR, "target_loss": "hard", "options": {"threshold": 0.2}}),
+    "guided": (
+        "target_prior",
+        {**PRIOR, "weights": {"main": 0.1}, "target_loss": "iw_max_square", "guidance": 0.2},
+    ),
+    "clan_plain": ("clan", {"preheat": 5, "critic_width": 4}),
+    "clan_weighted": ("clan", {"preheat": -1, "critic_width": 4}),
 }
-PLAYERS = {"seg": "segmenter", "adv": "segmenter", "d": "critics"}  # by the first word of a term's name
+MODELS = {"bn_adapt": {"width": 8, "norm": "batch"}}
+# by the first word of a term's name
+PLAYERS = {"seg": "segmenter", "adv": "segmenter", "d": "critics", "ent": "segmenter", "target": "segmenter",
+           "weight": "segmenter"}  # fmt: skip
 
 
 def build(variant):
     paddle.seed(1)
     name, params = VARIANTS[variant]
-    model = build_model(Component("small", {"width": 8}), CLASSES)
+    network = "small_twin" if name == "clan" else "small"
+    model = build_model(Component(network, MODELS.get(variant, {"width": 8})), CLASSES)
     return build_method(Component(name, params), model, CLASSES)
 
 

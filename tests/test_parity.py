@@ -65,6 +65,11 @@ def resnet(depths, branches):
 NETWORKS = {
     "deeplabv2_resnet101_2branch": resnet([3, 4, 23, 3], 2),
     "deeplabv2_resnet101_4branch": resnet([3, 4, 23, 3], 4),
+    "clan_resnet101": (
+        lambda: build_model(Component("deeplabv2_resnet_twin", {"aspp_branches": 4}), 19),
+        "deeplabv2_resnet_twin",
+        ("first", "second"),
+    ),
     "deeplabv2_eval_1111": resnet([1, 1, 1, 1], 2),
     "deeplabv2_vgg16": (lambda: build_model(Component("deeplabv2_vgg16"), 19), "deeplabv2_vgg16", ("main",)),
     "discriminator": (lambda: discriminator(19), "discriminator", (None,)),

@@ -15,13 +15,27 @@ from paddle_adaptseg.engine import fit
 from paddle_adaptseg.engine import run as run_module
 from paddle_adaptseg.errors import CheckpointError
 from paddle_adaptseg.logger import VDL_FILE
+from paddle_adaptseg.methods import METHODS
 
-EXPERIMENTS = ["toy/source_only", "toy/adaptsegnet_multi"]
-EARLY = ("method.ramp.start=1", "run.keep=9")  # the adversary takes part from the second step
+# A configuration for every method in METHODS (asserted below).
+EXPERIMENTS = {
+    "source_only": "toy/source_only",
+    "output_adversarial": "toy/adaptsegnet_multi",
+    "target_prior": "toy/iw_maxsquare_multi",
+    "clan": "toy/clan",
+    "bn_adapt": "toy/bn_adapt",
+    "feature_adversarial": "toy/feature_adversarial",
+}
+EARLY = ("method.ramp.start=1", "run.keep=9")  # adaptation takes part from the second step
 
 
 def overrides(name):
-    return EARLY if "adaptsegnet" in name else EARLY[1:]
+    has_ramp = name not in ("toy/source_only", "toy/bn_adapt")
+    return EARLY if has_ramp else EARLY[1:]
+
+
+def test_every_method_is_resumed_here():
+    assert set(EXPERIMENTS) == set(METHODS)
 
 
 class SessionEnded(Exception):
@@ -71,7 +85,7 @@ def assert_same_run(one: Path, other: Path, step: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", EXPERIMENTS.values(), ids=EXPERIMENTS)
 def test_straight_equals_resumed_bit_for_bit(tiny, tmp_path, interrupted, name, workers):
     config = tiny(name, *overrides(name), f"data.workers={workers}")
     straight = override(config, f"run.output={tmp_path / 'straight'}", "data.workers=0")

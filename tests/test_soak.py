@@ -30,7 +30,7 @@ def test_two_loaders_at_once_do_not_grow_over_2000_batches(tiny, workers):
     readings = []
     for number, _ in enumerate(zip(one, other)):
         if number in (WARM, BATCHES - 1):
-            readings.append((memory(), shutil.disk_usage("/dev/shm").used, len(os.listdir("/proc/self/fd"))))
+            readings.append((memory(), shutil.disk_usage("/dev/shm").used, len(list(Path("/proc/self/fd").iterdir()))))
     (before, shm_before, files_before), (after, shm_after, files_after) = readings
     print(f"{workers} workers: {before / 2**20:.1f} -> {after / 2**20:.1f} MB")
     assert after < 1.03 * before

@@ -10,7 +10,10 @@ from _cli import run
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--restore-from", required=True, help="a .pdparams file or the folder of a run")
+    parser.add_argument(
+        "--restore-from", required=True, nargs="+", help="a .pdparams file or the folder of a run; several: an ensemble"
+    )
+    parser.add_argument("--weights", type=float, nargs="+", default=[], help="weight of each model of an ensemble")
     parser.add_argument("--config", help="YAML file; default: the configuration saved in the weights")
     parser.add_argument("--save", metavar="DIR", help="write label and colour PNGs of every image there")
     parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
@@ -21,7 +24,7 @@ def main() -> int:
     from paddle_adaptseg.metrics import iou_table
 
     config = load_config(args.config, args.override) if args.config else None
-    matrix, config = evaluate(args.restore_from, config, args.override, args.save)
+    matrix, config = evaluate(args.restore_from, config, args.override, args.save, args.weights)
     print(iou_table(label_space(config).names, matrix, class_sets(config)))
     print(protocol_line(config, matrix.images))
     if args.save:

@@ -48,11 +48,9 @@ def main() -> int:
     if args.continue_train and not args.config and "run.output" in values and saved.is_file():
         path = str(saved)
     config = load_config(path, [*(f"{k}={v}" for k, v in values.items()), *args.override])
-    toy = Path("dataset/toy")
-    if config.data.source.root == (str(toy / "GTA5"),) and not toy.exists():
-        from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
+    from paddle_adaptseg.data.toy import ensure_toy
 
-        write_toy_pair(toy, ToySpec())
+    ensure_toy(config.data.source.root)
     result = fit(config, (args.start_iter or "latest") if args.continue_train else None, args.overwrite)
     print(f"done: step {result.step}, target mIoU {result.miou:.2f}, best {result.best_miou:.2f} at {result.best_step}")
     print(f"weights: {result.output / 'best.pdparams'}  curves: visualdl --logdir {result.output / 'vdl'}")

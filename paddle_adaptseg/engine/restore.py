@@ -14,6 +14,7 @@ from paddle_adaptseg.engine.evaluator import evaluate_model
 from paddle_adaptseg.errors import CheckpointError
 from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.models import build_model
+from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights import load_arrays
 from paddle_adaptseg.weights.pdparams import read_weights
@@ -50,12 +51,26 @@ def load_model(
 
 
 def evaluate(
-    origin: str | Path,
+    origin: str | Path | Sequence[str | Path],
     config: Optional[Config] = None,
     overrides: Sequence[str] = (),
     save: Optional[str | Path] = None,
+    weights: Sequence[float] = (),
 ) -> tuple[ConfusionMatrix, Config]:
-    """Score weights on their configuration's validation domain; `save` writes the predictions as pictures."""
-    model, config = load_model(origin, config, overrides)
+    """Score weights on their configuration's validation domain; `save` writes the predictions as pictures.
+
+    Several origins are an ensemble: their probabilities are averaged with `weights`. Each keeps its own network; data
+    and protocol are those of the first.
+    """
+    origins = [origin] if isinstance(origin, (str, Path)) else list(origin)
+    model, config = load_model(origins[0], config, overrides)
+    if len(origins) > 1:
+        others = [load_model(path) for path in origins[1:]]
+        for path, (_, other) in zip(origins[1:], others):
+            if label_space(other) != label_space(config) or other.data.pixels != config.data.pixels:
+                raise CheckpointError(
+                    f"'{path}' predicts other classes or reads pixels in another way than '{origins[0]}'"
+                )
+        model = Ensemble([model, *(m for m, _ in others)], weights)
     runtime.set_device(config.run.device)
     return evaluate_model(model, config, save=Path(save) if save else None), config

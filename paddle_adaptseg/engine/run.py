@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from paddle_adaptseg.data import TrainData, label_space, open_validation
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.transforms import normalise
 from paddle_adaptseg.engine.evaluator import evaluate_model, look, score_scalars
+from paddle_adaptseg.engine.health import HealthMonitor
 from paddle_adaptseg.engine.optim import build_players
 from paddle_adaptseg.engine.restore import find_weights
 from paddle_adaptseg.engine.trainer import StepReport, TrainState, run_steps
@@ -63,6 +65,7 @@ class _Run:
         elif config.run.restore_from:
             restore_weights(self.state, config, print)
         self.miou = float("nan")
+        self.health, self.baseline = HealthMonitor(), last_score(config.run.baseline)
         self.log = RunLog(self.folder, self.state.step)
         write_atomically(self.folder / "config.yml", lambda handle: handle.write(dump(config).encode()))
         self.console = Console(self.state.step, config.schedule.stop)
@@ -109,6 +112,8 @@ class _Run:
         text = ""
         if step % run.log_every == 0 or step == last:
             self.log.scalars(step, report.scalars())
+            for warning in self.health.observe(report.losses, report.readings):
+                self.warn(warning)
             text = summary(report)
             if self.console.bar.disable:
                 self.console.line(f"step {step}/{last}  {text}")
@@ -130,8 +135,26 @@ class _Run:
         if improved:
             state.best_step, state.best_miou = step, self.miou
         best = "best so far" if improved else f"best {state.best_miou:.2f} at step {state.best_step}"
-        self.console.line(f"step {step}  target mIoU {self.miou:.2f} ({best})")
+        self.console.line(f"step {step}  target mIoU {self.miou:.2f} ({best}{self.compare()})")
         return improved
+
+    def compare(self) -> str:
+        """The lift over the baseline, where one is known; a negative one is a warning."""
+        if self.baseline is None:
+            return ""
+        lift = self.miou - self.baseline
+        self.log.scalars(self.state.step, {"health/lift": lift})
+        if lift < 0 and self.state.step == self.config.schedule.stop:
+            self.warn(
+                f"the adapted network is {-lift:.2f} points worse than source only ({self.baseline:.2f}): adaptation "
+                "hurts here; lower its weight, or check that the domains share their classes"
+            )
+        return f", {lift:+.2f} over the baseline"
+
+    def warn(self, text: str) -> None:
+        """Say something on the console and in VisualDL."""
+        self.console.line(f"warning: step {self.state.step}: {text}")
+        self.log.text(self.state.step, "warnings", text)
 
     def draw(self, domain: str, files: DomainFiles) -> None:
         """Panels of the first images of a domain: image, prediction, truth, entropy."""
@@ -153,6 +176,20 @@ class _Run:
             save_weights(self.folder / "best.pdparams", arrays, text)
         checkpoint.save_state(self.folder, self.state.snapshot(self.config))
         checkpoint.prune(self.folder, self.config.run.keep, self.state.best_step)
+
+
+def last_score(baseline: str) -> Optional[float]:
+    """The target mIoU of a run's last evaluation."""
+    if not baseline:
+        return None
+    log = Path(baseline) / "log.jsonl"
+    if not log.is_file():
+        raise CheckpointError(f"run.baseline: '{baseline}' is no run's folder (it has no log.jsonl)")
+    scores = [json.loads(line).get("target/mIoU") for line in log.read_text(encoding="utf-8").splitlines()]
+    scores = [score for score in scores if score is not None]
+    if not scores:
+        raise CheckpointError(f"run.baseline: the run in '{baseline}' was never evaluated")
+    return scores[-1]
 
 
 def build_state(config: Config) -> TrainState:

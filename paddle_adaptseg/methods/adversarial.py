@@ -12,10 +12,10 @@ from typing import Optional
 from paddle import Tensor, nn
 
 from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.losses import GAN_LOSSES, REPRESENTATIONS, SOURCE, TARGET
+from paddle_adaptseg.losses import GAN_LOSSES, REPRESENTATIONS, SOURCE, TARGET, vanilla_gan
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.models.discriminator import discriminator
-from paddle_adaptseg.models.layers import frozen, resize, resize_all
+from paddle_adaptseg.models.layers import frozen, resize_all
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
 from paddle_adaptseg.registry import lookup
 
@@ -46,23 +46,28 @@ class OutputAdversarial(Method):
         self.critics = nn.LayerDict({level: discriminator(classes, critic_width) for level in self.weights})
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
-        source = self.segmenter.logits(batch.source_image)
-        yield self.seg_terms(resize_all(source, batch.source_image.shape[2:]), batch, clock)
+        logits, source = self.look(batch.source_image)
+        yield self.seg_terms(logits, batch, clock)
         factor = self.ramp(clock.step)
         if factor == 0.0:
             return
-        source_maps = self.maps({k: x.detach() for k, x in source.items()}, batch.source_image)
-        target_maps = self.maps(self.segmenter.logits(batch.target_image), batch.target_image)
-        yield self.fooling_terms(target_maps, factor)
-        yield self.critic_terms(source_maps, {k: x.detach() for k, x in target_maps.items()})
+        source = {level: x.detach() for level, x in source.items()}
+        logits, target = self.look(batch.target_image)
+        self.observe_target(logits["main"], clock)
+        del logits
+        yield self.fooling_terms(target, factor)
+        yield self.critic_terms(source, {level: x.detach() for level, x in target.items()}, clock)
 
     def players(self) -> dict[str, list[ParamGroup]]:
         return {**super().players(), "critics": [group("critics", self.critics.named_parameters())]}
 
-    def maps(self, logits: dict[str, Tensor], image: Tensor) -> dict[str, Tensor]:
-        """What the critics look at, for every level that has one."""
-        size = tuple(round(n * self.critic_scale) for n in image.shape[2:])
-        return {level: self.represent(resize(logits[level], size)) for level in self.weights}
+    def look(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The logits of an image at its size, and what the critics look at, for every level that has one."""
+        logits = self.segmenter.logits(image)
+        full = resize_all(logits, image.shape[2:])
+        size = [round(n * self.critic_scale) for n in image.shape[2:]]
+        smaller = full if self.critic_scale == 1.0 else resize_all(logits, size)
+        return full, {level: self.represent(smaller[level]) for level in self.weights}
 
     def fooling_terms(self, target: dict[str, Tensor], factor: float) -> Terms:
         """The segmenter's target output should be taken for source; no gradient reaches the critics."""
@@ -72,10 +77,18 @@ class OutputAdversarial(Method):
                 for level, weight in self.weights.items()
             }
 
-    def critic_terms(self, source: dict[str, Tensor], target: dict[str, Tensor]) -> Terms:
+    def critic_terms(self, source: dict[str, Tensor], target: dict[str, Tensor], clock: Clock) -> Terms:
         """The critics should name the domain of detached maps; halves, as the originals log them."""
         terms: Terms = {}
         for level, critic in self.critics.items():
-            for domain, x, answer in (("source", source, SOURCE), ("target", target, TARGET)):
-                terms[f"d_{level}_{domain}"] = Term(self.gan(critic(x[level]), answer) / 2)
+            verdicts = {"source": critic(source[level]), "target": critic(target[level])}
+            for (domain, verdict), answer in zip(verdicts.items(), (SOURCE, TARGET)):
+                terms[f"d_{level}_{domain}"] = Term(self.gan(verdict, answer) / 2)
+            if clock.watch:
+                self.observed[f"critic_accuracy_{level}"] = self.accuracy(verdicts["source"], verdicts["target"])
         return terms
+
+    def accuracy(self, source: Tensor, target: Tensor) -> Tensor:
+        """Share of right verdicts, each domain counting half."""
+        middle = 0.0 if self.gan is vanilla_gan else (SOURCE + TARGET) / 2
+        return ((source < middle).astype("float32").mean() + (target > middle).astype("float32").mean()) / 2

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import paddle
+import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.errors import ConfigError, suggest
-from paddle_adaptseg.losses import cross_entropy
+from paddle_adaptseg.losses import cross_entropy, entropy_map
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter
 
 
@@ -89,12 +91,26 @@ class Method(nn.Layer):
 
     def seg_terms(self, logits: Mapping[str, Tensor], batch: Batch, clock: Clock) -> Terms:
         """Cross entropy of every weighted level on the source."""
-        if clock.watch:
-            self.observed["source_prediction"] = logits["main"].detach().argmax(axis=1)
+        self.observe_source(logits["main"], clock)
         return {
             f"seg_{level}": Term(cross_entropy(logits[level], batch.source_label), weight)
             for level, weight in self.seg_weights.items()
         }
+
+    def observe_source(self, logits: Tensor, clock: Clock) -> None:
+        """On watched steps: what the network predicts on the source batch."""
+        if clock.watch:
+            self.observed["source_prediction"] = logits.detach().argmax(axis=1)
+
+    def observe_target(self, logits: Tensor, clock: Clock) -> None:
+        """On watched steps: how sure the network is on the target, and how it shares pixels among classes."""
+        if not clock.watch:
+            return
+        with paddle.no_grad():
+            share = F.one_hot(logits.argmax(axis=1), logits.shape[1]).mean(axis=[0, 1, 2])
+            self.observed["target_entropy"] = entropy_map(logits).mean()
+            self.observed["target_classes"] = (share > 0.001).astype("float32").sum()
+            self.observed["target_largest_share"] = share.max()
 
 
 class SourceOnly(Method):

@@ -17,6 +17,8 @@ class DeepLabV2ResNet(Segmenter):
     """Two heads on a dilated ResNet: `aux` on stage 3, `main` on stage 4. depths (3, 4, 23, 3) is ResNet-101."""
 
     levels = ("main", "aux")
+    feature_channels = 2048
+    head_channels = {"aux": 1024, "main": 2048}
 
     def __init__(
         self,
@@ -30,13 +32,11 @@ class DeepLabV2ResNet(Segmenter):
         self.head_rate = head_rate
         self.backbone = ResNet(depths, lookup(NORMS, norm, "model.norm"))
         dilations = _dilations(aspp_branches)
-        self.heads = nn.LayerDict(
-            {"aux": PyramidHead(1024, classes, dilations), "main": PyramidHead(2048, classes, dilations)}
-        )
+        self.heads = nn.LayerDict({k: PyramidHead(n, classes, dilations) for k, n in self.head_channels.items()})
 
-    def logits(self, image: Tensor) -> dict[str, Tensor]:
+    def features(self, image: Tensor) -> dict[str, Tensor]:
         stage3, stage4 = self.backbone(image)
-        return {"main": self.heads["main"](stage4), "aux": self.heads["aux"](stage3)}
+        return {"aux": stage3, "main": stage4}
 
     def groups(self) -> list[ParamGroup]:
         """Backbone at the base rate, heads at `head_rate` times it.
@@ -52,21 +52,38 @@ class DeepLabV2ResNet(Segmenter):
         return [*backbone, group("heads", self.heads.named_parameters(), self.head_rate)]
 
 
+class TwinDeepLabV2ResNet(DeepLabV2ResNet):
+    """CLAN's network (Luo et al., CVPR 2019): two heads on stage 4; `main` is their sum, as CLAN evaluates."""
+
+    levels = ("main", "first", "second")
+    head_channels = {"first": 2048, "second": 2048}
+
+    def features(self, image: Tensor) -> dict[str, Tensor]:
+        stage4 = self.backbone(image)[1]
+        return {"first": stage4, "second": stage4}
+
+    def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits = super().classify(features)
+        return {"main": logits["first"] + logits["second"], **logits}
+
+
 class DeepLabV2VGG16(Segmenter):
     """One head on a dilated VGG-16. AdaptSegNet trains all of it at one rate."""
+
+    feature_channels = 1024
 
     def __init__(self, classes: int, aspp_branches: int = 2, head_rate: float = 1.0) -> None:
         super().__init__()
         self.head_rate = head_rate
-        self.features = vgg16_features()
+        self.backbone = vgg16_features()
         self.heads = nn.LayerDict({"main": PyramidHead(1024, classes, _dilations(aspp_branches))})
 
-    def logits(self, image: Tensor) -> dict[str, Tensor]:
-        return {"main": self.heads["main"](self.features(image))}
+    def features(self, image: Tensor) -> dict[str, Tensor]:
+        return {"main": self.backbone(image)}
 
     def groups(self) -> list[ParamGroup]:
         return [
-            group("backbone", self.features.named_parameters()),
+            group("backbone", self.backbone.named_parameters()),
             group("heads", self.heads.named_parameters(), self.head_rate),
         ]
 

@@ -12,3 +12,12 @@ def discriminator(channels: int, width: int = 64) -> nn.Sequential:
     for fan_in, fan_out in zip(widths, widths[1:]):
         layers += [nn.Conv2D(fan_in, fan_out, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers[:-1])
+
+
+def feature_discriminator(channels: int, width: int = 64) -> nn.Sequential:
+    """Maps features [N, channels, h, w] to one logit per position; features are too small for five strides of 2."""
+    widths = [channels, 4 * width, 2 * width, 1]
+    layers: list[nn.Layer] = []
+    for fan_in, fan_out in zip(widths, widths[1:]):
+        layers += [nn.Conv2D(fan_in, fan_out, 3, padding=1), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers[:-1])

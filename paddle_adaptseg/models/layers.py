@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 import paddle
@@ -22,6 +22,11 @@ class NormPolicy:
 
     stats: str
     affine: bool
+    stem_affine: bool = False
+
+    def stem(self) -> NormPolicy:
+        """The policy of the first layer, whose scale and shift MaxSquare keeps fixed while it trains the others."""
+        return replace(self, affine=self.affine and (self.stats == "group" or self.stem_affine))
 
     def __call__(self, channels: int) -> nn.Layer:
         """A normalisation layer for `channels`."""
@@ -38,7 +43,8 @@ class NormPolicy:
 NORMS: Mapping[str, NormPolicy] = {
     "batch_fixed_affine": NormPolicy("batch", affine=False),  # AdaptSegNet, ADVENT, CLAN
     "frozen": NormPolicy("frozen", affine=False),
-    "batch": NormPolicy("batch", affine=True),
+    "batch": NormPolicy("batch", affine=True, stem_affine=True),
+    "batch_fixed_stem": NormPolicy("batch", affine=True),  # MaxSquare
     "group": NormPolicy("group", affine=True),
 }
 

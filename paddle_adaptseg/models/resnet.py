@@ -35,7 +35,7 @@ class ResNet(nn.Layer):
 
     def __init__(self, depths: Sequence[int], norm: NormPolicy) -> None:
         super().__init__()
-        self.conv1, self.bn1 = conv(3, 64, 7, stride=2, padding=3), norm(64)
+        self.conv1, self.bn1 = conv(3, 64, 7, stride=2, padding=3), norm.stem()(64)
         self.pool = nn.MaxPool2D(3, 2, 1, ceil_mode=True)
         self.channels = 64
         self.layer1 = self._stage(64, depths[0], norm, stride=1, dilation=1)

@@ -25,10 +25,20 @@ class Segmenter(nn.Layer):
     """`model(image) -> {"main": logits[, "aux": logits]}` at image size, or at `size` (height, width) when given."""
 
     levels: tuple[str, ...] = ("main",)
+    feature_channels: int  # of features()["main"]
+    heads: nn.LayerDict
+
+    def features(self, image: Tensor) -> dict[str, Tensor]:
+        """What each head reads, by the head's name."""
+        raise NotImplementedError
+
+    def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits of every level at the network's own resolution."""
+        return {level: head(features[level]) for level, head in self.heads.items()}
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:
         """Logits of every level at the network's own resolution."""
-        raise NotImplementedError
+        return self.classify(self.features(image))
 
     def forward(self, image: Tensor, size: Optional[tuple[int, int]] = None) -> dict[str, Tensor]:
         return resize_all(self.logits(image), size or image.shape[2:])

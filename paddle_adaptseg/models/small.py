@@ -41,6 +41,7 @@ class SmallSegmenter(Segmenter):
     """Output stride 8; `aux` before the last two blocks, `main` after them."""
 
     levels = ("main", "aux")
+    head_widths = {"aux": 2, "main": 3}
 
     def __init__(self, classes: int, width: int = 24, norm: str = "group") -> None:
         super().__init__()
@@ -56,11 +57,26 @@ class SmallSegmenter(Segmenter):
             BasicBlock(2 * width, 3 * width, policy, dilation=2),
             BasicBlock(3 * width, 3 * width, policy, dilation=4),
         )
-        dilations = (1, 3, 6, 9)
+        self.feature_channels = 3 * width
         self.heads = nn.LayerDict(
-            {"aux": PyramidHead(2 * width, classes, dilations), "main": PyramidHead(3 * width, classes, dilations)}
+            {level: PyramidHead(n * width, classes, (1, 3, 6, 9)) for level, n in self.head_widths.items()}
         )
 
-    def logits(self, image: Tensor) -> dict[str, Tensor]:
-        features = self.stage3(self.stem(image))
-        return {"main": self.heads["main"](self.stage4(features)), "aux": self.heads["aux"](features)}
+    def features(self, image: Tensor) -> dict[str, Tensor]:
+        stage3 = self.stage3(self.stem(image))
+        return {"aux": stage3, "main": self.stage4(stage3)}
+
+
+class TwinSmallSegmenter(SmallSegmenter):
+    """Two heads on the last stage, for CLAN."""
+
+    levels = ("main", "first", "second")
+    head_widths = {"first": 3, "second": 3}
+
+    def features(self, image: Tensor) -> dict[str, Tensor]:
+        last = super().features(image)["main"]
+        return {"first": last, "second": last}
+
+    def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits = super().classify(features)
+        return {"main": logits["first"] + logits["second"], **logits}

@@ -16,7 +16,16 @@ ORIGINAL_NAMES: Mapping[str, Rules] = {
         (r"^layer6\.conv2d_list\.", "heads.main.branches."),
         *_STATISTICS,
     ),
-    "deeplabv2_vgg16": ((r"^classifier\.conv2d_list\.", "heads.main.branches."),),
+    "deeplabv2_resnet_twin": (
+        (r"^(conv1|bn1|layer[1-4])\.", r"backbone.\1."),
+        (r"^layer5\.conv2d_list\.", "heads.first.branches."),
+        (r"^layer6\.conv2d_list\.", "heads.second.branches."),
+        *_STATISTICS,
+    ),
+    "deeplabv2_vgg16": (
+        (r"^features\.", "backbone."),
+        (r"^classifier\.conv2d_list\.", "heads.main.branches."),
+    ),
     "discriminator": (
         (r"^conv1\.", "0."),
         (r"^conv2\.", "2."),

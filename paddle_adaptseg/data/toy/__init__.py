@@ -6,6 +6,7 @@ Source in the layout of GTA5, target in that of Cityscapes, so that the readers 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def make_scene(seed: int, index: int, domain: int, height: int, width: int) -> t
     """One scene: RGB [H, W, 3] and train ids [H, W]."""
     rng = np.random.default_rng([seed, index, domain])
     return render(draw_scene(rng, height, width), camera=domain == CAMERA)
+
+
+DEFAULT_ROOT = Path("dataset/toy")
+
+
+def ensure_toy(source_root: Sequence[str]) -> None:
+    """Draw the default toy pair when a configuration reads it and it is not there."""
+    if tuple(source_root) == (str(DEFAULT_ROOT / "GTA5"),) and not DEFAULT_ROOT.exists():
+        write_toy_pair(DEFAULT_ROOT, ToySpec())
 
 
 def write_toy_pair(root: Path, spec: ToySpec) -> bool:

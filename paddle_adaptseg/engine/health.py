@@ -1,0 +1,80 @@
+"""Watches a run's readings and says in plain words what goes wrong and what to try.
+
+The thresholds come from what users of the originals reported: healthy critics have a loss of 0.2 to 0.5 for each domain
+and are right on 60 to 85 % of patches; adaptation that fails shows first as target predictions of few classes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+WINDOW = 10  # readings that must agree before anything is said
+QUIET = 20  # readings before the same thing is said again
+
+
+@dataclass
+class HealthMonitor:
+    """Feed it every watched step's numbers; it returns new warnings."""
+
+    history: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    silent_until: dict[str, int] = field(default_factory=dict)
+    count: int = 0
+
+    def observe(self, losses: dict[str, float], readings: dict[str, float]) -> list[str]:
+        """Warnings that the last WINDOW readings agree on and that were not said lately."""
+        self.history.append({**{f"loss/{k}": v for k, v in losses.items()}, **readings})
+        self.count += 1
+        if len(self.history) < WINDOW:
+            return []
+        new = []
+        for kind, text in self.findings():
+            if self.count >= self.silent_until.get(kind, 0):
+                self.silent_until[kind] = self.count + QUIET
+                new.append(text)
+        return new
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        """(kind, sentence) of everything wrong at present."""
+        for name in self.history[-1]:
+            values = [reading[name] for reading in self.history if name in reading]
+            if len(values) < WINDOW:
+                continue
+            low, high = min(values), max(values)
+            if name.startswith("health/critic_accuracy_"):
+                yield from _critic(name.rsplit("_", 1)[1], low, high)
+            elif name == "health/target_largest_share" and low > 0.9:
+                yield "degenerate", f"one class takes {100 * low:.0f} % or more of the target's pixels: {_COLLAPSE}"
+            elif name == "health/target_classes" and high <= 3:
+                yield "few classes", f"target predictions hold only {high:.0f} classes: {_COLLAPSE}"
+            elif name.startswith("loss/") and max(abs(low), abs(high)) < 1e-7:
+                advice = _NO_LABELS if "seg" in name else _NO_TERM
+                yield name, f"{name[5:]} has vanished (below 1e-7): {advice}"
+
+
+_COLLAPSE = (
+    "adaptation collapses; lower the weight of the target term, let it grow slowly (method.ramp), or train longer on "
+    "the source first (run.restore_from)"
+)
+_NO_LABELS = "are the labels all ignored? tools/check_dataset.py tells"
+_NO_TERM = "it teaches nothing any more; is its weight or threshold right?"
+
+
+def _critic(level: str, low: float, high: float) -> Iterator[tuple[str, str]]:
+    if low > 0.95:
+        yield (
+            f"critic {level} wins",
+            (
+                f"the critic of {level} wins (right on {100 * low:.0f} % or more), so the segmenter learns nothing from it: "
+                "raise method.weights, or lower optim.critics.lr"
+            ),
+        )
+    elif low > 0.47 and high < 0.53:
+        yield (
+            f"critic {level} collapses",
+            (
+                f"the critic of {level} cannot tell the domains apart (right on {100 * low:.0f} to {100 * high:.0f} %): "
+                "raise optim.critics.lr, or lower method.weights"
+            ),
+        )

@@ -1,0 +1,99 @@
+"""Category-level adversaries: CLAN (Luo et al., Taking A Closer Look at Domain Shift, CVPR 2019).
+
+Two heads on one stage are kept apart in their weights; where they disagree on a target pixel its class is not aligned
+yet, and the adversary's loss weighs more there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional
+
+import paddle
+from paddle import Tensor
+
+from paddle_adaptseg.batch import Batch
+from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.losses import SOURCE, TARGET, cosine, focal_cross_entropy, softmax, weighted_bce
+from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
+from paddle_adaptseg.models.discriminator import discriminator
+from paddle_adaptseg.models.layers import frozen, resize, resize_all
+from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
+
+
+class CLAN(Method):
+    """`preheat` steps of plain adversary, then weighted by epsilon + lambda_local * (1 - agreement of the heads).
+
+    The adversary's and the discrepancy's weights fade linearly to 0 at the horizon.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        classes: int,
+        preheat: int,
+        lambda_adv: float = 0.001,
+        lambda_weight: float = 0.01,
+        lambda_local: float = 40.0,
+        epsilon: float = 0.4,
+        critic_width: int = 64,
+        critic_scale: float = 1.0,
+        ramp: Optional[Ramp] = None,
+    ) -> None:
+        super().__init__(segmenter, {})
+        if "first" not in segmenter.levels:
+            raise ConfigError("clan needs a network with two heads on one stage: a model whose name ends in _twin")
+        self.preheat, self.epsilon, self.critic_scale = preheat, epsilon, critic_scale
+        self.lambda_adv, self.lambda_weight, self.lambda_local = lambda_adv, lambda_weight, lambda_local
+        self.ramp = ramp or Ramp()
+        self.critic = discriminator(classes, critic_width)
+
+    def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
+        source = self.segmenter.logits(batch.source_image)
+        full = resize_all(source, batch.source_image.shape[2:])
+        self.observe_source(full["main"], clock)
+        yield {"seg": Term(sum(focal_cross_entropy(full[k], batch.source_label) for k in ("first", "second")))}
+        del full
+        fade = self.ramp(clock.step) * (1.0 - clock.step / clock.horizon)
+        if fade == 0.0:
+            return
+        source_map = softmax(self.scaled(source["main"].detach(), batch.source_image))
+        logits = self.segmenter.logits(batch.target_image)
+        self.observe_target(logits["main"], clock)
+        target = {k: self.scaled(x, batch.target_image) for k, x in logits.items()}
+        disagreement = 1.0 - cosine(softmax(target["first"]), softmax(target["second"]), axis=1).unsqueeze(1)
+        self.observed["weight_map_mean"] = disagreement.detach().mean()
+        weight = self.epsilon + self.lambda_local * disagreement if clock.step > self.preheat else None
+        target_map = softmax(target["main"])
+        yield {"adv": self.fooling(target_map, weight, fade), "weight": Term(fade * self.discrepancy())}
+        on_source, on_target = self.judge(source_map), self.judge(target_map.detach())
+        if clock.watch:
+            right = (on_source < 0).astype("float32").mean() + (on_target > 0).astype("float32").mean()
+            self.observed["critic_accuracy_main"] = right / 2
+        weight = None if weight is None else weight.detach()
+        yield {
+            "d_source": Term(weighted_bce(on_source, SOURCE, None)),
+            "d_target": Term(weighted_bce(on_target, TARGET, weight)),
+        }
+
+    def players(self) -> dict[str, list[ParamGroup]]:
+        return {**super().players(), "critics": [group("critics", self.critic.named_parameters())]}
+
+    def scaled(self, logits: Tensor, image: Tensor) -> Tensor:
+        """Logits at the size at which the critic looks at them."""
+        return resize(logits, [round(n * self.critic_scale) for n in image.shape[2:]])
+
+    def judge(self, x: Tensor) -> Tensor:
+        """The critic's verdict for every pixel."""
+        return resize(self.critic(x), x.shape[2:])
+
+    def fooling(self, target_map: Tensor, weight: Optional[Tensor], fade: float) -> Term:
+        """The target map should pass as source; no gradient reaches the critic."""
+        with frozen(self.critic):
+            return Term(fade * self.lambda_adv * weighted_bce(self.judge(target_map), SOURCE, weight))
+
+    def discrepancy(self) -> Tensor:
+        """2 * lambda * (cosine of the two heads' parameters + 1): keeps the heads apart."""
+        heads = (self.segmenter.heads[k].parameters() for k in ("first", "second"))
+        first, second = (paddle.concat([p.flatten() for p in head]) for head in heads)
+        return 2 * self.lambda_weight * (cosine(first, second) + 1)
