@@ -12,10 +12,19 @@ from paddle_adaptseg.losses import (
     GAN_LOSSES,
     SOURCE,
     TARGET,
+    class_weights,
+    cosine,
     cross_entropy,
     entropy_map,
+    focal_cross_entropy,
+    hard_label,
+    iw_entropy,
+    iw_max_square,
+    max_square,
+    mean_entropy,
     self_information,
     softmax,
+    weighted_bce,
 )
 
 
@@ -61,3 +70,60 @@ def test_entropy_is_one_for_uniform_and_zero_and_finite_for_certain():
     value.sum().backward()
     assert float(value.abs().max()) < 1e-20
     assert np.isfinite(certain.grad.numpy()).all()
+
+
+def logits_of(*pixels):
+    """Logits [1, C, 1, W] whose softmax gives each pixel's probabilities."""
+    return paddle.to_tensor(np.log(np.array(pixels, np.float32)).T[None, :, None])
+
+
+PIXELS = ([0.8, 0.2], [0.6, 0.4], [0.9, 0.1], [0.3, 0.7])  # predicted classes 0 0 0 1
+
+
+def test_max_square_is_minus_half_the_mean_square():
+    expected = -np.mean(np.square(PIXELS)) / 2
+    assert float(max_square(logits_of(*PIXELS))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_image_weights_follow_how_often_the_predicted_class_occurs():
+    weights = class_weights(softmax(logits_of(*PIXELS)), 0.2).numpy().ravel()
+    often, rare = 1 / (3**0.2 * 4**0.8), 1 / (1**0.2 * 4**0.8)
+    np.testing.assert_allclose(weights, [often, often, often, rare], rtol=1e-5)
+    squares = np.square(PIXELS).sum(1)
+    expected = -(squares * weights).sum() / (1 * 2)
+    assert float(iw_max_square(logits_of(*PIXELS))) == pytest.approx(expected, rel=1e-5)
+    information = -np.sum(PIXELS * np.log(PIXELS), axis=1) / math.log(2)
+    assert float(iw_entropy(logits_of(*PIXELS))) == pytest.approx((information * weights).sum() / 2, rel=1e-5)
+
+
+def test_entropy_may_be_restricted_to_the_least_certain_pixels_of_each_image():
+    entropy = -np.sum(PIXELS * np.log(PIXELS), axis=1) / math.log(2)
+    assert float(mean_entropy(logits_of(*PIXELS))) == pytest.approx(entropy.mean(), rel=1e-5)
+    half = np.sort(entropy)[2:].mean()
+    assert float(mean_entropy(logits_of(*PIXELS), ratio=0.5)) == pytest.approx(half, rel=1e-5)
+
+
+def test_hard_labels_teach_only_where_the_network_is_sure():
+    assert float(hard_label(logits_of(*PIXELS), 0.75)) == pytest.approx(-np.log([0.8, 0.9]).mean(), rel=1e-5)
+    assert float(hard_label(logits_of(*PIXELS), 0.95)) == 0.0
+
+
+def test_focal_loss_by_hand_and_without_labels():
+    label = paddle.to_tensor([[[0, 1, 255, 255]]], dtype="int64")
+    expected = np.mean([-(0.2**2) * math.log(0.8), -(0.6**2) * math.log(0.4)])
+    assert float(focal_cross_entropy(logits_of(*PIXELS), label)) == pytest.approx(expected, rel=1e-5)
+    logits = logits_of(*PIXELS)
+    logits.stop_gradient = False
+    loss = focal_cross_entropy(logits, paddle.full_like(label, 255))
+    loss.backward()
+    assert float(loss) == 0.0 and float(logits.grad.abs().max()) == 0.0
+
+
+def test_weighted_bce_and_cosine():
+    verdict = paddle.to_tensor([[[[0.0, 2.0]]]])
+    weight = paddle.to_tensor([[[[3.0, 1.0]]]])
+    expected = (3 * math.log(2) + math.log(1 + math.exp(2))) / 2
+    assert float(weighted_bce(verdict, SOURCE, weight)) == pytest.approx(expected, rel=1e-6)
+    one, other = paddle.to_tensor([[1.0, 0.0]]), paddle.to_tensor([[1.0, 1.0]])
+    assert float(cosine(one, other)) == pytest.approx(1 / math.sqrt(2), rel=1e-5)
+    assert cosine(one, other, axis=0).numpy().tolist() == pytest.approx([1.0, 0.0], abs=1e-5)

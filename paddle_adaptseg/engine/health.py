@@ -62,19 +62,10 @@ _NO_TERM = "it teaches nothing any more; is its weight or threshold right?"
 
 
 def _critic(level: str, low: float, high: float) -> Iterator[tuple[str, str]]:
+    name, share = f"the critic of {level}", f"{100 * low:.0f} to {100 * high:.0f} %"
     if low > 0.95:
-        yield (
-            f"critic {level} wins",
-            (
-                f"the critic of {level} wins (right on {100 * low:.0f} % or more), so the segmenter learns nothing from it: "
-                "raise method.weights, or lower optim.critics.lr"
-            ),
-        )
+        advice = "so the segmenter learns nothing from it: raise method.weights, or lower optim.critics.lr"
+        yield f"{name} wins", f"{name} wins (right on {share}), {advice}"
     elif low > 0.47 and high < 0.53:
-        yield (
-            f"critic {level} collapses",
-            (
-                f"the critic of {level} cannot tell the domains apart (right on {100 * low:.0f} to {100 * high:.0f} %): "
-                "raise optim.critics.lr, or lower method.weights"
-            ),
-        )
+        advice = "raise optim.critics.lr, or lower method.weights"
+        yield f"{name} collapses", f"{name} cannot tell the domains apart (right on {share}): {advice}"
