@@ -98,7 +98,7 @@ WRONG = {
         "expected absent/images/{name}.png and absent/labels/{name}.png",
     ),
     "missing weights": (["eval", "--restore-from", "absent.pdparams"], "weights 'absent.pdparams' do not exist"),
-    "foreign weights": (["eval", "--restore-from", FOREIGN], "is not a readable .pdparams file"),
+    "foreign weights": (["eval", "--restore-from", FOREIGN], "is not a readable weights file"),
     "start without continuing": (["train", "--start-iter", "best"], "together with --continue-train"),
     "absent device": (["train", "-o", "run.device=gpu"], "sees no GPU"),
 }

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
+
 from paddle_adaptseg import runtime
 from paddle_adaptseg.config import Config
-from paddle_adaptseg.configfile import override, parse_config
+from paddle_adaptseg.configfile import dump, override, parse_config
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.engine.evaluator import evaluate_model
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.errors import CheckpointError, shorten
 from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights import load_arrays
-from paddle_adaptseg.weights.pdparams import read_weights
+from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
+from paddle_adaptseg.weights.pdparams import save_weights
+from paddle_adaptseg.weights.reader import read_weights
 
 
 def find_weights(origin: str | Path) -> Path:
@@ -34,19 +39,61 @@ def find_weights(origin: str | Path) -> Path:
     raise CheckpointError(f"folder '{path}' holds no weights (expected best.pdparams or weights/step_*.pdparams)")
 
 
+def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
+    """A file's arrays under our names, and whose weights they are; they must fit the configuration's preprocessing."""
+    arrays, _ = read_weights(path)
+    name = identify(arrays)
+    if name is None:
+        raise CheckpointError(f"'{path}' holds weights of no known kind (first names: {shorten(arrays, 4)})")
+    kind, pixels = KINDS[name], config.data.pixels
+    if kind.pixels is not None and any(getattr(pixels, k) != v for k, v in kind.pixels.items()):
+        wanted = " ".join(f"data.pixels.{k}={list(v) if isinstance(v, tuple) else v}" for k, v in kind.pixels.items())
+        raise CheckpointError(
+            f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}".replace(", ", ",")
+        )
+    if kind.model.get("stride_in", "1x1") != config.model.params.get("stride_in", "1x1") and name != "ours":
+        raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.stride_in={kind.model.get('stride_in', '1x1')}")
+    return translate(arrays, name, config.model.params.get("aspp_branches", 2)), kind
+
+
+def convert_weights(source: Path, output: Optional[Path], config: Config) -> list[str]:
+    """Write weights of a known kind under our names, if they fit the network; returns what was found."""
+    arrays, _ = read_weights(source)
+    name = identify(arrays)
+    own = KINDS[name].model if name else {}
+    chosen = [f"model.{k}={v}" for k, v in own.items()]
+    trained = trained_branches(arrays)
+    if trained is not None and name != "ours":
+        chosen.append(f"model.aspp_branches={trained}")
+    if name is not None and KINDS[name].pixels is not None:
+        chosen += [f"data.pixels.{k}={list(v) if isinstance(v, tuple) else v}" for k, v in KINDS[name].pixels.items()]
+    config = override(config, *chosen)
+    translated, kind = translated_weights(source, config)
+    with runtime.fresh_names():
+        model = build_model(config.model, len(label_space(config)))
+    report = load_arrays(model, translated, f"'{source}'", partial=not kind.complete, new_heads=True)
+    lines = [f"{source}: {kind.title}", f"{len(arrays)} tensors, {len(translated)} taken for {config.model.name}"]
+    lines += [f"set by the weights: {' '.join(chosen)}"] if chosen else []
+    lines += [f"not in the file, initialised anew when training: {line}" for line in report]
+    if output is not None:
+        save_weights(output, {k: np.asarray(v) for k, v in translated.items()}, dump(config))
+        lines.append(f"written: {output} (sha256 of the source {hashlib.sha256(source.read_bytes()).hexdigest()})")
+    return lines
+
+
 def load_model(
     origin: str | Path, config: Optional[Config] = None, overrides: Sequence[str] = ()
 ) -> tuple[Segmenter, Config]:
     """A network with weights, and the configuration it is used with: the one given, else the one in the file."""
     path = find_weights(origin)
-    arrays, text = read_weights(path)
+    text = read_weights(path)[1] if config is None else ""
     if config is None:
         if not text:
             raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
         config = override(parse_config(text, f"configuration inside '{path}'"), *overrides)
     with runtime.fresh_names():
         model = build_model(config.model, len(label_space(config)))
-    load_arrays(model, arrays, f"'{path}'")
+    load_arrays(model, translated_weights(path, config)[0], f"'{path}'")
     return model, config
 
 

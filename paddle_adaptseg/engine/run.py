@@ -17,7 +17,7 @@ from paddle_adaptseg.data.transforms import normalise
 from paddle_adaptseg.engine.evaluator import evaluate_model, look, score_scalars
 from paddle_adaptseg.engine.health import HealthMonitor
 from paddle_adaptseg.engine.optim import build_players
-from paddle_adaptseg.engine.restore import find_weights
+from paddle_adaptseg.engine.restore import find_weights, translated_weights
 from paddle_adaptseg.engine.trainer import StepReport, TrainState, run_steps
 from paddle_adaptseg.errors import CheckpointError, shorten
 from paddle_adaptseg.files import write_atomically
@@ -26,7 +26,7 @@ from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.visual import panel
 from paddle_adaptseg.weights import arrays_of, load_arrays
-from paddle_adaptseg.weights.pdparams import read_weights, save_weights
+from paddle_adaptseg.weights.pdparams import save_weights
 
 PANELS = 2  # fixed images of each domain that are drawn at every evaluation
 
@@ -203,9 +203,10 @@ def build_state(config: Config) -> TrainState:
 def restore_weights(state: TrainState, config: Config, tell: Callable[[str], object]) -> None:
     """Load starting weights into the network, saying what a partial load left out."""
     path = find_weights(config.run.restore_from)
-    arrays, _ = read_weights(path)
-    report = load_arrays(state.method.eval_model, arrays, f"'{path}'", config.run.restore_partial, new_heads=True)
-    tell(f"weights from {path}" + (f"; initialised anew: {'; '.join(report)}" if report else ""))
+    arrays, kind = translated_weights(path, config)
+    partial = config.run.restore_partial or not kind.complete
+    report = load_arrays(state.method.eval_model, arrays, f"'{path}'", partial, new_heads=True)
+    tell(f"weights from {path}: {kind.title}" + (f"; initialised anew: {'; '.join(report)}" if report else ""))
 
 
 def summary(report: StepReport) -> str:

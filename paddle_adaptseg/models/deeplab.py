@@ -27,10 +27,13 @@ class DeepLabV2ResNet(Segmenter):
         norm: str = "batch_fixed_affine",
         aspp_branches: int = 2,
         head_rate: float = 10.0,
+        stride_in: str = "1x1",
     ) -> None:
         super().__init__()
+        if stride_in not in ("1x1", "3x3"):
+            raise ConfigError(f"model.stride_in must be 1x1 (Caffe's way) or 3x3 (torchvision's), not '{stride_in}'")
         self.head_rate = head_rate
-        self.backbone = ResNet(depths, lookup(NORMS, norm, "model.norm"))
+        self.backbone = ResNet(depths, lookup(NORMS, norm, "model.norm"), stride_in)
         dilations = _dilations(aspp_branches)
         self.heads = nn.LayerDict({k: PyramidHead(n, classes, dilations) for k, n in self.head_channels.items()})
 

@@ -11,15 +11,21 @@ from paddle_adaptseg.models.layers import NormPolicy, conv
 
 
 class Bottleneck(nn.Layer):
-    """1x1, 3x3, 1x1 convolutions around a shortcut; tensor names are the original ones."""
+    """1x1, 3x3, 1x1 convolutions around a shortcut; tensor names are the original ones.
+
+    `stride_in` says which convolution strides: "1x1" in Caffe's weights, "3x3" in torchvision's and paddle.vision's.
+    """
 
     expansion = 4
 
-    def __init__(self, fan_in: int, width: int, norm: NormPolicy, stride: int, dilation: int, project: bool) -> None:
+    def __init__(
+        self, fan_in: int, width: int, norm: NormPolicy, stride: int, dilation: int, project: bool, stride_in: str
+    ) -> None:
         super().__init__()
         fan_out = width * self.expansion
-        self.conv1, self.bn1 = conv(fan_in, width, 1, stride), norm(width)
-        self.conv2, self.bn2 = conv(width, width, 3, dilation=dilation), norm(width)
+        first, second = (stride, 1) if stride_in == "1x1" else (1, stride)
+        self.conv1, self.bn1 = conv(fan_in, width, 1, first), norm(width)
+        self.conv2, self.bn2 = conv(width, width, 3, second, dilation), norm(width)
         self.conv3, self.bn3 = conv(width, fan_out, 1), norm(fan_out)
         self.downsample = nn.Sequential(conv(fan_in, fan_out, 1, stride), norm(fan_out)) if project else None
 
@@ -33,8 +39,9 @@ class Bottleneck(nn.Layer):
 class ResNet(nn.Layer):
     """Stem and four stages; forward returns the last two stages' features at an eighth of the size."""
 
-    def __init__(self, depths: Sequence[int], norm: NormPolicy) -> None:
+    def __init__(self, depths: Sequence[int], norm: NormPolicy, stride_in: str = "1x1") -> None:
         super().__init__()
+        self.stride_in = stride_in
         self.conv1, self.bn1 = conv(3, 64, 7, stride=2, padding=3), norm.stem()(64)
         self.pool = nn.MaxPool2D(3, 2, 1, ceil_mode=True)
         self.channels = 64
@@ -47,7 +54,9 @@ class ResNet(nn.Layer):
         blocks = []
         for index in range(depth):
             first = index == 0
-            blocks.append(Bottleneck(self.channels, width, norm, stride if first else 1, dilation, project=first))
+            blocks.append(
+                Bottleneck(self.channels, width, norm, stride if first else 1, dilation, first, self.stride_in)
+            )
             self.channels = width * Bottleneck.expansion
         return nn.Sequential(*blocks)
 

@@ -7,20 +7,20 @@ from collections.abc import Mapping
 
 Rules = tuple[tuple[str, str], ...]
 
-_STATISTICS: Rules = ((r"\.running_mean$", "._mean"), (r"\.running_var$", "._variance"))
+STATISTICS: Rules = ((r"\.running_mean$", "._mean"), (r"\.running_var$", "._variance"))
 
 ORIGINAL_NAMES: Mapping[str, Rules] = {
     "deeplabv2_resnet": (
         (r"^(conv1|bn1|layer[1-4])\.", r"backbone.\1."),
         (r"^layer5\.conv2d_list\.", "heads.aux.branches."),
         (r"^layer6\.conv2d_list\.", "heads.main.branches."),
-        *_STATISTICS,
+        *STATISTICS,
     ),
     "deeplabv2_resnet_twin": (
         (r"^(conv1|bn1|layer[1-4])\.", r"backbone.\1."),
         (r"^layer5\.conv2d_list\.", "heads.first.branches."),
         (r"^layer6\.conv2d_list\.", "heads.second.branches."),
-        *_STATISTICS,
+        *STATISTICS,
     ),
     "deeplabv2_vgg16": (
         (r"^features\.", "backbone."),

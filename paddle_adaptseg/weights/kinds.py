@@ -1,0 +1,144 @@
+"""Whose weights a file holds, told by names and shapes; our names for them, and what they were trained with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Callable, Optional
+
+import numpy as np
+
+from paddle_adaptseg.weights.names import STATISTICS, Rules
+
+Arrays = Mapping[str, np.ndarray]
+
+_BACKBONE = (r"^(conv1|bn1|layer[1-4])\.", r"backbone.\1.")
+_FEATURES = (r"^features\.", "backbone.")
+_VGG_SHIFT = tuple((rf"^features\.{n}\.", f"backbone.{n - 1}.") for n in (24, 26, 28))  # pool4 is gone
+TORCHVISION_PIXELS = {"order": "rgb", "mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of weights: how to recognise it, how to rename it, what to leave out, what it needs."""
+
+    title: str
+    matches: Callable[[Arrays], bool]
+    rules: Rules = ()
+    leave_out: str = r"(?!)"  # a pattern of original names that have no place here
+    complete: bool = True  # heads included
+    model: Mapping[str, object] = field(default_factory=dict)
+    pixels: Optional[Mapping[str, object]] = None  # None: Caffe's BGR means
+
+
+def _has(*names: str) -> Callable[[Arrays], bool]:
+    return lambda arrays: all(name in arrays for name in names)
+
+
+def _head_width(arrays: Arrays, head: str) -> int:
+    array = arrays.get(f"{head}.conv2d_list.0.weight")
+    return 0 if array is None or array.ndim != 4 else array.shape[1]
+
+
+def _deeplab(aux: int, main: int) -> Callable[[Arrays], bool]:
+    return lambda arrays: (_head_width(arrays, "layer5"), _head_width(arrays, "layer6")) == (aux, main)
+
+
+def _heads(layer5: str, layer6: str) -> Rules:
+    return tuple(
+        (rf"^{layer}\.conv2d_list\.", f"heads.{head}.branches.")
+        for layer, head in (("layer5", layer5), ("layer6", layer6))
+    )
+
+
+KINDS: Mapping[str, Kind] = {
+    "ours": Kind(
+        "weights of this project",
+        lambda arrays: any(name.startswith(("backbone.", "heads.", "stem.")) for name in arrays),
+    ),
+    "initial": Kind(
+        "AdaptSegNet's initial ResNet-101 (ImageNet and COCO); its 21-class head is left out",
+        _has("Scale.conv1.weight"),
+        ((r"^Scale\.", ""), _BACKBONE, *STATISTICS),
+        leave_out=r"^Scale\.layer5\.",
+        complete=False,
+        model={"name": "deeplabv2_resnet"},
+    ),
+    "clan": Kind(
+        "CLAN: two heads on the last stage",
+        _deeplab(2048, 2048),
+        (_BACKBONE, *_heads("first", "second"), *STATISTICS),
+        model={"name": "deeplabv2_resnet_twin", "aspp_branches": 4},
+    ),
+    "multi": Kind(
+        "DeepLabV2 ResNet with two levels (AdaptSegNet, ADVENT, MaxSquare)",
+        _deeplab(1024, 2048),
+        (_BACKBONE, *_heads("aux", "main"), *STATISTICS),
+        model={"name": "deeplabv2_resnet"},
+    ),
+    "single": Kind(
+        "DeepLabV2 ResNet with one level (AdaptSegNet single); it has no auxiliary head",
+        _deeplab(2048, 0),
+        (_BACKBONE, *_heads("main", "none"), *STATISTICS),
+        complete=False,
+        model={"name": "deeplabv2_resnet"},
+    ),
+    "vgg": Kind(
+        "DeepLabV2 VGG-16 (AdaptSegNet, ADVENT, CLAN)",
+        _has("features.0.weight", "classifier.conv2d_list.0.weight"),
+        (_FEATURES, (r"^classifier\.conv2d_list\.", "heads.main.branches.")),
+        model={"name": "deeplabv2_vgg16"},
+    ),
+    "imagenet_resnet": Kind(
+        "ImageNet ResNet of torchvision or paddle.vision: RGB mean and deviation, stride in the 3x3 convolution",
+        _has("conv1.weight", "layer4.0.conv3.weight", "fc.weight"),
+        (_BACKBONE, *STATISTICS),
+        leave_out=r"^fc\.",
+        complete=False,
+        model={"name": "deeplabv2_resnet", "stride_in": "3x3"},
+        pixels=TORCHVISION_PIXELS,
+    ),
+    "imagenet_vgg": Kind(
+        "ImageNet VGG-16 of torchvision or paddle.vision: RGB mean and deviation; fc6, fc7 and head are missing",
+        _has("features.0.weight", "features.28.weight", "classifier.0.weight"),
+        (*_VGG_SHIFT, _FEATURES),
+        leave_out=r"^classifier\.",
+        complete=False,
+        model={"name": "deeplabv2_vgg16"},
+        pixels=TORCHVISION_PIXELS,
+    ),
+}
+
+
+def identify(arrays: Arrays) -> Optional[str]:
+    """The first kind that the names and shapes match."""
+    return next((name for name, kind in KINDS.items() if kind.matches(arrays)), None)
+
+
+def translate(arrays: Arrays, kind: str, branches: Optional[int] = None) -> dict[str, np.ndarray]:
+    """Arrays under our names, without what has no place here and without pyramid branches beyond `branches`."""
+    rules, leave_out = KINDS[kind].rules, re.compile(KINDS[kind].leave_out)
+    translated = {}
+    for original, array in arrays.items():
+        if leave_out.search(original) or original.endswith("num_batches_tracked"):
+            continue
+        name = original
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        branch = re.search(r"\.branches\.(\d+)\.", name)
+        if branches is None or branch is None or int(branch.group(1)) < branches or kind == "ours":
+            translated[name] = array
+    return translated
+
+
+def trained_branches(arrays: Arrays) -> Optional[int]:
+    """2 when the third and fourth pyramid branch still have their initial spread of 0.01, else 4; None: no heads."""
+    spreads = [
+        float(np.std(arrays[name]))
+        for name in arrays
+        if re.search(r"conv2d_list\.[23]\.weight$", name) and not name.startswith("Scale.")
+    ]
+    if not spreads:
+        return None
+    return 2 if all(abs(spread - 0.01) < 2e-4 for spread in spreads) else 4

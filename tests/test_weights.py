@@ -1,0 +1,281 @@
+"""Weights come in from every format and kind without running anything that a file says."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from parity_runner import FIGURES, load_rules
+
+from paddle_adaptseg.config import Component
+from paddle_adaptseg.engine import load_model
+from paddle_adaptseg.engine.restore import convert_weights, translated_weights
+from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.models import build_model
+from paddle_adaptseg.weights import load_arrays
+from paddle_adaptseg.weights.kinds import KINDS, identify, trained_branches, translate
+from paddle_adaptseg.weights.reader import read_weights
+
+torch = pytest.importorskip("torch", reason="PyTorch, which only the tests need, has no build here")
+
+CASES = json.loads((FIGURES / "forward.json").read_text())
+PROOF = Path("/tmp/adaptseg_must_not_run")
+
+
+def tensors(key):
+    """The tensors of a parity network under their original names."""
+    rules = load_rules()
+    shapes = CASES["networks"][key]["tensors"]
+    return OrderedDict((n, rules.values("G." + n, tuple(s), CASES["salt"])) for n, s in shapes.items())
+
+
+def save(path, arrays, zipped, wrap=lambda x: x):
+    state = OrderedDict((k, torch.from_numpy(np.array(v))) for k, v in arrays.items())
+    torch.save(wrap(state), path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+WRAPS = {
+    "alone": lambda s: s,
+    "state_dict": lambda s: {"state_dict": s, "epoch": 3, "best": np.float64(0.5)},
+    "model, module.": lambda s: {"model": OrderedDict((f"module.{k}", v) for k, v in s.items())},
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stacked pickles"])
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_both_formats_of_pytorch_are_read_to_the_last_bit(tmp_path, zipped, wrap):
+    arrays = {
+        "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "half": np.ones(3, np.float16),
+        "count": np.array(7),
+        "empty": np.zeros((0, 2), np.float32),
+    }
+    loaded, text = read_weights(save(tmp_path / "w.pth", arrays, zipped, WRAPS[wrap]))
+    assert text == "" and set(loaded) == set(arrays)
+    assert all(np.array_equal(loaded[k], v) and loaded[k].dtype == v.dtype for k, v in arrays.items())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_views_parameters_and_bfloat16_are_read(tmp_path, zipped):
+    base = torch.arange(12.0).reshape(3, 4)
+    state = {"t": base.t(), "slice": base[1:, ::2], "p": torch.nn.Parameter(base), "b": base.bfloat16()}
+    torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    loaded, _ = read_weights(tmp_path / "w.pth")
+    assert all(np.array_equal(loaded[k], v.detach().float().numpy()) for k, v in state.items())
+
+
+NETWORKS = {  # parity network -> (kind, model, levels)
+    "deeplabv2_eval_1111": ("multi", {"name": "deeplabv2_resnet", "depths": [1, 1, 1, 1], "aspp_branches": 2}),
+    "deeplabv2_vgg16": ("vgg", {"name": "deeplabv2_vgg16", "aspp_branches": 2}),
+    "deeplabv2_resnet101_4branch": ("multi", {"name": "deeplabv2_resnet", "aspp_branches": 4}),
+    "clan_resnet101": ("clan", {"name": "deeplabv2_resnet_twin", "aspp_branches": 4}),
+}
+
+
+@pytest.mark.parametrize("key", NETWORKS)
+def test_original_checkpoints_are_covered_whole_and_give_the_original_outputs(tmp_path, key):
+    kind, params = NETWORKS[key]
+    arrays, _ = read_weights(save(tmp_path / "w.pth", tensors(key), zipped=False))
+    assert identify(arrays) == kind
+    params = dict(params)
+    model = build_model(Component(params.pop("name"), params), 19)
+    branches = params["aspp_branches"]
+    assert load_arrays(model, translate(arrays, kind, branches), "file") == []
+    case = CASES["networks"][key]
+    model.train() if case["mode"] == "train" else model.eval()
+    image = paddle.to_tensor(load_rules().forward_input(CASES["salt"], CASES["input"])[0])
+    with paddle.no_grad():
+        outputs = model.logits(image)
+    names = {"clan": ("first", "second"), "vgg": ("main",)}.get(kind, ("aux", "main"))
+    for level, expected in zip(names, case["outputs"]):
+        rms = expected["l2"] / np.sqrt(np.prod(expected["shape"]))
+        found = outputs[level].numpy().ravel()[expected["index"]]
+        np.testing.assert_allclose(found, expected["value"], 0, 3e-3 * rms)
+
+
+def small(prefix="", classes=19, fc=False):
+    arrays = {n: a for n, a in tensors("deeplabv2_eval_1111").items() if not n.startswith(("layer5", "layer6"))}
+    if classes:
+        arrays["layer5.conv2d_list.0.weight"] = np.zeros((classes, 2048, 3, 3), np.float32)
+        arrays["layer5.conv2d_list.0.bias"] = np.zeros(classes, np.float32)
+    if fc:
+        arrays["fc.weight"] = np.zeros((1000, 2048), np.float32)
+    return {prefix + n: a for n, a in arrays.items()}
+
+
+def test_kinds_are_told_apart():
+    assert identify(small("Scale.", 21)) == "initial"
+    assert identify(small()) == "single"
+    assert identify(small(classes=0, fc=True)) == "imagenet_resnet"
+    vgg = {f"features.{n}.weight": np.zeros(1) for n in (0, 24, 26, 28)}
+    assert identify({**vgg, "classifier.0.weight": np.zeros(1)}) == "imagenet_vgg"
+    assert set(translate(vgg, "imagenet_vgg")) == {f"backbone.{n}.weight" for n in (0, 23, 25, 27)}
+    assert identify({"heads.main.branches.0.bias": np.zeros(1)}) == "ours"
+    assert identify({"encoder.weight": np.zeros(1)}) is None
+    assert not [n for n in translate(small("Scale.", 21), "initial") if "layer5" in n or "heads" in n]
+
+
+def test_untrained_pyramid_branches_are_noticed():
+    rng = np.random.default_rng(0)
+    heads = {f"layer6.conv2d_list.{i}.weight": rng.normal(0, 0.05 if i < 2 else 0.01, (19, 64, 3, 3)) for i in range(4)}
+    assert trained_branches(heads) == 2
+    heads["layer6.conv2d_list.3.weight"] *= 3
+    assert trained_branches(heads) == 4 and trained_branches({}) is None
+
+
+def config(*overrides):
+    from conftest import ROOT
+
+    from paddle_adaptseg.configfile import load_config
+
+    return load_config(ROOT / "configs/gta5_cityscapes/adaptsegnet_multi.yml", ["model.depths=[1,1,1,1]", *overrides])
+
+
+def test_conversion_tells_what_it_found_and_its_output_needs_nothing_else(tmp_path):
+    source = save(tmp_path / "w.pth", tensors("deeplabv2_eval_1111"), zipped=True)
+    lines = convert_weights(source, tmp_path / "w.pdparams", config())
+    assert "two levels" in lines[0] and "101 tensors" in lines[1] and "aspp_branches=4" in lines[2]
+    model, saved = load_model(tmp_path / "w.pdparams")
+    assert saved.model.params["aspp_branches"] == 4
+    assert len(model.heads["main"].branches) == 4
+
+
+def test_initial_weights_start_training_with_new_heads(tmp_path):
+    source = save(tmp_path / "init.pth", small("Scale.", 21), zipped=False)
+    arrays, kind = translated_weights(source, config())
+    model = build_model(config().model, 19)
+    (report,) = load_arrays(model, arrays, "file", partial=not kind.complete)
+    assert report.startswith("8 missing: heads.")
+
+
+def test_imagenet_weights_bring_their_preprocessing_and_stride(tmp_path):
+    source = save(tmp_path / "resnet.pth", small(classes=0, fc=True), zipped=True)
+    with pytest.raises(
+        CheckpointError, match=r"was trained on other pixels: use -o data.pixels.order=rgb data.pixels.mean"
+    ):
+        translated_weights(source, config())
+    pixels = [
+        f"data.pixels.{k}={list(v) if isinstance(v, tuple) else v}" for k, v in KINDS["imagenet_resnet"].pixels.items()
+    ]
+    with pytest.raises(CheckpointError, match="needs -o model.stride_in=3x3"):
+        translated_weights(source, config(*pixels))
+    assert translated_weights(source, config(*pixels, "model.stride_in=3x3"))[0]
+
+
+class Run:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def pickled(value):
+    return pickle.dumps(value, protocol=2)
+
+
+def torch_zip(path, pickle_bytes, members=()):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", pickle_bytes)
+        for name, data in members:
+            archive.writestr(name, data)
+
+
+def tensor_pickle(offset=0, shape=(2,), stride=(1,), numel=2, kind="FloatStorage", module="torch._utils"):
+    """A hand-made pickle of {"w": tensor} as PyTorch writes it."""
+
+    def number(value):
+        return b"J" + struct.pack("<i", value)
+
+    def numbers(values):
+        return b"(" + b"".join(map(number, values)) + b"t"
+
+    storage = b"(X\x07\x00\x00\x00storagectorch\n" + kind.encode() + b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+    storage += number(numel) + b"tQ"
+    rebuild = b"c" + module.encode() + b"\n_rebuild_tensor_v2\n("
+    return (b"\x80\x02}X\x01\x00\x00\x00w" + rebuild + storage + number(offset) + numbers(shape)
+            + numbers(stride) + b"\x89ccollections\nOrderedDict\n)RtRs.")  # fmt: skip
+
+
+DATA = [("x/data/0", np.array([1, 2], np.float32).tobytes())]
+HOSTILE = {
+    "os.system": lambda p: p.write_bytes(pickled({"w": Run(os.system, f"touch {PROOF}")})),
+    "eval": lambda p: p.write_bytes(pickled({"w": Run(eval, f"open('{PROOF}', 'w')")})),
+    "nested global": lambda p: p.write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x0cf2py.os.exec\x93."),
+    "getattr": lambda p: p.write_bytes(pickled(Run(getattr, "", "join"))),
+    "inside a torch zip": lambda p: torch_zip(p, pickled({"w": Run(os.system, f"touch {PROOF}")}), DATA),
+    "inside stacked pickles": lambda p: p.write_bytes(
+        b"".join(pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {}, Run(os.system, f"touch {PROOF}")))
+    ),
+    "zip bomb": lambda p: torch_zip(p, tensor_pickle(), [("x/data/0", bytes(300 * 2**20))]),
+    "view beyond its data": lambda p: torch_zip(p, tensor_pickle(shape=(1000,)), DATA),
+    "negative offset": lambda p: torch_zip(p, tensor_pickle(offset=-4), DATA),
+    "negative stride": lambda p: torch_zip(p, tensor_pickle(stride=(-1,)), DATA),
+    "repeated by stride 0": lambda p: torch_zip(p, tensor_pickle(shape=(2**30,), stride=(0,)), DATA),
+    "longer than its data": lambda p: torch_zip(p, tensor_pickle(numel=2**30), DATA),
+    "data missing": lambda p: torch_zip(p, tensor_pickle(), []),
+    "path trick": lambda p: torch_zip(p, tensor_pickle(), [("x/data/../../0", DATA[0][1])]),
+    "unknown storage": lambda p: torch_zip(p, tensor_pickle(kind="EvilStorage"), DATA),
+    "unknown rebuilder": lambda p: torch_zip(p, tensor_pickle(module="torch.evil"), DATA),
+    "memo of gigabytes": lambda p: p.write_bytes(b"\x80\x02}r\xff\xff\xff\x7f."),
+    "array of gigabytes": lambda p: p.write_bytes(pickled({"w": np.zeros(3)}).replace(b"K\x03", b"J\xff\xff\xff\x7f")),
+    "objects in an array": lambda p: p.write_bytes(
+        pickled({"w": np.array([Run(os.system, f"touch {PROOF}")], object)})
+    ),
+    "extension": lambda p: p.write_bytes(b"\x80\x02\x82\x01."),
+    "truncated": lambda p: p.write_bytes(pickled({"w": np.zeros(100)})[:-50]),
+    "random": lambda p: p.write_bytes(np.random.default_rng(0).bytes(1000)),
+    "empty": lambda p: p.write_bytes(b""),
+    "text": lambda p: p.write_text("<html>404 not found</html>"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_and_broken_files_get_one_clear_error_and_run_nothing(tmp_path, kind):
+    path = tmp_path / "w.pth"
+    HOSTILE[kind](path)
+    with pytest.raises(CheckpointError) as error:
+        read_weights(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert not PROOF.exists()
+
+
+def test_the_hand_made_tensor_is_read_when_nothing_is_wrong_with_it(tmp_path):
+    torch_zip(tmp_path / "w.pth", tensor_pickle(), DATA)
+    assert read_weights(tmp_path / "w.pth")[0]["w"].tolist() == [1.0, 2.0]
+
+
+def seeds(folder):
+    """Small valid files of every format, to be damaged."""
+    arrays = {"a": np.ones((2, 3), np.float32), "b": np.arange(3)}
+    paths = [save(folder / f"{zipped}.pth", arrays, zipped) for zipped in (True, False)]
+    (folder / "p.pdparams").write_bytes(pickle.dumps(arrays, 4))
+    return [p.read_bytes() for p in (*paths, folder / "p.pdparams")]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_files_are_read_or_refused_but_never_crash(tmp_path, data):
+    content = bytearray(data.draw(st.sampled_from(seeds(tmp_path))))
+    for _ in range(data.draw(st.integers(1, 6))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content)))]
+    (tmp_path / "damaged").write_bytes(content)
+    try:
+        arrays, _ = read_weights(tmp_path / "damaged")
+        assert all(isinstance(a, np.ndarray) and a.dtype.kind in "biufc" for a in arrays.values())
+    except CheckpointError:
+        pass
