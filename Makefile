@@ -18,24 +18,26 @@ demo: setup  ## train source-only and AdaptSegNet on a generated street-scene pa
 demo-seeds: setup  ## the demo's recipe over three seeds, with its table in docs/toy_seeds.md (slow)
 	@$(PY) tools/demo.py --seeds 0,1,2 --table docs/toy_seeds.md
 
-test: setup  ## run the test suite
+test:  ## run the test suite
+	@tools/setup_env.sh .venv "" requirements-test.txt
 	$(PY) -m pytest -n $(JOBS) -m "not slow" tests
 
-test-slow: setup  ## run the checks that take minutes
+test-slow:  ## run the checks that take minutes
+	@tools/setup_env.sh .venv "" requirements-test.txt
 	$(PY) -m pytest -m slow -s tests
 
 bench-loading: setup  ## measure reading and scoring against the originals' way
 	$(PY) benchmarks/loading.py
 
 test-paddle26:  ## run the test suite on Paddle 2.6.2 in .venv-paddle26
-	@tools/setup_env.sh .venv-paddle26 requirements-paddle26.txt
+	@tools/setup_env.sh .venv-paddle26 requirements-paddle26.txt requirements-test.txt
 	.venv-paddle26/bin/python -m pytest -n $(JOBS) -m "not slow" tests
 
 lint: setup  ## check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-clean:  ## remove environments, caches and what training wrote
+clean:  ## remove environments, caches and the toy pair with its runs (never your data or checkpoints)
 	rm -rf .venv .venv-paddle26 .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	find checkpoint dataset -mindepth 1 ! -name README.md -delete
+	rm -rf dataset/toy dataset/toy_seed* checkpoint/toy checkpoint/toy_seed*

@@ -83,13 +83,18 @@ def load_state(path: Path) -> Snapshot:
 
 
 def find_state(run: Path, which: str, warn) -> Optional[Snapshot]:
-    """The snapshot that 'latest' (newest valid), 'best' or a step number names; None when a run has none at all.
+    """The snapshot that 'latest' (newest valid), 'best' or a step number names; None when 'latest' finds none at all.
 
     `warn` is called with a line about every damaged file that is passed over.
     """
+    if which not in ("latest", "best") and not which.isdigit():
+        raise CheckpointError(f"--start-iter must be latest, best or a step, not '{which}'")
     steps = list_steps(run)
-    if not steps:
+    if not steps and which == "latest":
+        warn(f"no checkpoint in '{run}' yet: starting fresh")
         return None
+    if not steps:
+        raise CheckpointError(f"'{run}' has no checkpoint to continue from, so none called '{which}'")
     if which == "latest":
         for step in reversed(steps):
             try:
@@ -100,11 +105,19 @@ def find_state(run: Path, which: str, warn) -> Optional[Snapshot]:
     if which == "best":
         newest = find_state(run, "latest", warn)
         which = str(newest.record["best_step"])
-    if not which.isdigit():
-        raise CheckpointError(f"--start-iter must be latest, best or a step, not '{which}'")
+        if which == "0":
+            raise CheckpointError(f"the run in '{run}' was never evaluated, so it has no best checkpoint")
     if int(which) not in steps:
         raise CheckpointError(f"'{run}' has no checkpoint of step {which}; it has {', '.join(map(str, steps))}")
     return load_state(state_path(run, int(which)))
+
+
+def drop_after(run: Path, step: int) -> None:
+    """Delete states and weights of later steps: a run that goes on from `step` makes its own."""
+    for folder, ending in (("states", "npz"), ("weights", "pdparams")):
+        for path in (run / folder).glob(f"step_*.{ending}"):
+            if path.stem[5:].isdigit() and int(path.stem[5:]) > step:
+                path.unlink()
 
 
 def prune(run: Path, keep: int, best_step: int) -> None:

@@ -91,24 +91,34 @@ def _convert(tree: Mapping, origins: Mapping[str, str], name: str) -> Config:
 
 
 def _check_ranges(config: Config, name: str) -> None:
+    for path, (value, fine, wanted) in _ranges(config).items():
+        if not fine:
+            raise ConfigError(f"{name}: '{path}' must {wanted}, not {to_plain(value)}")
+
+
+def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
+    """Values with whether they are possible and what they must be."""
     data, schedule, run = config.data, config.schedule, config.run
-    positive = {
-        "data.batch_size": data.batch_size,
-        "schedule.horizon": schedule.horizon,
-        "schedule.iter_size": schedule.iter_size,
-        "run.log_every": run.log_every,
-        "run.save_every": run.save_every,
-        "run.keep": run.keep,
-        **{f"data.{d}.size": min(getattr(data, d).size) for d in ("source", "target", "validation")},
-        "data.pixels.std": min(data.pixels.std),
+    change, order = data.augment, data.pixels.order
+    checks: dict[str, tuple[Any, bool, str]] = {
+        "schedule.stop": (schedule.stop, 0 <= schedule.stop <= schedule.horizon, "lie in 0..schedule.horizon"),
+        "data.pixels.order": (order, order in ("rgb", "bgr"), "be rgb or bgr"),
+        "data.pixels.std": (data.pixels.std, min(data.pixels.std) > 0, "be more than 0"),
+        "data.augment.scale": (change.scale, 0 < change.scale[0] <= change.scale[1], "be [low, high], 0 < low <= high"),
+        "data.augment.jitter": (change.jitter, 0 <= change.jitter < 1, "lie in 0..1"),
+        "data.augment.blur": (change.blur, 0 <= change.blur <= 1, "lie in 0..1"),
+        "data.augment.crop": (change.crop, change.crop is None or min(change.crop) > 0, "be more than 0"),
     }
-    for path, value in positive.items():
-        if value <= 0:
-            raise ConfigError(f"{name}: '{path}' must be more than 0, not {value}")
-    for path, value in {"data.workers": data.workers, "run.eval_every": run.eval_every, "run.seed": run.seed}.items():
-        if value < 0:
-            raise ConfigError(f"{name}: '{path}' must not be negative, but is {value}")
-    if not 0 <= schedule.stop <= schedule.horizon:
-        raise ConfigError(f"{name}: 'schedule.stop' ({schedule.stop}) must lie in 0..schedule.horizon")
-    if data.pixels.order not in ("rgb", "bgr"):
-        raise ConfigError(f"{name}: 'data.pixels.order' must be rgb or bgr, not '{data.pixels.order}'")
+    for domain in ("source", "target", "validation"):
+        size = getattr(data, domain).size
+        checks[f"data.{domain}.size"] = (size, min(size) > 0, "be more than 0")
+    for section, names in ((data, ("batch_size",)), (schedule, ("horizon", "iter_size"))):
+        for key in names:
+            value = getattr(section, key)
+            checks[f"{'data' if section is data else 'schedule'}.{key}"] = (value, value > 0, "be more than 0")
+    for key, least in (("log_every", 1), ("save_every", 1), ("keep", 1), ("eval_every", 0), ("seed", 0)):
+        value = getattr(run, key)
+        checks[f"run.{key}"] = (value, value >= least, f"be at least {least}")
+    checks["data.workers"] = (data.workers, data.workers >= 0, "be at least 0")
+    checks["schedule.warmup"] = (schedule.warmup, schedule.warmup >= 0, "be at least 0")
+    return checks

@@ -71,6 +71,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int) -> None:
 
 def _start(job: Job, threads: int) -> subprocess.Popen:
     job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / SECONDS).unlink(missing_ok=True)
     with (job.folder / "console.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, str(TRAIN), *job.arguments],

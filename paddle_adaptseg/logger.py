@@ -11,6 +11,7 @@ import json
 import math
 import struct
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
@@ -114,6 +115,7 @@ class Console:
     """Progress with time left on a terminal; plain lines where output goes to a file or a notebook cell."""
 
     def __init__(self, first: int, total: int) -> None:
+        self.first, self.total, self.began = first, total, time.monotonic()
         self.bar = tqdm(
             total=total, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05, disable=not sys.stderr.isatty()
         )
@@ -123,6 +125,12 @@ class Console:
         if text:
             self.bar.set_postfix_str(text, refresh=False)
         self.bar.update()
+
+    def pace(self, step: int) -> str:
+        """Speed and time left, for lines that stand where no bar is."""
+        rate = (step - self.first) / max(1e-9, time.monotonic() - self.began)
+        left = int((self.total - step) / rate) if rate > 0 else 0
+        return f"({rate:.2f} steps/s, {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left)"
 
     def line(self, text: str) -> None:
         """A line above the bar."""

@@ -12,7 +12,7 @@ from typing import Optional
 
 import numpy as np
 
-from paddle_adaptseg.configfile import load_config
+from paddle_adaptseg.configfile import differences, load_config
 from paddle_adaptseg.errors import ConfigError, TrainingError
 from paddle_adaptseg.files import write_atomically
 from paddle_adaptseg.launch import SECONDS, Job, run_jobs
@@ -112,7 +112,12 @@ def bar_chart(rows: Sequence[Row], title: str) -> bytes:
 
 
 def _finished(job: Job) -> bool:
-    return job.done_steps() >= job.config.schedule.stop and (job.folder / SECONDS).is_file()
+    """Whether this very configuration was trained to its end; a folder of another one is refused by the training."""
+    saved = job.folder / "config.yml"
+    if not (job.folder / SECONDS).is_file() or not saved.is_file():
+        return False
+    old = load_config(saved)
+    return old.schedule.stop == job.config.schedule.stop and not differences(old, job.config)
 
 
 def _final(job: Job) -> tuple[float, float]:

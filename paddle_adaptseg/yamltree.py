@@ -18,7 +18,7 @@ def read_tree(path: Path, origins: dict[str, str], seen: tuple[Path, ...] = ()) 
         raise ConfigError(f"config file '{path}' does not exist" + (f" (base of {seen[-1]})" if seen else ""))
     if path.resolve() in seen:
         raise ConfigError(f"{path}: 'base' leads back to the file itself")
-    own = parse_tree(path.read_text(encoding="utf-8"), str(path))
+    own = parse_tree(read_text(path), str(path))
     bases = own.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(b, str) for b in bases):
@@ -28,6 +28,16 @@ def read_tree(path: Path, origins: dict[str, str], seen: tuple[Path, ...] = ()) 
         _merge(tree, read_tree(path.parent / base, origins, (*seen, path.resolve())), origins, None)
     _merge(tree, own, origins, str(path))
     return tree
+
+
+def read_text(path: Path) -> str:
+    """A text file; what is no text is an error."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"'{path}' is not a text file") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read '{path}': {error.strerror}") from None
 
 
 def parse_tree(text: str, name: str) -> dict:

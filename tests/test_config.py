@@ -49,7 +49,7 @@ def test_differences_name_what_changes_the_result_and_nothing_else():
         ("schedule.stopp=5", "unknown key 'schedule.stopp': did you mean 'stop'?"),
         ("shedule.stop=5", "unknown key 'shedule': did you mean 'schedule'?"),
         ("schedule.stop=ten", "'schedule.stop' must be a whole number, not 'ten'"),
-        ("schedule.stop=2000", "'schedule.stop' (2000) must lie in 0..schedule.horizon"),
+        ("schedule.stop=2000", "'schedule.stop' must lie in 0..schedule.horizon, not 2000"),
         ("data.source.size=[1,2,3]", "'data.source.size' must be a list of 2"),
         ("data.batch_size=0", "'data.batch_size' must be more than 0"),
         ("optim.critics.lr=nan", "'optim.critics.lr' must be a finite number"),
@@ -58,6 +58,9 @@ def test_differences_name_what_changes_the_result_and_nothing_else():
         ("method=gan", "'method' must be a mapping with a 'name'"),
         ("data.pixels.order=bgrr", "must be rgb or bgr"),
         ("run.output=[", "not valid YAML"),
+        ("data.augment.scale=[1.5,0.5]", "'data.augment.scale' must be [low, high]"),
+        ("data.augment.crop=[0,8]", "'data.augment.crop' must be more than 0"),
+        ("data.workers=-1", "'data.workers' must be at least 0, not -1"),
     ],
 )
 def test_a_wrong_override_is_answered_with_path_value_and_fix(text, message):
@@ -86,6 +89,12 @@ def test_missing_files_sections_and_loops_are_named(tmp_path):
     (tmp_path / "c.yml").write_text("run: {seed: 1}\n")
     with pytest.raises(ConfigError, match="'model' is missing"):
         load_config(tmp_path / "c.yml")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "weights.pdparams").write_bytes(b"\x80\x04\x95\xff")
+    with pytest.raises(ConfigError, match="weights.pdparams' is not a text file"):
+        load_config(tmp_path / "weights.pdparams")
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,10 @@ def test_labels_keep_ids_when_resized_and_evaluation_reads_full_resolution(toy_r
             lambda root: (root / "images/00002.png").unlink() or (root / "images/00001.png").unlink() or root,
             "no images",
         ),
-        (lambda root: (root / "labels/00002.png").unlink() or root, "1 of 2 images .* have no label: .*00002.png"),
+        (
+            lambda root: (root / "labels/00002.png").unlink() or root,
+            "1 files of GTA5 .* are missing: .*00002.png has no label",
+        ),
     ],
 )
 def test_missing_data_is_answered_with_the_expected_layout(tmp_path, change, message):

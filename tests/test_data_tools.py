@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -36,7 +37,7 @@ def truncate(path):
 
 
 FAULTS = {  # what is done to which file, and what the report must say of it
-    "missing pair": ("labels/00001.png", lambda p: p.unlink(), "images/00001.png: has no label"),
+    "missing pair": ("labels/00001.png", lambda p: p.unlink(), "images/00001.png has no label"),
     "zero-byte file": ("images/00002.png", lambda p: p.write_bytes(b""), "the file is empty"),
     "truncated picture": ("images/00003.png", truncate, "the picture is damaged"),
     "wrong size": (
@@ -72,6 +73,23 @@ def test_every_planted_fault_is_found_in_one_pass(pair):
     for name, _, message in FAULTS.values():
         where = name.replace("labels/00001", "images/00001")
         assert [p for p in report.problems if where in p and message in p], (name, report.problems)
+
+
+def test_a_label_without_its_image_is_a_problem_too(pair):
+    (pair / "GTA5/images/00003.png").unlink()
+    domain = Domain("gta5", Roots([str(pair / "GTA5")]), "all", (64, 32))
+    (problem,) = check_domain(domain, CITYSCAPES_19, True).problems
+    assert problem.endswith("labels/00003.png has no image")
+
+
+def test_a_split_by_formula_is_checked_in_one_pass_and_may_have_known_gaps(pair, tmp_path):
+    domain = Domain("gta5", Roots([str(pair / "GTA5")]), "official", (64, 32))
+    truncate(pair / "GTA5/images/00003.png")
+    problems = check_domain(domain, CITYSCAPES_19, True).problems
+    assert len(problems) == 24966 - 8 + 1 and problems[0] == "00009.png is missing"
+    (tmp_path / "known.txt").write_text("\n".join(f"{n:05d}.png" for n in range(9, 24967)))
+    (problem,) = check_domain(replace(domain, exclude=str(tmp_path / "known.txt")), CITYSCAPES_19, True).problems
+    assert "00003.png" in problem
 
 
 def test_an_empty_split_is_a_problem(pair):
@@ -120,6 +138,10 @@ def test_prepared_copies_are_the_same_tensors(pair, tmp_path, kind):
     first, second = tool(*command), tool(*command)
     assert first.returncode == 0 and "source: 8 items" in first.stdout, first.stderr
     assert "source: already prepared" in second.stdout
+    for folder in (tmp_path / "cache").iterdir():
+        next(folder.glob("*_image.*")).unlink()
+    mended = tool(*command)  # as the error about a damaged cache advises
+    assert mended.returncode == 0 and "source: 8 items" in mended.stdout, mended.stderr
     data = TrainData(config, True)
     assert data.source.cache is not None and data.target.cache is not None
     assert "(prepared)" in data.notes()[0]
@@ -195,7 +217,7 @@ def test_a_missing_or_wrong_prediction_is_an_error_never_skipped(pair, tmp_path,
 
 def test_a_small_dev_shm_is_noticed_said_and_worked_around(tiny, monkeypatch):
     expected = batches(tiny("toy/adaptsegnet_multi", "schedule.stop=2"))
-    usage = namedtuple("usage", "total used free")(64 * 2**20, 0, 64 * 2**20)
+    usage = namedtuple("usage", "total used free")(64 * 2**20, 48 * 2**20, 16 * 2**20)
     monkeypatch.setattr(sampling.shutil, "disk_usage", lambda path: usage)
     config = tiny("toy/adaptsegnet_multi", "schedule.stop=2", "data.workers=2")
     assert any("/dev/shm is too small for 2 loader workers" in line for line in TrainData(config, True).notes())

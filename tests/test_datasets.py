@@ -11,10 +11,13 @@ import pytest
 from PIL import Image
 
 from paddle_adaptseg.config import Domain, Roots
-from paddle_adaptseg.data import TrainData, protocols
+from paddle_adaptseg.data import TrainData
 from paddle_adaptseg.data.catalog import DATASETS, dataset_spec
 from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.data.decode import decode_rgb
 from paddle_adaptseg.data.items import list_items
+from paddle_adaptseg.data.stores import Ref
+from paddle_adaptseg.engine.evaluator import class_sets
 from paddle_adaptseg.errors import ConfigError, DataError
 from paddle_adaptseg.labels import CITYSCAPES_19, CITYSCAPES_IDS, LABEL_SPACES, SYNTHIA_13, SYNTHIA_16, SYNTHIA_IDS
 
@@ -202,7 +205,7 @@ def test_images_and_labels_may_differ_in_size(tmp_path):
 
 def test_the_official_split_is_a_formula_and_a_gap_is_named(tmp_path):
     domain = moved(make(tmp_path, "gta5", 2), tmp_path, split="official")
-    with pytest.raises(DataError, match=r"24964 of 24966 images of GTA5 .* are missing: 00003.png"):
+    with pytest.raises(DataError, match=r"24964 files of GTA5 .* are missing: 00003.png"):
         list_items(domain, False)
 
 
@@ -215,6 +218,8 @@ def test_lists_exclusions_and_filters_choose_images(tmp_path):
     (tmp_path / "some.txt").write_text("00003.png\n00001.png 00001.png\n")
     (tmp_path / "bad.txt").write_text("images/00002\n")
     assert names(list=str(tmp_path / "some.txt")) == ["00003", "00001"]
+    assert names(exclude=str(tmp_path / "bad.txt")) == ["00001", "00003", "00004"]
+    (tmp_path / "bad.txt").write_text("00002\n00099.png\n")  # a known bad file need not be there
     assert names(exclude=str(tmp_path / "bad.txt")) == ["00001", "00003", "00004"]
     (tmp_path / "some.txt").write_text("00009.png\n")
     with pytest.raises(DataError, match="1 lines of .*some.txt' name no image .*: 00009.png"):
@@ -346,6 +351,43 @@ def test_label_spaces_are_the_published_class_sets():
 
 def test_head_and_protocols_are_separate_and_a_set_outside_the_head_is_refused(tiny):
     config = tiny("toy/source_only", "data.protocols=[synthia_16, synthia_13]")
-    assert {k: len(v) for k, v in protocols(config).items()} == {"synthia_16": 16, "synthia_13": 13}
+    assert {k: len(v) for k, v in class_sets(config).items()} == {"synthia_16": 16, "synthia_13": 13}
     with pytest.raises(ConfigError, match="unknown class 'terrain'"):
-        protocols(tiny("toy/source_only", "data.classes=synthia_16", "data.protocols=[cityscapes_19]"))
+        class_sets(tiny("toy/source_only", "data.classes=synthia_16", "data.protocols=[cityscapes_19]"))
+
+
+def test_a_label_space_that_shares_no_class_is_refused_and_a_partial_one_is_told(tmp_path, tiny):
+    domain = make(tmp_path, "gta5", 1)
+    own = tmp_path / "town.yml"
+    own.write_text(OWN.replace("name: road", "name: street"))
+    with pytest.raises(DataError, match="shares no class with the network: it has .*; is data.classes right"):
+        DomainFiles(domain, dataset_spec(str(own)).classes, labelled=True)
+    files = DomainFiles(domain, SYNTHIA_16, labelled=True)
+    assert files.unknown == ["terrain", "train", "truck"]
+    notes = TrainData(tiny("toy/source_only", "data.classes=synthia_16"), False).notes()
+    assert "source: labels of classes that the network does not predict are ignored: terrain, train, truck" in notes
+
+
+def test_pictures_with_an_orientation_are_read_as_stored(tmp_path):
+    path = tmp_path / "photo.jpg"
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:, :40] = 255
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(path, exif=exif, quality=95)
+    for size in (None, (20, 10)):
+        array = decode_rgb(Ref(str(tmp_path), "photo.jpg"), size).astype(int)
+        width, height = size or (80, 40)
+        assert array.shape == (height, width, 3)
+        assert array[:, : width // 4].min() > 200 and array[:, -width // 4 :].max() < 60
+
+
+def test_what_macos_adds_to_archives_is_passed_over(tmp_path):
+    domain = make(tmp_path / "folder", "gta5", 2)
+    for name in ("__MACOSX/images/._00001.png", "images/._00002.png"):
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(b"junk")
+    zipped = archive(tmp_path / "folder", tmp_path / "mac.zip")
+    assert len(list_items(moved(domain, zipped), True).items) == 2
+    assert len(list_items(domain, True).items) == 2

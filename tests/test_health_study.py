@@ -132,6 +132,10 @@ def test_a_comparison_trains_what_is_missing_and_writes_table_and_chart(toy_root
     assert len(times) == 4
     again = tool(*command)
     assert again.returncode == 0 and {p: p.stat().st_mtime_ns for p in times} == times
+    other = tool(*command, "optim.segmenter.lr=0.5")
+    assert other.returncode == 2 and "was trained with another configuration (optim.segmenter.lr" in other.stderr
+    wrong = tool("compare", *paths, "--baseline", "source_onyl", "--output", tmp_path / "out", "-o", *overrides)
+    assert wrong.returncode == 2 and "unknown baseline 'source_onyl': did you mean 'source_only'" in wrong.stderr
     jobs = study_jobs(paths, [0, 1], tmp_path / "out", overrides)
     assert [row.name for row in run_study(jobs, "source_only", 1)]
 

@@ -135,3 +135,10 @@ def test_a_level_that_the_model_lacks_is_refused():
     vgg = build_model(Component("deeplabv2_vgg16"), CLASSES)
     with pytest.raises(ConfigError, match="no level 'aux'"):
         build_method(Component("source_only", {"seg_weights": SEG}), vgg, CLASSES)
+
+
+def test_a_method_without_any_weight_is_refused():
+    model = build_model(Component("small", {"width": 8}), CLASSES)
+    for name, params in (("source_only", {"seg_weights": {}}), ("output_adversarial", {**ADV, "weights": {}})):
+        with pytest.raises(ConfigError, match="must name a level: main, aux"):
+            build_method(Component(name, params), model, CLASSES)

@@ -13,7 +13,7 @@ from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.engine import fit
 from paddle_adaptseg.engine import run as run_module
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.errors import CheckpointError, ConfigError
 from paddle_adaptseg.logger import VDL_FILE
 from paddle_adaptseg.methods import METHODS
 
@@ -114,6 +114,45 @@ def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(tiny, tmp_pa
     fit(config, resume="latest")
     assert "step_00000004.npz' is damaged" in capsys.readouterr().out
     assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
+
+
+def test_going_back_drops_what_lies_ahead_and_keeps_what_is_new(tiny, tmp_path):
+    config = tiny("toy/source_only", "run.keep=3")
+    fit(config)
+    assert list_steps(tmp_path / "run") == [2, 3, 4, 6] or list_steps(tmp_path / "run") == [3, 4, 6]
+    fit(override(config, "run.keep=1", "schedule.stop=4"), resume="3")
+    assert list_steps(tmp_path / "run") in ([4], [3, 4])
+    assert [p.stem for p in sorted((tmp_path / "run/weights").iterdir())][-1] == "step_00000004"
+    assert fit(override(config, "schedule.stop=4"), resume="latest").step == 4
+
+
+def test_a_named_checkpoint_that_is_not_there_is_an_error_not_a_fresh_start(tiny, capsys):
+    config = tiny("toy/source_only", "schedule.stop=2", "run.eval_every=0")
+    for which, message in (
+        ("best", "no checkpoint to continue from"),
+        ("5000", "no checkpoint"),
+        ("foo", "must be latest"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            fit(config, resume=which)
+    fit(config, resume="latest")
+    assert "starting fresh" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="was never evaluated"):
+        fit(config, resume="best")
+
+
+def test_starting_anew_leaves_no_weights_of_the_old_run(tiny, tmp_path):
+    fit(tiny("toy/source_only"))
+    fit(tiny("toy/source_only", "run.eval_every=0", "schedule.stop=1"), overwrite=True)
+    assert not (tmp_path / "run/best.pdparams").exists()
+    assert [p.stem for p in (tmp_path / "run/weights").iterdir()] == ["step_00000001"]
+
+
+def test_a_wrong_protocol_is_said_before_anything_is_trained_or_deleted(tiny, tmp_path):
+    fit(tiny("toy/source_only"))
+    with pytest.raises(ConfigError, match="unknown label space 'synthia_61'"):
+        fit(tiny("toy/source_only", "data.protocols=[synthia_61]"), overwrite=True)
+    assert (tmp_path / "run/best.pdparams").exists() and list_steps(tmp_path / "run")
 
 
 def test_continuing_without_a_checkpoint_starts_fresh(tiny, tmp_path):

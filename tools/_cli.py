@@ -13,6 +13,11 @@ from paddle_adaptseg.errors import UserError  # noqa: E402
 DEFAULT_CONFIG = str(Path(__file__).resolve().parent.parent / "configs/toy/adaptsegnet_multi.yml")
 
 
+def numbers(text: str) -> list[int]:
+    """Whole numbers with commas between them, for argparse."""
+    return [int(part) for part in text.split(",")]
+
+
 def run(main: Callable[[], object]) -> None:
     """Call `main` and exit with its code; 2 for errors that the user can mend."""
     try:

@@ -20,14 +20,13 @@ def main() -> int:
     from paddle_adaptseg import runtime
 
     runtime.import_paddle()
+    from paddle_adaptseg.data import class_set, named_space
     from paddle_adaptseg.data.compare import score_folders
-    from paddle_adaptseg.labels import LABEL_SPACES
     from paddle_adaptseg.metrics import iou_table
-    from paddle_adaptseg.registry import lookup
 
-    space = lookup(LABEL_SPACES, args.classes, "label space")
+    space = named_space(args.classes)
     protocols = [p for p in args.protocols.split(",") if p] or [args.classes]
-    sets = {p: [space.names.index(n) for n in lookup(LABEL_SPACES, p, "protocol").names] for p in protocols}
+    sets = {p: class_set(space, p) for p in protocols}
     matrix = score_folders(Path(args.gt_dir), Path(args.pred_dir), args.dataset, space, runtime.cpu_count())
     print(iou_table(space.names, matrix, sets))
     print(f"{matrix.images} images, scored at the labels' full resolution")

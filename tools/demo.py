@@ -6,12 +6,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from _cli import run
+from _cli import numbers, run
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", default="0", help="comma-separated; each has scenes and initial weights of its own")
+    parser.add_argument("--seeds", default="0", type=numbers, help="each has scenes and initial weights of its own")
     parser.add_argument("--table", help="also write the table over seeds to this Markdown file")
     parser.add_argument("--fresh", action="store_true", help="train again what is already trained")
     args = parser.parse_args()
@@ -21,7 +21,7 @@ def main() -> int:
     from paddle_adaptseg import demo
 
     print(runtime.environment())
-    comparisons, jobs = demo.compare([int(s) for s in args.seeds.split(",")], args.fresh)
+    comparisons, jobs = demo.compare(args.seeds, args.fresh)
     first = next(iter(jobs.values()))
     print("\n" + demo.class_table(comparisons[0], first["adapted"].config))
     if len(comparisons) > 1:

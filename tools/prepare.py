@@ -21,7 +21,7 @@ def main() -> int:
 
     runtime.import_paddle()
     from paddle_adaptseg.data import label_space
-    from paddle_adaptseg.data.cache import digest, prepare
+    from paddle_adaptseg.data.cache import digest, is_prepared, prepare
     from paddle_adaptseg.data.dataset import DomainFiles
     from paddle_adaptseg.registry import lookup
 
@@ -31,7 +31,7 @@ def main() -> int:
     for name in args.domains.split(","):
         domain, labelled = lookup(known, name, "domain")
         files = DomainFiles(domain, label_space(config), labelled)
-        if (Path(data.cache) / digest(files) / "manifest.json").is_file():
+        if is_prepared(files, Path(data.cache), args.format):
             print(f"{name}: already prepared in {Path(data.cache) / digest(files)}")
             continue
         folder, size = prepare(files, Path(data.cache), args.format, runtime.cpu_count())

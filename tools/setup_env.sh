@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Create or refresh a virtual environment: tools/setup_env.sh VENV [REQUIREMENTS]
+# Create or refresh a virtual environment: tools/setup_env.sh VENV [REQUIREMENTS [EXTRA]]
 # Picks a Python that Paddle has wheels for and, without REQUIREMENTS, the CPU or GPU build by what the machine has.
+# EXTRA is another requirements file, installed on top (what only the tests need).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1
 requirements=${2:-}
+extra=${3:-}
 newest=13
 if [ -z "$requirements" ]; then
   if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU; then
@@ -16,7 +18,20 @@ fi
 case "$requirements" in *gpu*|*paddle26*) newest=12 ;; esac  # Paddle 2.6 has no wheels for Python 3.13
 
 stamp=$(cat "$requirements" requirements.txt requirements-dev.txt pyproject.toml tools/setup_env.sh | cksum)
-if [ -f "$venv/.stamp" ] && [ "$(cat "$venv/.stamp")" = "$stamp" ] && "$venv/bin/python" -c '' 2>/dev/null; then exit 0; fi
+install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" 2>&1 \
+  | { grep -v "is ignored: it is neither a file nor a directory" || true; }; }
+install_extra() {
+  [ -n "$extra" ] || return 0
+  local wanted; wanted="$stamp $(cksum < "$extra")"
+  [ "$(cat "$venv/.stamp-extra" 2>/dev/null)" = "$wanted" ] && return 0
+  echo "setup: $extra -> $venv"
+  install -r "$extra"
+  echo "$wanted" > "$venv/.stamp-extra"
+}
+if [ -f "$venv/.stamp" ] && [ "$(cat "$venv/.stamp")" = "$stamp" ] && "$venv/bin/python" -c '' 2>/dev/null; then
+  install_extra
+  exit 0
+fi
 
 usable() {  # a Python of the right version that can make environments
   "$1" -c "import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, $newest))" >/dev/null 2>&1
@@ -34,8 +49,7 @@ fi
 echo "setup: $("$python" --version 2>&1) ($python), $requirements -> $venv"
 [ -x "$venv/bin/python" ] && usable "$venv/bin/python" || { rm -rf "$venv"; "$python" -m venv "$venv"; }
 rm -f "$venv/.stamp"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements" -r requirements-dev.txt 2>&1 \
-  | { grep -v "is ignored: it is neither a file nor a directory" || true; }
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -e . 2>&1 \
-  | { grep -v "is ignored: it is neither a file nor a directory" || true; }
+install -r "$requirements" -r requirements-dev.txt
+install --no-deps -e .
 echo "$stamp" > "$venv/.stamp"
+install_extra

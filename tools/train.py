@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from _cli import DEFAULT_CONFIG, run
@@ -21,6 +22,7 @@ FLAGS = {
     "--save-pred-every": ("run.save_every", "steps between checkpoints"),
     "--batch-size": ("data.batch_size", "images of each domain in a step"),
 }
+TEXT = ("run.output", "run.restore_from", "method.gan")  # taken as they are, not as YAML
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,13 +49,16 @@ def main() -> int:
     saved = Path(values.get("run.output", "")) / "config.yml"
     if args.continue_train and not args.config and "run.output" in values and saved.is_file():
         path = str(saved)
-    config = load_config(path, [*(f"{k}={v}" for k, v in values.items()), *args.override])
+    config = load_config(
+        path, [*(f"{k}={json.dumps(v) if k in TEXT else v}" for k, v in values.items()), *args.override]
+    )
     from paddle_adaptseg.data.toy import ensure_toy
+    from paddle_adaptseg.engine.restore import find_weights
 
     ensure_toy(config.data.source.root)
     result = fit(config, (args.start_iter or "latest") if args.continue_train else None, args.overwrite)
     print(f"done: step {result.step}, target mIoU {result.miou:.2f}, best {result.best_miou:.2f} at {result.best_step}")
-    print(f"weights: {result.output / 'best.pdparams'}  curves: visualdl --logdir {result.output / 'vdl'}")
+    print(f"weights: {find_weights(result.output)}  curves: visualdl --logdir {result.output / 'vdl'}")
     return 0
 
 

@@ -9,28 +9,28 @@ from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.data.catalog import own_dataset
 from paddle_adaptseg.data.dataset import DomainFiles
-from paddle_adaptseg.data.sampling import PairStream, eval_samples, shared_memory_suffices, train_batches
+from paddle_adaptseg.data.sampling import PairStream, batch_bytes, eval_samples, shared_memory_suffices, train_batches
 from paddle_adaptseg.labels import LABEL_SPACES, LabelSpace
 from paddle_adaptseg.registry import lookup
 
-__all__ = ["TrainData", "label_space", "protocols", "open_validation", "eval_samples"]
+__all__ = ["TrainData", "class_set", "label_space", "named_space", "open_validation", "eval_samples"]
 
 
-def label_space(config: Config) -> LabelSpace:
-    """The classes that the network predicts."""
-    name = config.data.classes
+def named_space(name: str) -> LabelSpace:
+    """A label space of the table, or the classes of a user's data set file."""
     if name.endswith((".yml", ".yaml")):
         return own_dataset(Path(name)).classes
     return lookup(LABEL_SPACES, name, "label space")
 
 
-def protocols(config: Config) -> dict[str, LabelSpace]:
-    """The class sets that evaluation reports, by name; each must be part of what the network predicts."""
-    space = label_space(config)
-    sets = {name: lookup(LABEL_SPACES, name, "protocol") for name in config.data.protocols}
-    for chosen in sets.values():
-        space.subset(chosen.names)
-    return sets or {config.data.classes: space}
+def label_space(config: Config) -> LabelSpace:
+    """The classes that the network predicts."""
+    return named_space(config.data.classes)
+
+
+def class_set(space: LabelSpace, protocol: str) -> list[int]:
+    """Indices in `space` of a protocol's classes, all of which must be there."""
+    return [space.names.index(name) for name in space.subset(named_space(protocol).names).names]
 
 
 def open_validation(config: Config) -> DomainFiles:
@@ -50,12 +50,20 @@ class TrainData:
 
     def notes(self) -> list[str]:
         """What a user should know about how the data is read."""
-        domains = {"source": self.source, "target": self.target}
-        lines = [
-            f"{n}: {len(f)} images of {f.title}" + (" (prepared)" if f.cache else "") for n, f in domains.items() if f
-        ]
+        lines = []
+        for name, files in (("source", self.source), ("target", self.target)):
+            if files is None:
+                continue
+            scaled = self.config.data.augment.scale != (1.0, 1.0)
+            prepared = (
+                "" if not files.cache else " (prepared, but not used with random scale)" if scaled else " (prepared)"
+            )
+            lines.append(f"{name}: {len(files)} images of {files.title}{prepared}")
+            if files.unknown:
+                ignored = ", ".join(files.unknown)
+                lines.append(f"{name}: labels of classes that the network does not predict are ignored: {ignored}")
         workers = self.config.data.workers
-        if workers and not shared_memory_suffices(workers):
+        if workers and not shared_memory_suffices(workers, batch_bytes(self.stream, self.config.data.batch_size)):
             lines.append(f"/dev/shm is too small for {workers} loader workers; they pass batches through pipes instead")
         return lines
 

@@ -122,6 +122,15 @@ def digest(files: DomainFiles) -> str:
     return recipe.hexdigest()[:20]
 
 
+def is_prepared(files: DomainFiles, root: Path, kind: str) -> bool:
+    """Whether a whole cache of these files in this format is there."""
+    try:
+        cache = Cache.find(str(root), files)
+    except DataError:
+        return False
+    return cache is not None and cache.format is FORMATS.get(kind)
+
+
 def prepare(files: DomainFiles, root: Path, kind: str, workers: int) -> tuple[Path, int]:
     """Write the cache of a domain; returns its folder and size in bytes. Nothing is there until all of it is."""
     store = lookup(FORMATS, kind, "cache format")

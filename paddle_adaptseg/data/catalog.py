@@ -20,7 +20,7 @@ from paddle_adaptseg.labels import (
 )
 from paddle_adaptseg.registry import lookup
 from paddle_adaptseg.schema import convert
-from paddle_adaptseg.yamltree import parse_tree
+from paddle_adaptseg.yamltree import parse_tree, read_text
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def own_dataset(path: Path) -> DatasetSpec:
     if not path.is_file():
         raise ConfigError(f"data set file '{path}' does not exist")
     try:
-        own = convert(parse_tree(path.read_text(encoding="utf-8"), str(path)), OwnDataset, "")
+        own = convert(parse_tree(read_text(path), str(path)), OwnDataset, "")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     ids = {raw: c.name for c in own.classes for raw in c.ids}

@@ -41,8 +41,8 @@ def check_domain(domain: Domain, space: LabelSpace, labelled: bool, workers: int
     except DataError as error:
         report.problems.append(str(error))
         return report
-    report.images = len(listing.items) + len(listing.unpaired)
-    report.problems += [f"{name}: has no label" for name in listing.unpaired]
+    report.images = len(listing.items) + len(listing.problems)
+    report.problems += [*listing.problems, *listing.alone]
     with ThreadPoolExecutor(workers) as pool:
         results = pool.map(lambda item: _look(item, listing, space), listing.items)
         for problems, size, pixels in tqdm(results, f"check {listing.spec.title}", len(listing.items), unit="image"):

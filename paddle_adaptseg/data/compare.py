@@ -55,7 +55,7 @@ def score_folders(truth: Path, predictions: Path, dataset: str, space: LabelSpac
 def _labels(root: Path, sources: tuple[LabelSource, ...]) -> tuple[LabelSource | None, dict[str, Path]]:
     """The first way of naming labels that any file follows, and those files by their {name}."""
     files = sorted(p for p in root.rglob("*.png"))
-    for source in sources:
+    for source in sorted(sources, key=lambda s: -len(s.pattern.rsplit("/", 1)[-1])):  # the most specific name first
         pattern = re.escape(source.pattern.rsplit("/", 1)[-1]).replace(r"\{name\}", "(.+)")
         found = {m.group(1): p for p in files if (m := re.fullmatch(pattern, p.name))}
         if found:

@@ -13,7 +13,8 @@ from paddle_adaptseg.data.cache import Cache
 from paddle_adaptseg.data.decode import LABELS, decode_rgb
 from paddle_adaptseg.data.items import list_items
 from paddle_adaptseg.data.transforms import resize_label
-from paddle_adaptseg.labels import LabelSpace
+from paddle_adaptseg.errors import DataError, shorten
+from paddle_adaptseg.labels import IGNORE, LabelSpace
 from paddle_adaptseg.registry import lookup
 
 
@@ -25,8 +26,15 @@ class DomainFiles:
         self.items, self.title = listing.items, listing.spec.title
         self.size = tuple(domain.size)
         self.lut, self.decode = None, None
+        self.unknown: list[str] = []  # classes of the labels that the network does not predict
         if listing.labels is not None:
             self.lut = space.lut(listing.labels.ids)
+            if (self.lut == IGNORE).all():
+                raise DataError(
+                    f"{self.title} shares no class with the network: it has {shorten(listing.labels.ids.values(), 4)}, "
+                    f"the network predicts {shorten(space.names, 4)}; is data.classes right?"
+                )
+            self.unknown = sorted(set(listing.labels.ids.values()) - set(space.names))
             self.decode = lookup(LABELS, listing.labels.decode, "label decoder")
         self.cache = Cache.find(cache, self) if cache else None
 

@@ -27,7 +27,7 @@ def decode_rgb(ref: Ref, size: Optional[Sequence[int]] = None) -> np.ndarray:
     """An RGB picture [H, W, 3] uint8, resized to (width, height) by Pillow's antialiased bicubic filter if given."""
     data = ref.read()
     stored = image_size(ref, data)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise DataError(f"cannot read '{ref}': the picture is damaged")
     if size is None or tuple(size) == stored:

@@ -26,22 +26,21 @@ class Item:
 
 @dataclass(frozen=True)
 class Listing:
-    """All pairs of a domain in the order of their names, images without a label, and how labels are read."""
+    """All pairs of a domain in the order of their names, what is wrong with the rest, and how labels are read."""
 
     spec: DatasetSpec
     items: tuple[Item, ...]
-    unpaired: tuple[str, ...]
+    problems: tuple[str, ...]  # a line for each image without a label, and for each missing number of a formula
     labels: Optional[LabelSource]
+    alone: tuple[str, ...] = ()  # labels without an image
 
 
 def list_items(domain: Domain, labelled: bool) -> Listing:
     """The pairs of a domain; anything absent is an error that shows the expected layout."""
     listing = survey(domain, labelled)
-    if listing.unpaired:
-        raise DataError(
-            f"{len(listing.unpaired)} of {len(listing.items) + len(listing.unpaired)} images of {listing.spec.title} "
-            f"have no label: {shorten(listing.unpaired, 3)}"
-        )
+    if listing.problems:
+        count = f"{len(listing.problems)} files of {listing.spec.title} ({len(listing.items)} are there)"
+        raise DataError(f"{count} are missing: {shorten(listing.problems, 3)}")
     return listing
 
 
@@ -56,16 +55,21 @@ def survey(domain: Domain, labelled: bool) -> Listing:
     except DataError as error:
         raise DataError(f"{error} (for {spec.title}); {expected}") from None
     images = _first([(p, find(stores, fill(p, {"split": domain.split}))) for p in spec.images])[1]
-    images = _filtered(_numbered(images, spec, domain), domain)
+    images = _filtered(images, domain)
+    images, missing = _numbered(images, spec, domain)
     if not images:
         raise DataError(f"no images of {spec.title} ({domain.split}) in '{domain.root}'; {expected}")
     if not labelled:
-        return Listing(spec, tuple(Item(ref, None) for ref in images.values()), (), None)
+        return Listing(spec, tuple(Item(ref, None) for ref in images.values()), missing, None)
     source, labels = _first([(s, find(stores, fill(s.pattern, {"split": domain.split}))) for s in spec.labels])
     wanted = fields_of(source.pattern)
     pairs = [(ref, labels.get(select(fields, wanted))) for fields, ref in images.items()]
-    unpaired = tuple(str(image) for image, label in pairs if label is None)
-    return Listing(spec, tuple(Item(i, la) for i, la in pairs if la is not None), unpaired, source)
+    unpaired = tuple(f"{image} has no label" for image, label in pairs if label is None)
+    used = {label for _, label in pairs}
+    chosen = bool(domain.list or domain.exclude or domain.only or domain.without or missing)
+    alone = () if chosen else tuple(f"{ref} has no image" for ref in labels.values() if ref not in used)
+    whole = tuple(Item(image, label) for image, label in pairs if label is not None)
+    return Listing(spec, whole, missing + unpaired, source, alone)
 
 
 def _first(found: list[tuple]) -> tuple:
@@ -75,16 +79,18 @@ def _first(found: list[tuple]) -> tuple:
     return next((pair for pair in found if pair[1]), found[0])
 
 
-def _numbered(images: dict[Fields, Ref], spec: DatasetSpec, domain: Domain) -> dict[Fields, Ref]:
-    """For a split by formula: exactly its numbers, in order."""
+def _numbered(
+    images: dict[Fields, Ref], spec: DatasetSpec, domain: Domain
+) -> tuple[dict[Fields, Ref], tuple[str, ...]]:
+    """For a split by formula: its numbers in order, and those that are missing and not excluded."""
     if domain.split not in spec.numbered:
-        return images
+        return images, ()
     first, last = spec.numbered[domain.split]
-    keys = [(("name", f"{number:05d}"),) for number in range(first, last + 1)]
-    missing = [f"{key[0][1]}.png" for key in keys if key not in images]
-    if missing:
-        raise DataError(f"{len(missing)} of {len(keys)} images of {spec.title} are missing: {shorten(missing, 5)}")
-    return {key: images[key] for key in keys}
+    excluded = set(_lines(domain.exclude)) if domain.exclude else set()
+    names = [f"{number:05d}" for number in range(first, last + 1)]
+    found = {name: images.get((("name", name),)) for name in names}
+    missing = [n for n, ref in found.items() if ref is None and not excluded & {n, f"{n}.png", f"images/{n}.png"}]
+    return {(("name", n),): ref for n, ref in found.items() if ref}, tuple(f"{n}.png is missing" for n in missing)
 
 
 def _filtered(images: dict[Fields, Ref], domain: Domain) -> dict[Fields, Ref]:
@@ -100,25 +106,35 @@ def _filtered(images: dict[Fields, Ref], domain: Domain) -> dict[Fields, Ref]:
     if domain.list:
         ordered = _by_lines(ordered, domain.list, domain.root)
     if domain.exclude:
-        bad = set(_by_lines(ordered, domain.exclude, domain.root))
+        by_tail = _by_tail(ordered)
+        bad = {by_tail.get(line) for line in _lines(domain.exclude)}  # known bad files need not be there
         ordered = {f: r for f, r in ordered.items() if f not in bad}
     return ordered
 
 
 def _by_lines(images: dict[Fields, Ref], path: str, root: object) -> dict[Fields, Ref]:
     """The images that a list file names, in its order. A line is the end of a path, with or without its ending."""
-    try:
-        lines = [line.split()[0] for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"cannot read list '{path}': {error.strerror}") from None
-    by_tail: dict[str, Fields] = {}
-    for fields, ref in images.items():
-        for tail in _tails(ref.name):
-            by_tail.setdefault(tail, fields)
-    missing = [line for line in lines if line.strip("/") not in by_tail]
+    by_tail = _by_tail(images)
+    lines = _lines(path)
+    missing = [line for line in lines if line not in by_tail]
     if missing:
         raise DataError(f"{len(missing)} lines of '{path}' name no image in '{root}': {shorten(missing, 5)}")
-    return {by_tail[line.strip("/")]: images[by_tail[line.strip("/")]] for line in lines}
+    return {by_tail[line]: images[by_tail[line]] for line in lines}
+
+
+def _by_tail(images: dict[Fields, Ref]) -> dict[str, Fields]:
+    return {tail: fields for fields, ref in reversed(images.items()) for tail in _tails(ref.name)}
+
+
+def _lines(path: str) -> list[str]:
+    """The first word of every line of a list file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"list '{path}' is not a text file") from None
+    except OSError as error:
+        raise DataError(f"cannot read list '{path}': {error.strerror}") from None
+    return [line.split()[0].strip("/") for line in text.splitlines() if line.strip()]
 
 
 def _tails(name: str) -> Iterable[str]:

@@ -19,7 +19,7 @@ from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.transforms import augment, normalise, scaled_size
 
 _ORDER, _CHANGE = 0, 1  # separate random streams
-SHARED_BYTES = 64 * 2**20  # for each worker: its batches ahead, at the sizes of the papers with room to spare
+BATCHES_AHEAD, SPARE = 4, 32 * 2**20  # what each worker may have in /dev/shm, and what others may need there
 
 
 def shuffled_index(seed: int, stream: int, position: int, length: int) -> int:
@@ -82,7 +82,7 @@ def train_batches(
     stream: PairStream, pixels: Pixels, batch_size: int, first: int, last: int, workers: int
 ) -> Iterator[Batch]:
     """Batches number `first` to `last` of the stream, the same for any number of workers."""
-    loader = _loader(stream, _Positions(batch_size, first, last), workers)
+    loader = _loader(stream, _Positions(batch_size, first, last), workers, batch_bytes(stream, batch_size))
     for number, arrays in enumerate(loader, first):
         source, label, *target = arrays
         yield Batch(
@@ -93,7 +93,13 @@ def train_batches(
         )
 
 
-def _loader(dataset: Dataset, batches: _Positions, workers: int) -> DataLoader:
+def batch_bytes(stream: PairStream, batch_size: int) -> int:
+    """Size of one batch on its way from a worker."""
+    sizes = [stream.change.crop or files.size for files in stream.domains]
+    return batch_size * sum(4 * width * height for width, height in sizes)
+
+
+def _loader(dataset: Dataset, batches: _Positions, workers: int, size: int) -> DataLoader:
     Image.core.set_blocks_max(8)  # Pillow keeps its memory between pictures: a tenth faster, and workers inherit it
     return DataLoader(
         dataset,
@@ -101,14 +107,14 @@ def _loader(dataset: Dataset, batches: _Positions, workers: int) -> DataLoader:
         collate_fn=_stack,
         num_workers=workers,
         worker_init_fn=_single_thread,
-        use_shared_memory=workers > 0 and shared_memory_suffices(workers),
+        use_shared_memory=workers > 0 and shared_memory_suffices(workers, size),
     )
 
 
-def shared_memory_suffices(workers: int) -> bool:
+def shared_memory_suffices(workers: int, size: int) -> bool:
     """Whether /dev/shm can hold the batches that workers prepare ahead; a container's often has 64 MB only."""
     shm = Path("/dev/shm")
-    return shm.is_dir() and shutil.disk_usage(shm).free >= workers * SHARED_BYTES
+    return shm.is_dir() and shutil.disk_usage(shm).free >= workers * BATCHES_AHEAD * size + SPARE
 
 
 def _stack(samples: list[list[np.ndarray]]) -> list[np.ndarray]:
@@ -137,6 +143,7 @@ class EvalFiles(Dataset):
 
 def eval_samples(files: DomainFiles, pixels: Pixels, workers: int) -> Iterator[tuple[paddle.Tensor, np.ndarray, str]]:
     """(normalised image [1, 3, H, W], train ids at full resolution, file stem) of every item in order."""
-    loader = _loader(EvalFiles(files), _Positions(1, 0, len(files)), workers)
+    full_size = 4 * 2048 * 1024 * 2  # image and label as stored, with room for larger ones
+    loader = _loader(EvalFiles(files), _Positions(1, 0, len(files)), workers, full_size)
     for index, (image, label) in enumerate(loader):
         yield normalise(image, pixels), label.numpy()[0], files.stem(index)

@@ -19,6 +19,7 @@ from paddle_adaptseg.errors import DataError
 
 Fields = tuple[tuple[str, str], ...]  # what a pattern's {fields} matched, sorted by name
 _FIELD = re.compile(r"\{(\w+)\}")
+_HIDDEN = re.compile(r"(^|/)(__MACOSX/|\._)")  # what macOS adds to archives
 MAX_BYTES = 256 * 2**20  # no picture of these data sets comes near it; a bomb does
 
 
@@ -70,7 +71,7 @@ def find(stores: Iterable[str], pattern: str) -> dict[Fields, Ref]:
         regex = _regex(pattern, inside=is_archive(store))
         for name in _names(store, pattern):
             found = regex.fullmatch(name)
-            if found:
+            if found and not _HIDDEN.search(name):
                 matches.setdefault(tuple(sorted(found.groupdict().items())), Ref(store, name))
     return matches
 

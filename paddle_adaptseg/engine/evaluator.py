@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from paddle_adaptseg.config import Config
-from paddle_adaptseg.data import eval_samples, label_space, open_validation, protocols
+from paddle_adaptseg.data import class_set, eval_samples, label_space, open_validation
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.losses import entropy_map
@@ -61,8 +61,8 @@ def look(model: Segmenter, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 def class_sets(config: Config) -> dict[str, list[int]]:
     """Class indices of every protocol, in the order of the configuration; the first one decides what is best."""
-    names = label_space(config).names
-    return {protocol: [names.index(n) for n in chosen.names] for protocol, chosen in protocols(config).items()}
+    space = label_space(config)
+    return {protocol: class_set(space, protocol) for protocol in config.data.protocols or (config.data.classes,)}
 
 
 def score_scalars(matrix: ConfusionMatrix, config: Config, prefix: str) -> Iterator[tuple[str, float]]:

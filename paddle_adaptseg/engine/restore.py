@@ -13,7 +13,7 @@ from paddle_adaptseg import runtime
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import dump, override, parse_config
 from paddle_adaptseg.data import label_space
-from paddle_adaptseg.engine.evaluator import evaluate_model
+from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model
 from paddle_adaptseg.errors import CheckpointError, shorten
 from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.models import build_model
@@ -91,6 +91,7 @@ def load_model(
         if not text:
             raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
         config = override(parse_config(text, f"configuration inside '{path}'"), *overrides)
+    runtime.set_device(config.run.device)
     with runtime.fresh_names():
         model = build_model(config.model, len(label_space(config)))
     load_arrays(model, translated_weights(path, config)[0], f"'{path}'")
@@ -119,5 +120,5 @@ def evaluate(
                     f"'{path}' predicts other classes or reads pixels in another way than '{origins[0]}'"
                 )
         model = Ensemble([model, *(m for m, _ in others)], weights)
-    runtime.set_device(config.run.device)
+    class_sets(config)  # a wrong protocol is said before the images are read
     return evaluate_model(model, config, save=Path(save) if save else None), config

@@ -14,7 +14,7 @@ from paddle_adaptseg.configfile import differences, dump, parse_config
 from paddle_adaptseg.data import TrainData, label_space, open_validation
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.transforms import normalise
-from paddle_adaptseg.engine.evaluator import evaluate_model, look, score_scalars
+from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model, look, score_scalars
 from paddle_adaptseg.engine.health import HealthMonitor
 from paddle_adaptseg.engine.optim import build_players
 from paddle_adaptseg.engine.restore import find_weights, translated_weights
@@ -56,6 +56,9 @@ class _Run:
     def __init__(self, config: Config, resume: Optional[str], overwrite: bool) -> None:
         self.config, self.space = config, label_space(config)
         self.folder = Path(config.run.output)
+        self.miou = float("nan")
+        self.health, self.baseline = HealthMonitor(), last_score(config.run.baseline)
+        class_sets(config)  # a wrong protocol is said now, not at the first evaluation
         snapshot = self._starting_point(resume, overwrite)
         self.state = build_state(config)
         self.data = TrainData(config, with_target=self.state.method.uses_target)
@@ -64,15 +67,16 @@ class _Run:
             self.state.restore(snapshot)
         elif config.run.restore_from:
             restore_weights(self.state, config, print)
-        self.miou = float("nan")
-        self.health, self.baseline = HealthMonitor(), last_score(config.run.baseline)
+        # Everything that can be wrong has been looked at; from here on the folder is written to.
+        checkpoint.drop_after(self.folder, self.state.step)
+        restore_best(self.folder, self.state.best_step)
         self.log = RunLog(self.folder, self.state.step)
         write_atomically(self.folder / "config.yml", lambda handle: handle.write(dump(config).encode()))
         self.console = Console(self.state.step, config.schedule.stop)
 
     def _starting_point(self, resume: Optional[str], overwrite: bool) -> Optional[checkpoint.Snapshot]:
         if resume is not None:
-            snapshot = checkpoint.find_state(self.folder, resume, lambda text: print(f"warning: {text}"))
+            snapshot = checkpoint.find_state(self.folder, resume, lambda text: print(f"note: {text}"))
             changed = differences(parse_config(snapshot.record["config"]), self.config) if snapshot else []
             if changed:
                 raise CheckpointError(
@@ -86,8 +90,6 @@ class _Run:
                 f"'{self.folder}' already holds a run at step {steps[-1]}: continue it with --continue-train, "
                 "name another folder with --checkpoint-dir, or start it anew with --overwrite"
             )
-        for step in steps:
-            checkpoint.state_path(self.folder, step).unlink()
         return None
 
     def train(self) -> FitResult:
@@ -116,7 +118,7 @@ class _Run:
                 self.warn(warning)
             text = summary(report)
             if self.console.bar.disable:
-                self.console.line(f"step {step}/{last}  {text}")
+                self.console.line(f"step {step}/{last}  {text}  {self.console.pace(step)}")
         improved = bool(run.eval_every) and (step % run.eval_every == 0 or step == last) and self.evaluate()
         if improved or step % run.save_every == 0 or step == last:
             self.save(improved)
@@ -198,6 +200,16 @@ def build_state(config: Config) -> TrainState:
     classes = len(label_space(config))
     method = build_method(config.method, build_model(config.model, classes), classes)
     return TrainState(method, build_players(method, config))
+
+
+def restore_best(folder: Path, step: int) -> None:
+    """Let best.pdparams be the best network up to now, not one of steps that were just dropped."""
+    weights, best = folder / "weights" / f"step_{step:08d}.pdparams", folder / "best.pdparams"
+    if step and weights.is_file():
+        data = weights.read_bytes()
+        write_atomically(best, lambda handle: handle.write(data))
+    else:
+        best.unlink(missing_ok=True)
 
 
 def restore_weights(state: TrainState, config: Config, tell: Callable[[str], object]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import paddle
 import paddle.nn.functional as F
@@ -60,10 +60,10 @@ class Method(nn.Layer):
 
     uses_target = True
 
-    def __init__(self, segmenter: Segmenter, seg_weights: Mapping[str, float]) -> None:
+    def __init__(self, segmenter: Segmenter, seg_weights: Optional[Mapping[str, float]]) -> None:
         super().__init__()
         self.segmenter = segmenter
-        self.seg_weights = self.check_levels(seg_weights, "method.seg_weights")
+        self.seg_weights = {} if seg_weights is None else self.check_levels(seg_weights, "method.seg_weights")
         self.observed: dict[str, object] = {}
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
@@ -84,6 +84,8 @@ class Method(nn.Layer):
 
     def check_levels(self, weights: Mapping[str, float], path: str) -> dict[str, float]:
         """Refuse weights for levels that the segmenter does not have."""
+        if not weights:
+            raise ConfigError(f"{path} must name a level: {', '.join(self.segmenter.levels)}")
         for level in weights:
             if level not in self.segmenter.levels:
                 raise ConfigError(f"{path}: this model has no level '{level}': {suggest(level, self.segmenter.levels)}")

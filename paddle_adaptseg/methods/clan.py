@@ -40,7 +40,7 @@ class CLAN(Method):
         critic_scale: float = 1.0,
         ramp: Optional[Ramp] = None,
     ) -> None:
-        super().__init__(segmenter, {})
+        super().__init__(segmenter, None)
         if "first" not in segmenter.levels:
             raise ConfigError("clan needs a network with two heads on one stage: a model whose name ends in _twin")
         self.preheat, self.epsilon, self.critic_scale = preheat, epsilon, critic_scale

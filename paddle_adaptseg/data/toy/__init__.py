@@ -6,6 +6,7 @@ Source in the layout of GTA5, target in that of Cityscapes, so that the readers 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ DEFAULT_ROOT = Path("dataset/toy")
 
 def ensure_toy(source_root: Sequence[str]) -> None:
     """Draw the default toy pair when a configuration reads it and it is not there."""
-    if tuple(source_root) == (str(DEFAULT_ROOT / "GTA5"),) and not DEFAULT_ROOT.exists():
+    if tuple(source_root) == (str(DEFAULT_ROOT / "GTA5"),) and not (DEFAULT_ROOT / "toy.json").is_file():
         write_toy_pair(DEFAULT_ROOT, ToySpec())
 
 
@@ -57,6 +58,8 @@ def write_toy_pair(root: Path, spec: ToySpec) -> bool:
     if manifest.is_file() and manifest.read_text(encoding="utf-8") == text:
         return False
     manifest.unlink(missing_ok=True)
+    for part in ("GTA5", "Cityscapes"):  # scenes of another specification, or of an interrupted call
+        shutil.rmtree(root / part, ignore_errors=True)
     jobs = [("source", i) for i in range(spec.source)] + [("train", i) for i in range(spec.target)]
     jobs += [("val", i) for i in range(spec.validation)]
     for part, index in tqdm(jobs, "toy scenes", unit="image", disable=None):
