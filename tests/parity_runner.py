@@ -23,7 +23,8 @@ from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.weights.names import rename
 
-FIGURES = Path(os.environ.get("PARITY_DIR") or Path(__file__).parent / "parity")
+SHIPPED = Path(__file__).parent / "parity"
+FIGURES = Path(os.environ.get("PARITY_DIR") or SHIPPED)
 LOSS_RTOL, LOSS_ATOL = 1e-3, 1e-6  # float32 against float64; the originals in float32 are within 4e-4
 CHANGE_RTOL, CHANGE_FLOOR = 1e-2, 1e-5  # of the l2 norm of a tensor's change; smaller changes are not compared
 
@@ -31,13 +32,10 @@ CHANGE_RTOL, CHANGE_FLOOR = 1e-2, 1e-5  # of the l2 norm of a tensor's change; s
 def load_rules():
     """The module that makes inputs, from beside the figures."""
     path = FIGURES / "rules.py"
-    spec = importlib.util.spec_from_file_location("parity_rules", path if path.exists() else _SHIPPED_RULES)
+    spec = importlib.util.spec_from_file_location("parity_rules", path if path.exists() else SHIPPED / "rules.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-_SHIPPED_RULES = Path(__file__).parent / "parity" / "rules.py"
 
 
 def trajectory_files() -> list[Path]:

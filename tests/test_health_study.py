@@ -77,6 +77,15 @@ def test_warnings_reach_console_and_log(tiny, tmp_path, capsys):
     assert "seg_main has vanished" in (tmp_path / "run/log.jsonl").read_text()
 
 
+def test_a_run_that_goes_on_warns_as_if_it_had_never_stopped(tmp_path):
+    sick = {"health/critic_accuracy_main": 0.99}
+    lines = [json.dumps({"step": n, "loss/seg_main": 0.5, **sick}) for n in range(WINDOW - 1)]
+    (tmp_path / "log.jsonl").write_text("\n".join([*lines, '{"step": 9, "warnings": "text"}']) + "\n")
+    monitor = HealthMonitor()
+    monitor.replay(tmp_path / "log.jsonl")
+    assert len(monitor.observe({"seg_main": 0.5}, sick)) == 1
+
+
 def test_the_lift_over_a_baseline_is_told_and_a_loss_is_a_warning(tiny, tmp_path, capsys):
     base = tmp_path / "base"
     base.mkdir()

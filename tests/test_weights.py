@@ -15,7 +15,7 @@ import paddle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parity_runner import FIGURES, load_rules
+from parity_runner import SHIPPED, load_rules
 
 from paddle_adaptseg.config import Component
 from paddle_adaptseg.engine import load_model
@@ -28,7 +28,7 @@ from paddle_adaptseg.weights.reader import read_weights
 
 torch = pytest.importorskip("torch", reason="PyTorch, which only the tests need, has no build here")
 
-CASES = json.loads((FIGURES / "forward.json").read_text())
+CASES = json.loads((SHIPPED / "forward.json").read_text())
 PROOF = Path("/tmp/adaptseg_must_not_run")
 
 

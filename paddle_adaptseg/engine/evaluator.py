@@ -25,7 +25,7 @@ from paddle_adaptseg.visual import palette_image
 
 def predict_label(model: Segmenter, image: Tensor, size: tuple[int, int]) -> np.ndarray:
     """Class indices [H, W] uint8 of one normalised image at `size` (height, width)."""
-    return model(image, size)["main"].argmax(axis=1).numpy()[0].astype(np.uint8)
+    return model.predict(image, size).argmax(axis=1).numpy()[0].astype(np.uint8)
 
 
 def evaluate_model(

@@ -6,9 +6,11 @@ and are right on 60 to 85 % of patches; adaptation that fails shows first as tar
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 WINDOW = 10  # readings that must agree before anything is said
 QUIET = 20  # readings before the same thing is said again
@@ -34,6 +36,14 @@ class HealthMonitor:
                 self.silent_until[kind] = self.count + QUIET
                 new.append(text)
         return new
+
+    def replay(self, log: Path) -> None:
+        """Take over the readings of a run that goes on, so that it warns as if it had never stopped."""
+        for line in log.read_text(encoding="utf-8").splitlines():
+            record = {k: v for k, v in json.loads(line).items() if isinstance(v, float)}
+            losses = {k[5:]: v for k, v in record.items() if k.startswith("loss/")}
+            if losses:
+                self.observe(losses, {k: v for k, v in record.items() if k.startswith("health/")})
 
     def findings(self) -> Iterator[tuple[str, str]]:
         """(kind, sentence) of everything wrong at present."""

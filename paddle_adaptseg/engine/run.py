@@ -71,6 +71,7 @@ class _Run:
         checkpoint.drop_after(self.folder, self.state.step)
         restore_best(self.folder, self.state.best_step)
         self.log = RunLog(self.folder, self.state.step)
+        self.health.replay(self.log.jsonl)
         write_atomically(self.folder / "config.yml", lambda handle: handle.write(dump(config).encode()))
         self.console = Console(self.state.step, config.schedule.stop)
 

@@ -43,7 +43,7 @@ class OutputAdversarial(Method):
         self.gan = lookup(GAN_LOSSES, gan.lower(), "method.gan")
         self.represent = lookup(REPRESENTATIONS, represent, "method.represent")
         self.critic_scale, self.ramp = critic_scale, ramp or Ramp()
-        self.critics = nn.LayerDict({level: discriminator(classes, critic_width) for level in self.weights})
+        self.critics = nn.LayerDict({level: self.make_critic(classes, critic_width) for level in self.weights})
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
         logits, source = self.look(batch.source_image)
@@ -60,6 +60,10 @@ class OutputAdversarial(Method):
 
     def players(self) -> dict[str, list[ParamGroup]]:
         return {**super().players(), "critics": [group("critics", self.critics.named_parameters())]}
+
+    def make_critic(self, classes: int, width: int) -> nn.Layer:
+        """A critic for what look() returns."""
+        return discriminator(classes, width)
 
     def look(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The logits of an image at its size, and what the critics look at, for every level that has one."""

@@ -49,8 +49,12 @@ class FeatureAdversarial(OutputAdversarial):
     ) -> None:
         if set(weights) != {"main"}:
             raise ConfigError("feature_adversarial has one critic: method.weights must be {main: ...}")
-        super().__init__(segmenter, 1, weights, seg_weights, gan=gan, ramp=ramp)
-        self.critics = nn.LayerDict({"main": feature_discriminator(segmenter.feature_channels, critic_width)})
+        super().__init__(
+            segmenter, segmenter.feature_channels, weights, seg_weights, gan, "softmax", critic_width, 1.0, ramp
+        )
+
+    def make_critic(self, channels: int, width: int) -> nn.Layer:
+        return feature_discriminator(channels, width)
 
     def look(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         features = self.segmenter.features(image)

@@ -23,7 +23,10 @@ class Ensemble(Segmenter):
         self.members = nn.LayerList(list(members))
         self.weights = [w / sum(weights) for w in weights]
 
-    def forward(self, image: Tensor, size: Optional[tuple[int, int]] = None) -> dict[str, Tensor]:
+    def predict(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Logarithms of the averaged probabilities, so that softmax gives the average back."""
-        parts = [w * F.softmax(m(image, size)["main"], axis=1) for m, w in zip(self.members, self.weights)]
-        return {"main": sum(parts).clip(min=1e-30).log()}
+        parts = [w * F.softmax(m.predict(image, size), axis=1) for m, w in zip(self.members, self.weights)]
+        return sum(parts).clip(min=1e-30).log()
+
+    def forward(self, image: Tensor, size: Optional[tuple[int, int]] = None) -> dict[str, Tensor]:
+        return {"main": self.predict(image, size or tuple(image.shape[2:]))}
