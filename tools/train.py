@@ -57,7 +57,9 @@ def main() -> int:
 
     ensure_toy(config.data.source.root)
     result = fit(config, (args.start_iter or "latest") if args.continue_train else None, args.overwrite)
-    print(f"done: step {result.step}, target mIoU {result.miou:.2f}, best {result.best_miou:.2f} at {result.best_step}")
+    scores = f"target mIoU {result.miou:.2f}, " if result.miou == result.miou else ""
+    best = f"best {result.best_miou:.2f} at {result.best_step}" if result.best_step else "never evaluated"
+    print(f"done: step {result.step}, {scores}{best}")
     print(f"weights: {find_weights(result.output)}  curves: visualdl --logdir {result.output / 'vdl'}")
     return 0
 

@@ -14,7 +14,7 @@ from paddle_adaptseg.configfile import differences, dump, parse_config
 from paddle_adaptseg.data import TrainData, label_space, open_validation
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.transforms import normalise
-from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model, look, score_scalars
+from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model, look, protocol_line, score_scalars
 from paddle_adaptseg.engine.health import HealthMonitor
 from paddle_adaptseg.engine.optim import build_players
 from paddle_adaptseg.engine.restore import find_weights, translated_weights
@@ -102,6 +102,8 @@ class _Run:
         )
         for note in self.data.notes():
             self.console.line(note)
+        if self.validation is not None:
+            self.console.line(protocol_line(self.config, len(self.validation)))
         try:
             run_steps(self.state, self.config, self.data.batches(self.state.step), self.after_step)
         finally:
@@ -138,7 +140,8 @@ class _Run:
         if improved:
             state.best_step, state.best_miou = step, self.miou
         best = "best so far" if improved else f"best {state.best_miou:.2f} at step {state.best_step}"
-        self.console.line(f"step {step}  target mIoU {self.miou:.2f} ({best}{self.compare()})")
+        scored = ", ".join(f"{100 * matrix.miou(ids):.2f} ({name})" for name, ids in class_sets(self.config).items())
+        self.console.line(f"step {step}  target mIoU {scored}; {best}{self.compare()}")
         return improved
 
     def compare(self) -> str:
