@@ -9,7 +9,7 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from paddle_adaptseg.weights.names import STATISTICS, Rules
+from paddle_adaptseg.weights.names import ORIGINAL_NAMES, STATISTICS, Rules, apply
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -45,13 +45,6 @@ def _deeplab(aux: int, main: int) -> Callable[[Arrays], bool]:
     return lambda arrays: (_head_width(arrays, "layer5"), _head_width(arrays, "layer6")) == (aux, main)
 
 
-def _heads(layer5: str, layer6: str) -> Rules:
-    return tuple(
-        (rf"^{layer}\.conv2d_list\.", f"heads.{head}.branches.")
-        for layer, head in (("layer5", layer5), ("layer6", layer6))
-    )
-
-
 KINDS: Mapping[str, Kind] = {
     "ours": Kind(
         "weights of this project",
@@ -68,26 +61,26 @@ KINDS: Mapping[str, Kind] = {
     "clan": Kind(
         "CLAN: two heads on the last stage",
         _deeplab(2048, 2048),
-        (_BACKBONE, *_heads("first", "second"), *STATISTICS),
+        ORIGINAL_NAMES["deeplabv2_resnet_twin"],
         model={"name": "deeplabv2_resnet_twin", "aspp_branches": 4},
     ),
     "multi": Kind(
         "DeepLabV2 ResNet with two levels (AdaptSegNet, ADVENT, MaxSquare)",
         _deeplab(1024, 2048),
-        (_BACKBONE, *_heads("aux", "main"), *STATISTICS),
+        ORIGINAL_NAMES["deeplabv2_resnet"],
         model={"name": "deeplabv2_resnet"},
     ),
     "single": Kind(
         "DeepLabV2 ResNet with one level (AdaptSegNet single); it has no auxiliary head",
         _deeplab(2048, 0),
-        (_BACKBONE, *_heads("main", "none"), *STATISTICS),
+        (_BACKBONE, (r"^layer5\.conv2d_list\.", "heads.main.branches."), *STATISTICS),
         complete=False,
         model={"name": "deeplabv2_resnet"},
     ),
     "vgg": Kind(
         "DeepLabV2 VGG-16 (AdaptSegNet, ADVENT, CLAN)",
         _has("features.0.weight", "classifier.conv2d_list.0.weight"),
-        (_FEATURES, (r"^classifier\.conv2d_list\.", "heads.main.branches.")),
+        ORIGINAL_NAMES["deeplabv2_vgg16"],
         model={"name": "deeplabv2_vgg16"},
     ),
     "imagenet_resnet": Kind(
@@ -123,9 +116,7 @@ def translate(arrays: Arrays, kind: str, branches: Optional[int] = None) -> dict
     for original, array in arrays.items():
         if leave_out.search(original) or original.endswith("num_batches_tracked"):
             continue
-        name = original
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
+        name = apply(rules, original)
         branch = re.search(r"\.branches\.(\d+)\.", name)
         if branches is None or branch is None or int(branch.group(1)) < branches or kind == "ours":
             translated[name] = array

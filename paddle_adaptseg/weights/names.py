@@ -38,6 +38,11 @@ ORIGINAL_NAMES: Mapping[str, Rules] = {
 
 def rename(name: str, kind: str) -> str:
     """Our name of an original tensor."""
-    for pattern, replacement in ORIGINAL_NAMES[kind]:
+    return apply(ORIGINAL_NAMES[kind], name)
+
+
+def apply(rules: Rules, name: str) -> str:
+    """A name after all rules, each applied to the result of the one before."""
+    for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
