@@ -20,7 +20,7 @@ from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights import load_arrays
-from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
+from paddle_adaptseg.weights.kinds import KINDS, Arrays, Kind, identify, trained_branches, translate
 from paddle_adaptseg.weights.pdparams import save_weights
 from paddle_adaptseg.weights.reader import read_weights
 
@@ -41,16 +41,18 @@ def find_weights(origin: str | Path) -> Path:
 
 def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
     """A file's arrays under our names, and whose weights they are; they must fit the configuration's preprocessing."""
-    arrays, _ = read_weights(path)
+    return fitting_weights(read_weights(path)[0], path, config)
+
+
+def fitting_weights(arrays: Arrays, path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
+    """The same for arrays that were read from `path` already."""
     name = identify(arrays)
     if name is None:
         raise CheckpointError(f"'{path}' holds weights of no known kind (first names: {shorten(arrays, 4)})")
     kind, pixels = KINDS[name], config.data.pixels
     if kind.pixels is not None and any(getattr(pixels, k) != v for k, v in kind.pixels.items()):
-        wanted = " ".join(f"data.pixels.{k}={list(v) if isinstance(v, tuple) else v}" for k, v in kind.pixels.items())
-        raise CheckpointError(
-            f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}".replace(", ", ",")
-        )
+        wanted = " ".join(kind.pixel_overrides())
+        raise CheckpointError(f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}")
     if kind.model.get("stride_in", "1x1") != config.model.params.get("stride_in", "1x1") and name != "ours":
         raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.stride_in={kind.model.get('stride_in', '1x1')}")
     return translate(arrays, name, config.model.params.get("aspp_branches", 2)), kind
@@ -60,15 +62,14 @@ def convert_weights(source: Path, output: Optional[Path], config: Config) -> lis
     """Write weights of a known kind under our names, if they fit the network; returns what was found."""
     arrays, _ = read_weights(source)
     name = identify(arrays)
-    own = KINDS[name].model if name else {}
-    chosen = [f"model.{k}={v}" for k, v in own.items()]
+    chosen = []
+    if name is not None:
+        chosen = [f"model.{k}={v}" for k, v in KINDS[name].model.items()] + KINDS[name].pixel_overrides()
     trained = trained_branches(arrays)
     if trained is not None and name != "ours":
         chosen.append(f"model.aspp_branches={trained}")
-    if name is not None and KINDS[name].pixels is not None:
-        chosen += [f"data.pixels.{k}={list(v) if isinstance(v, tuple) else v}" for k, v in KINDS[name].pixels.items()]
     config = override(config, *chosen)
-    translated, kind = translated_weights(source, config)
+    translated, kind = fitting_weights(arrays, source, config)
     with runtime.fresh_names():
         model = build_model(config.model, len(label_space(config)))
     report = load_arrays(model, translated, f"'{source}'", partial=not kind.complete, new_heads=True)
@@ -86,7 +87,7 @@ def load_model(
 ) -> tuple[Segmenter, Config]:
     """A network with weights, and the configuration it is used with: the one given, else the one in the file."""
     path = find_weights(origin)
-    text = read_weights(path)[1] if config is None else ""
+    arrays, text = read_weights(path)
     if config is None:
         if not text:
             raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
@@ -94,7 +95,7 @@ def load_model(
     runtime.set_device(config.run.device)
     with runtime.fresh_names():
         model = build_model(config.model, len(label_space(config)))
-    load_arrays(model, translated_weights(path, config)[0], f"'{path}'")
+    load_arrays(model, fitting_weights(arrays, path, config)[0], f"'{path}'")
     return model, config
 
 

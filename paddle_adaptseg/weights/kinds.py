@@ -31,6 +31,11 @@ class Kind:
     model: Mapping[str, object] = field(default_factory=dict)
     pixels: Optional[Mapping[str, object]] = None  # None: Caffe's BGR means
 
+    def pixel_overrides(self) -> list[str]:
+        """The configuration overrides that say what pixels these weights expect."""
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in (self.pixels or {}).items()}
+        return [f"data.pixels.{k}={v}".replace(" ", "") for k, v in plain.items()]
+
 
 def _has(*names: str) -> Callable[[Arrays], bool]:
     return lambda arrays: all(name in arrays for name in names)
