@@ -9,11 +9,12 @@ from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.data.catalog import own_dataset
 from paddle_adaptseg.data.dataset import DomainFiles
-from paddle_adaptseg.data.sampling import PairStream, batch_bytes, eval_samples, shared_memory_suffices, train_batches
+from paddle_adaptseg.data.reading import eval_samples
+from paddle_adaptseg.data.sampling import PairStream, batch_bytes, shared_memory_suffices, train_batches
 from paddle_adaptseg.labels import LABEL_SPACES, LabelSpace
 from paddle_adaptseg.registry import lookup
 
-__all__ = ["TrainData", "class_set", "label_space", "named_space", "open_validation", "eval_samples"]
+__all__ = ["TrainData", "class_set", "label_space", "named_space", "open_domain", "open_validation", "eval_samples"]
 
 
 def named_space(name: str) -> LabelSpace:
@@ -36,6 +37,13 @@ def class_set(space: LabelSpace, protocol: str) -> list[int]:
 def open_validation(config: Config) -> DomainFiles:
     """The labelled files that evaluation reads."""
     return DomainFiles(config.data.validation, label_space(config), labelled=True, cache=config.data.cache)
+
+
+def open_domain(config: Config, domain: str) -> DomainFiles:
+    """Labelled files of a domain: "target" is the validation split, "source" the images that training reads."""
+    if domain == "target":
+        return open_validation(config)
+    return DomainFiles(config.data.source, label_space(config), labelled=True, cache=config.data.cache)
 
 
 class TrainData:

@@ -125,25 +125,3 @@ def _single_thread(worker: int) -> None:
     import cv2
 
     cv2.setNumThreads(0)
-
-
-class EvalFiles(Dataset):
-    """Images at network size with their labels as stored, in order."""
-
-    def __init__(self, files: DomainFiles) -> None:
-        super().__init__()
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.files.image(index), self.files.label(index)
-
-
-def eval_samples(files: DomainFiles, pixels: Pixels, workers: int) -> Iterator[tuple[paddle.Tensor, np.ndarray, str]]:
-    """(normalised image [1, 3, H, W], train ids at full resolution, file stem) of every item in order."""
-    full_size = 4 * 2048 * 1024 * 2  # image and label as stored, with room for larger ones
-    loader = _loader(EvalFiles(files), _Positions(1, 0, len(files)), workers, full_size)
-    for index, (image, label) in enumerate(loader):
-        yield normalise(image, pixels), label.numpy()[0], files.stem(index)

@@ -10,17 +10,20 @@ from typing import Optional
 import numpy as np
 from paddle import Tensor
 from PIL import Image
-from tqdm import tqdm
 
 from paddle_adaptseg.config import Config
-from paddle_adaptseg.data import class_set, eval_samples, label_space, open_validation
+from paddle_adaptseg.data import class_set, label_space, open_validation
 from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.engine.inference import Inference, Predictor
+from paddle_adaptseg.engine.measure import scores
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.losses import entropy_map
 from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.visual import palette_image
+
+PLAIN = Inference()
 
 
 def predict_label(model: Segmenter, image: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -29,19 +32,24 @@ def predict_label(model: Segmenter, image: Tensor, size: tuple[int, int]) -> np.
 
 
 def evaluate_model(
-    model: Segmenter, config: Config, files: Optional[DomainFiles] = None, save: Optional[Path] = None
+    model: Segmenter,
+    config: Config,
+    files: Optional[DomainFiles] = None,
+    save: Optional[Path] = None,
+    options: Inference = PLAIN,
 ) -> ConfusionMatrix:
     """Score a model on the validation domain; `save` also writes label and colour pictures there."""
     space = label_space(config)
     files = files or open_validation(config)
     matrix = ConfusionMatrix(len(space))
-    samples = eval_samples(files, config.data.pixels, config.data.workers)
+    predictor = Predictor(model, options, config.data.pixels)
+    everything = list(range(len(files)))
     with inference(model):
-        for image, truth, stem in tqdm(samples, "evaluate", len(files), leave=False, unit="image", disable=None):
-            prediction = predict_label(model, image, truth.shape)
-            matrix.update(truth, prediction)
+        for sample, scored in scores(predictor, files, everything, len(space), False, False, config.data.workers):
+            matrix.counts += scored.matrix
+            matrix.images += 1
             if save is not None:
-                save_prediction(prediction, stem, save, space)
+                save_prediction(scored.label, sample.stem, save, space)
     return matrix
 
 
@@ -74,11 +82,12 @@ def score_scalars(matrix: ConfusionMatrix, config: Config, prefix: str) -> Itera
             yield f"{prefix}_IoU/{name}", 100 * value
 
 
-def protocol_line(config: Config, images: int) -> str:
+def protocol_line(config: Config, images: int, domain: str = "target", at_training_size: bool = False) -> str:
     """What an evaluation was, in one line."""
-    domain = config.data.validation
+    data = config.data.validation if domain == "target" else config.data.source
+    resolution = "the network's input resolution" if at_training_size else "the labels' full resolution"
     return (
-        f"protocol: {' and '.join(class_sets(config))}; {images} images of {domain.dataset} {domain.split}, read at "
-        f"{domain.size[0]}x{domain.size[1]}, scored at the labels' full resolution; one confusion matrix; "
+        f"protocol: {' and '.join(class_sets(config))}; {images} images of {data.dataset} {data.split}, read at "
+        f"{data.size[0]}x{data.size[1]}, scored at {resolution}; one confusion matrix; "
         "pixels of a class outside a set still count against the classes they are taken for"
     )
