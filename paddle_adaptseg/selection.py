@@ -22,8 +22,12 @@ class Criterion:
 CRITERIA: Mapping[str, Criterion] = {
     "target entropy": Criterion("entropy", False, "the surest predictions on target images"),
     "source mIoU": Criterion("source_miou", True, "the best score on labelled source images"),
-    "prediction stability": Criterion("stability", True, "the fewest target pixels changed since the checkpoint before"),
-    "class-share agreement": Criterion("share_agreement", True, "predicted target classes as frequent as in the source"),
+    "prediction stability": Criterion(
+        "stability", True, "the fewest target pixels changed since the checkpoint before"
+    ),
+    "class-share agreement": Criterion(
+        "share_agreement", True, "predicted target classes as frequent as in the source"
+    ),
     "last": Criterion("step", True, "the end of training"),
 }
 

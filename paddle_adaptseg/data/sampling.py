@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Optional
 
 import numpy as np
-import paddle
 from paddle.io import DataLoader, Dataset
 from PIL import Image
 

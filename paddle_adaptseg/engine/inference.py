@@ -39,6 +39,21 @@ class Inference:
     backend: str = "eager"
     precision: str = "fp32"
 
+    @classmethod
+    def parse(
+        cls, flip: bool, scales: str, window: Optional[str], levels: str, backend: str, precision: str
+    ) -> Inference:
+        """Options from the texts of a command line: "0.75,1", "512x256", "main=1,aux=0.5"."""
+        factors = tuple(_number(text, "--scales", "0.75,1,1.25") for text in scales.split(","))
+        size = None
+        if window:
+            size = tuple(int(_number(text, "--window", "512x256")) for text in window.lower().split("x"))
+            if len(size) != 2:
+                raise ConfigError(f"--window must be WIDTHxHEIGHT such as 512x256, not '{window}'")
+        parts = (text.partition("=") for text in levels.split(","))
+        weighted = tuple((name, _number(weight or "1", "--levels", "main=1,aux=0.5")) for name, _, weight in parts)
+        return cls(flip, factors, size, weighted, backend, precision)
+
     def effects(self) -> dict[str, Inference]:
         """The plain way, and each option that is set on its own."""
         plain = dataclasses.replace(self, flip=False, scales=(1.0,), window=None, levels=MAIN)
@@ -46,7 +61,9 @@ class Inference:
             "flip": dataclasses.replace(plain, flip=self.flip),
             f"scales {', '.join(map(str, self.scales))}": dataclasses.replace(plain, scales=self.scales),
             f"window {self.window and 'x'.join(map(str, self.window))}": dataclasses.replace(plain, window=self.window),
-            f"levels {' + '.join(f'{w:g} {n}' for n, w in self.levels)}": dataclasses.replace(plain, levels=self.levels),
+            f"levels {' + '.join(f'{w:g} {n}' for n, w in self.levels)}": dataclasses.replace(
+                plain, levels=self.levels
+            ),
         }
         rows = {"plain": plain, **{name: option for name, option in alone.items() if option != plain}}
         return rows if len(rows) < 3 else {**rows, "all together": self}
@@ -55,6 +72,17 @@ class Inference:
         """What differs from the plain way, in words."""
         names = [name for name in self.effects() if name not in ("plain", "all together")]
         return f"{', '.join(names) or 'plain'}; {self.backend} {self.precision}"
+
+
+def _number(text: str, flag: str, example: str) -> float:
+    """A number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise ConfigError(f"{flag}: '{text}' is not a number above 0 (an example: {example})")
+    return value
 
 
 Forward = Callable[[Tensor], np.ndarray]  # normalised image [1, 3, H, W] to fused logits [C, h, w] float32
@@ -75,7 +103,7 @@ def eager(model: Segmenter, options: Inference) -> Forward:
     return forward
 
 
-BACKENDS: Mapping[str, Callable[[Segmenter, Inference], Forward]] = {"eager": eager}
+BACKENDS: Mapping[str, Callable[[Segmenter, Inference], Forward]] = {"eager": eager, "auto": eager}
 
 
 def fuse(logits: Mapping[str, Tensor], levels: Sequence[tuple[str, float]]) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 from tqdm import tqdm
@@ -119,9 +119,9 @@ def scores(
 
 def measure(
     predictor: Predictor, files: DomainFiles, indices: list[int], classes: int, at_training_size: bool = False,
-    workers: int = 1,
+    workers: int = 1, each: Optional[Callable[[Sample, Scored], object]] = None,
 ) -> Measured:  # fmt: skip
-    """Everything about a network on one domain, in one pass."""
+    """Everything about a network on one domain, in one pass; `each` is called with every image and its labels."""
     began = time.perf_counter()
     stems, matrices, coarse, entropies = [], [], [], []
     boundary, reliability = np.zeros((3, classes)), np.zeros((3, BINS))
@@ -132,6 +132,8 @@ def measure(
         entropies.append(scored.entropy)
         boundary += scored.boundary
         reliability += scored.reliability
+        if each is not None:
+            each(sample, scored)
     return Measured(
         tuple(stems),
         np.stack(matrices),

@@ -13,7 +13,8 @@ from paddle_adaptseg import runtime
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import dump, override, parse_config
 from paddle_adaptseg.data import label_space
-from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model
+from paddle_adaptseg.engine.evaluator import PLAIN, class_sets, evaluate_model
+from paddle_adaptseg.engine.inference import Inference
 from paddle_adaptseg.errors import CheckpointError, shorten
 from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.models import build_model
@@ -25,18 +26,33 @@ from paddle_adaptseg.weights.pdparams import save_weights
 from paddle_adaptseg.weights.reader import read_weights
 
 
-def find_weights(origin: str | Path) -> Path:
-    """The weights file that a path names: itself, or a run folder's best, else newest."""
+def find_weights(origin: str | Path, step: Optional[str] = None) -> Path:
+    """The weights file that a path names: itself, or of a run's folder the `step` (latest, best or a number).
+
+    Without a step it is the folder's best, else its newest.
+    """
     path = Path(origin)
     if path.is_file():
+        if step is not None:
+            raise CheckpointError(f"--step {step} needs a run's folder, but '{path}' is a file")
         return path
     if not path.exists():
         raise CheckpointError(f"weights '{path}' do not exist")
-    candidates = [path / "best.pdparams", *sorted((path / "weights").glob("step_*.pdparams"), reverse=True)]
-    for candidate in candidates:
+    steps = weights_by_step(path)
+    if step not in (None, "best", "latest") and not (step.isdigit() and int(step) in steps):
+        raise CheckpointError(f"'{path}' has no weights of step '{step}'; it has {shorten(steps) or 'none'}")
+    best, newest = path / "best.pdparams", [steps[max(steps)]] if steps else []
+    named = {None: [best, *newest], "best": [best], "latest": newest}
+    for candidate in named[step] if step in named else [steps[int(step)]]:
         if candidate.is_file():
             return candidate
     raise CheckpointError(f"folder '{path}' holds no weights (expected best.pdparams or weights/step_*.pdparams)")
+
+
+def weights_by_step(run: Path) -> dict[int, Path]:
+    """A run's weights files by step, ascending."""
+    found = {p.stem[5:]: p for p in (run / "weights").glob("step_*.pdparams")}
+    return {int(step): found[step] for step in sorted(found) if step.isdigit()}
 
 
 def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
@@ -99,27 +115,35 @@ def load_model(
     return model, config
 
 
+def load_models(
+    origins: Sequence[str | Path], config: Optional[Config], overrides: Sequence[str], weights: Sequence[float]
+) -> tuple[Segmenter, Config]:
+    """One network, or several as an ensemble. Each keeps its own network; data and protocol are those of the first."""
+    if weights and len(origins) == 1:
+        raise CheckpointError("--weights are those of an ensemble's models, but there is only one model")
+    model, config = load_model(origins[0], config, overrides)
+    if len(origins) == 1:
+        return model, config
+    others = [load_model(path) for path in origins[1:]]
+    for path, (_, other) in zip(origins[1:], others):
+        if label_space(other) != label_space(config) or other.data.pixels != config.data.pixels:
+            raise CheckpointError(f"'{path}' predicts other classes or reads pixels in another way than '{origins[0]}'")
+    return Ensemble([model, *(m for m, _ in others)], weights), config
+
+
 def evaluate(
     origin: str | Path | Sequence[str | Path],
     config: Optional[Config] = None,
     overrides: Sequence[str] = (),
     save: Optional[str | Path] = None,
     weights: Sequence[float] = (),
+    options: Inference = PLAIN,
 ) -> tuple[ConfusionMatrix, Config]:
     """Score weights on their configuration's validation domain; `save` writes the predictions as pictures.
 
-    Several origins are an ensemble: their probabilities are averaged with `weights`. Each keeps its own network; data
-    and protocol are those of the first.
+    Several origins are an ensemble: their probabilities are averaged with `weights`.
     """
     origins = [origin] if isinstance(origin, (str, Path)) else list(origin)
-    model, config = load_model(origins[0], config, overrides)
-    if len(origins) > 1:
-        others = [load_model(path) for path in origins[1:]]
-        for path, (_, other) in zip(origins[1:], others):
-            if label_space(other) != label_space(config) or other.data.pixels != config.data.pixels:
-                raise CheckpointError(
-                    f"'{path}' predicts other classes or reads pixels in another way than '{origins[0]}'"
-                )
-        model = Ensemble([model, *(m for m, _ in others)], weights)
+    model, config = load_models(origins, config, overrides, weights)
     class_sets(config)  # a wrong protocol is said before the images are read
-    return evaluate_model(model, config, save=Path(save) if save else None), config
+    return evaluate_model(model, config, save=Path(save) if save else None, options=options), config
