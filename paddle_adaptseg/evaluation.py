@@ -22,13 +22,12 @@ from paddle_adaptseg.engine.measure import Measured
 from paddle_adaptseg.engine.restore import find_weights, load_model, load_models
 from paddle_adaptseg.errors import ConfigError, suggest
 from paddle_adaptseg.labels import LabelSpace
-from paddle_adaptseg.metrics import iou_table
 from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.report import Findings, Shown, Trajectory, write_report, write_tables
+from paddle_adaptseg.report.console import rule_lines, score_lines
 from paddle_adaptseg.report.findings import DomainScores
-from paddle_adaptseg.report.sheets import summary_rows
-from paddle_adaptseg.scores import boundary_iou, calibration_error, miou_interval
+from paddle_adaptseg.scores import miou_interval
 from paddle_adaptseg.selection import headline, pick_all
 from paddle_adaptseg.visual import colourise
 
@@ -74,16 +73,13 @@ def evaluate_request(request: Request, tell: Tell = print) -> Optional[Findings]
 
 
 def _check(request: Request) -> None:
-    unknown = [d for d in request.domains if d not in DOMAINS]
+    unknown = "".join([d for d in request.domains if d not in DOMAINS][:1])
     bulk = request.run is not None
     wrong = {
-        f"--domains: unknown domain '{unknown[:1] and unknown[0]}': {suggest(str(unknown[:1]), DOMAINS)}": bool(
-            unknown
-        ),
+        f"--domains: unknown domain '{unknown}': {suggest(unknown, DOMAINS)}": bool(unknown),
         f"--limit must be at least 1, not {request.limit}": request.limit is not None and request.limit < 1,
         f"--last must be at least 1, not {request.tail}": request.tail < 1,
-        "--save needs one model: name a checkpoint of the run with --step best, latest or a number": bulk
-        and request.save,
+        "--save needs one model: name a checkpoint of the run with --step": bulk and request.save,
         "--weights are those of an ensemble's models, but there is only one model": bulk and request.weights,
         "--domains: every checkpoint of a run is judged on the target; add it": bulk and request.domains == ("source",),
         "--watch follows a run's folder; give one, without --step": request.watch is not None and not bulk,
@@ -105,7 +101,7 @@ def _one_model(request: Request, tell: Tell) -> Findings:
         measured[bench.domain] = bench.measure(model, each=keep)
     names = [f"{path}{' (chosen on target labels)' if path.name == 'best.pdparams' else ''}" for path in paths]
     found = _findings(request, config, benches, measured, names)
-    _tell_scores(found, tell)
+    tell("\n".join(score_lines(found)))
     if request.save:
         tell(f"predictions: {request.save}")
     return _with_pictures(found, request, benches, model, measured, paths) if request.report else found
@@ -124,9 +120,7 @@ def _every_checkpoint(request: Request, tell: Tell) -> Optional[Findings]:
     last: Entry = entries[-1]
     found = _findings(request, config, benches, last.measured, [f"{last.weights} (the last of {len(entries)})"])
     found = dataclasses.replace(found, run=trajectory)
-    _tell_scores(found, tell)
-    for line in _rules(trajectory):
-        tell(line)
+    tell("\n".join([*score_lines(found), *rule_lines(trajectory)]))
     files = write_tables(trajectory, benches[0].folder(run), str(run))
     tell(f"tables: {', '.join(map(str, files))}")
     if not request.report:
@@ -194,42 +188,6 @@ def _protocol(bench: Bench) -> str:
     if bench.domain == "source":
         line += "; these are the images that training reads: there is no other labelled split of the source"
     return line
-
-
-def _tell_scores(found: Findings, tell: Tell) -> None:
-    """The originals' table for every domain, then what else was scored."""
-    for index, (domain, scores) in enumerate(found.domains.items()):
-        matrix = scores.matrix
-        if len(found.domains) > 1:
-            tell(f"{domain}:")
-        tell(iou_table(found.space.names, matrix, found.sets))
-        primary = next(iter(found.sets))
-        low, high = (100 * x for x in scores.intervals[primary])
-        tell(
-            f"mIoU in 95 % of resampled image sets: {low:.2f} to {high:.2f}; pixel accuracy "
-            f"{100 * matrix.pixel_accuracy():.2f}, frequency-weighted IoU {100 * matrix.frequency_weighted_iou():.2f}, "
-            f"boundary IoU {100 * _mean(boundary_iou(scores.boundary)):.2f}, class accuracy "
-            f"{100 * _mean(matrix.accuracy()):.2f}, precision {100 * _mean(matrix.precision()):.2f}, "
-            f"calibration error {100 * calibration_error(scores.reliability):.2f}"
-        )
-        if domain in found.baseline:
-            ids, base = found.sets[primary], found.baseline[domain].matrix
-            before, after = 100 * base.miou(ids), 100 * matrix.miou(ids)
-            tell(f"lift over {found.baseline_name}: {after - before:+.2f} ({before:.2f} to {after:.2f}, {primary})")
-        tell(found.protocol[index])
-    tell(f"weights: {', '.join(found.weights)}; prediction: {found.prediction}")
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-
-
-def _rules(run: Trajectory) -> list[str]:
-    """Last, best, mean of the last ones and every criterion's pick, aligned."""
-    lines = [f"{'rule':<32} {'step':>10} {'mIoU':>7} {'cost':>7}"]
-    for name, step, miou, cost in summary_rows(run)[1:]:
-        lines.append(f"{name:<32} {step!s:>10} {miou:7.2f} {cost:7.2f}")
-    return lines
 
 
 def _with_pictures(

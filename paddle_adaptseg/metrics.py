@@ -61,8 +61,12 @@ class ConfusionMatrix:
 
     def miou(self, indices: Sequence[int] | None = None) -> float:
         """Mean IoU over the present classes, or over those of them in `indices`; NaN when there is none."""
-        values = self.iou() if indices is None else self.iou()[list(indices)]
-        return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+        return mean_present(self.iou() if indices is None else self.iou()[list(indices)])
+
+
+def mean_present(values: np.ndarray) -> float:
+    """Mean of what is not NaN; NaN when nothing is."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

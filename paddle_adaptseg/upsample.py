@@ -1,7 +1,7 @@
 """From a network's coarse logits to labels at full size, without a full-size float copy of all classes.
 
-Bilinear interpolation with aligned corners is linear in each axis, so rows are widened first, while there are few of them,
-and heights are filled in a strip at a time. Labels equal F.interpolate + argmax up to rounding of ties.
+Bilinear interpolation with aligned corners is linear in each axis, so rows are widened first, while there are few of
+them, and heights are filled in a strip at a time. Labels equal F.interpolate + argmax up to rounding of ties.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Evaluate weights, or every checkpoint of a run's folder: IoU per class, mIoU, tables and a report (docs/evaluation.md)."""
+"""Evaluate weights, or every checkpoint of a run: IoU per class, mIoU, tables and a report (see docs/evaluation.md)."""
 
 from __future__ import annotations
 

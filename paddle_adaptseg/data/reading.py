@@ -1,6 +1,6 @@
 """Reading for evaluation: samples in order, decoded ahead by threads (decoders release the interpreter).
 
-Threads rather than processes, because evaluation decodes one image while the network needs tenths of seconds for another:
+Threads rather than processes, because one image is decoded while the network needs tenths of a second for another:
 nothing has to be copied between processes, and a short evaluation starts at once.
 """
 
@@ -46,7 +46,7 @@ def read_ahead(
     truth_size: Optional[Sequence[int]] = None,
     workers: int = 0,
 ) -> Iterator[Sample]:
-    """Samples in order; images at `scales` of the domain's size, labels at `truth_size` (width, height) or as stored."""
+    """Samples in order: images at `scales` of the domain's size, labels at `truth_size` or as stored."""
 
     def read(index: int) -> Sample:
         sizes = [tuple(max(1, round(scale * side)) for side in files.size) for scale in scales]

@@ -57,13 +57,13 @@ class Inference:
     def effects(self) -> dict[str, Inference]:
         """The plain way, and each option that is set on its own."""
         plain = dataclasses.replace(self, flip=False, scales=(1.0,), window=None, levels=MAIN)
+        scales, window = ", ".join(f"{s:g}" for s in self.scales), "x".join(map(str, self.window or ()))
+        levels = " + ".join(f"{weight:g} {name}" for name, weight in self.levels)
         alone = {
             "flip": dataclasses.replace(plain, flip=self.flip),
-            f"scales {', '.join(map(str, self.scales))}": dataclasses.replace(plain, scales=self.scales),
-            f"window {self.window and 'x'.join(map(str, self.window))}": dataclasses.replace(plain, window=self.window),
-            f"levels {' + '.join(f'{w:g} {n}' for n, w in self.levels)}": dataclasses.replace(
-                plain, levels=self.levels
-            ),
+            f"scales {scales}": dataclasses.replace(plain, scales=self.scales),
+            f"window {window}": dataclasses.replace(plain, window=self.window),
+            f"levels {levels}": dataclasses.replace(plain, levels=self.levels),
         }
         rows = {"plain": plain, **{name: option for name, option in alone.items() if option != plain}}
         return rows if len(rows) < 3 else {**rows, "all together": self}

@@ -78,7 +78,7 @@ def published_bars(own: Mapping[str, float], numbers: Sequence[Published], class
     figure, axes = _figure(8, 0.9 + 0.32 * (len(own) + len(numbers)))
     rows = [(name, value, False) for name, value in own.items()]
     rows += [(f"{n.method} (published)", n.miou, True) for n in numbers]
-    for place, (name, value, theirs) in enumerate(reversed(rows)):
+    for place, (_, value, theirs) in enumerate(reversed(rows)):
         axes.barh(place, value, 0.7, color="white" if theirs else OURS, edgecolor=GREY, hatch="///" if theirs else None)
         axes.text(value + 0.5, place, f"{value:.1f}", va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in reversed(rows)], fontsize=8)

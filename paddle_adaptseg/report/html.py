@@ -9,13 +9,14 @@ import base64
 import math
 from collections.abc import Sequence
 from html import escape
-from typing import Union
+from typing import Optional, Union
 
 Cell = Union[str, int, float]
 
 _STYLE = """
 :root{color-scheme:light}*{box-sizing:border-box}
-body{margin:0;font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;color:#1a202c;background:#f6f7f9}
+body{margin:0;color:#1a202c;background:#f6f7f9;
+font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif}
 main{max-width:1080px;margin:0 auto;padding:16px}
 h1{font-size:1.5rem;line-height:1.25;margin:.5rem 0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:0 0 .5rem}
 section{background:#fff;border:1px solid #dfe3e8;border-radius:8px;padding:16px;margin:16px 0}
@@ -26,14 +27,16 @@ p{margin:.4rem 0;overflow-wrap:anywhere}.small{font-size:.875rem;color:#4a5568}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.9rem}
 th,td{padding:4px 8px;text-align:right;border-bottom:1px solid #e5e7eb;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}td.text{text-align:left;white-space:normal}
-th{position:sticky;top:0;background:#fff;padding:0}
+th{background:#fff;padding:0;white-space:normal;vertical-align:bottom}
 th button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:6px 8px;cursor:pointer;width:100%;
 text-align:inherit}th button:hover,th button:focus-visible{background:#edf2f7}
 th[aria-sort=ascending] button::after{content:" \\25B2"}th[aria-sort=descending] button::after{content:" \\25BC"}
 tr.best td{background:#fff7e6}
-img{max-width:100%;height:auto;display:block}figure{margin:12px 0}figcaption{font-size:.875rem;color:#4a5568;margin-bottom:4px}
+img{max-width:100%;height:auto;display:block}
+figure{margin:12px 0}figcaption{font-size:.875rem;color:#4a5568;margin-bottom:4px}
 .three{display:grid;grid-template-columns:repeat(3,1fr);gap:6px}.three img{width:100%}
-@media(max-width:640px){main{padding:8px}section{padding:12px}.three{grid-template-columns:1fr}}
+@media(max-width:640px){main{padding:8px}section{padding:12px}.three{grid-template-columns:1fr}
+.wide>img{max-width:none;width:620px}}
 """
 
 _SCRIPT = """
@@ -82,20 +85,29 @@ def text(value: str, small: bool = False) -> str:
     return f'<p class="small">{escape(value)}</p>' if small else f"<p>{escape(value)}</p>"
 
 
+def title(value: str) -> str:
+    """The page's heading."""
+    return f"<h1>{escape(value)}</h1>"
+
+
 def cards(values: Sequence[tuple[str, str]]) -> str:
     """Key figures: (figure, what it is)."""
     inside = "".join(f'<div class="card"><b>{escape(v)}</b><span>{escape(name)}</span></div>' for v, name in values)
     return f'<div class="cards">{inside}</div>'
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Cell]], digits: int = 2, best: int | None = None) -> str:
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[Cell]], digits: Sequence[int] = (), best: Optional[int] = None
+) -> str:
     """A table that sorts by a click on its head. Numbers sort as numbers; NaN is shown as a dash and sorts last."""
+    digits = digits or [2] * len(head)
     titles = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in head)
     lines = "".join(
-        f"<tr{' class=best' if index == best else ''}>{''.join(_cell(c, i, digits) for i, c in enumerate(row))}</tr>"
+        f"<tr{' class=best' if index == best else ''}>{''.join(_cell(c, i, digits[i]) for i, c in enumerate(row))}</tr>"
         for index, row in enumerate(rows)
     )
-    return f'<div class="wide"><table class="sortable"><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>'
+    inside = f"<thead><tr>{titles}</tr></thead><tbody>{lines}</tbody>"
+    return f'<div class="wide"><table class="sortable">{inside}</table></div>'
 
 
 def _cell(value: Cell, column: int, digits: int) -> str:
@@ -109,7 +121,7 @@ def _cell(value: Cell, column: int, digits: int) -> str:
 
 def picture(png: bytes, caption: str) -> str:
     """A PNG inside the page."""
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{_image(png, caption)}</figure>"
+    return f'<figure><figcaption>{escape(caption)}</figcaption><div class="wide">{_image(png, caption)}</div></figure>'
 
 
 def three(pngs: Sequence[bytes], captions: Sequence[str], title: str) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Optional
 
 import cv2
 import numpy as np
 
 from paddle_adaptseg.files import write_atomically
+from paddle_adaptseg.metrics import mean_present
 from paddle_adaptseg.report import charts, html
 from paddle_adaptseg.report.findings import DomainScores, Findings, Shown, Trajectory
 from paddle_adaptseg.report.published import published
-from paddle_adaptseg.report.sheets import rounded, summary_rows, title_of
+from paddle_adaptseg.report.sheets import digits_of, rounded, summary_rows, title_of
 from paddle_adaptseg.scores import boundary_iou, calibration_error
 from paddle_adaptseg.selection import CRITERIA
 
@@ -24,7 +24,7 @@ _FEW = ("step", "miou", "low", "high", "source_miou", "entropy", "stability", "s
 def write_report(findings: Findings, folder: Path) -> Path:
     """Write `index.html` and the PNGs into `folder`; returns the page."""
     pictures: Pictures = {}
-    parts = [f"<h1>{html.escape(findings.title)}</h1>", _cards(findings), _summary(findings)]
+    parts = [html.title(findings.title), _cards(findings), _summary(findings)]
     if findings.run is not None:
         parts += [_run(findings.run, pictures), _selection(findings.run)]
     if len(findings.effects) > 1:
@@ -64,8 +64,8 @@ def _summary(findings: Findings) -> str:
         matrix = scores.matrix
         rows.append([
             name, *(100 * matrix.miou(ids) for ids in findings.sets.values()), 100 * matrix.pixel_accuracy(),
-            100 * _mean(matrix.accuracy()), 100 * matrix.frequency_weighted_iou(), 100 * _mean(matrix.precision()),
-            100 * _mean(boundary_iou(scores.boundary)), 100 * calibration_error(scores.reliability), scores.entropy,
+            100 * mean_present(matrix.accuracy()), 100 * matrix.frequency_weighted_iou(), 100 * mean_present(matrix.precision()),
+            100 * mean_present(boundary_iou(scores.boundary)), 100 * calibration_error(scores.reliability), scores.entropy,
             matrix.images,
         ])  # fmt: skip
     head = ["domain", *(f"mIoU {name}" for name in findings.sets), "pixel acc.", "class acc.", "fw IoU", "precision",
@@ -87,10 +87,8 @@ def _run(run: Trajectory, pictures: Pictures) -> str:
     best = [row["step"] for row in run.rows].index(run.headline.best_step)
     return html.section(
         f"{len(run.rows)} checkpoints",
-        html.picture(
-            pictures["curve.png"], "mIoU of every checkpoint; the band is the 95 % bootstrap interval over images"
-        ),
-        html.table([title_of(column) for column in columns], rows, best=best),
+        html.picture(pictures["curve.png"], "mIoU of every checkpoint; the band is its 95 % interval over images"),
+        html.table([title_of(column) for column in columns], rows, [digits_of(column) for column in columns], best),
     )
 
 
@@ -213,7 +211,3 @@ def _spread(scores: DomainScores, protocol: str) -> str:
 
 def _percent(value: float) -> str:
     return "absent" if np.isnan(value) else f"{100 * value:.1f}"
-
-
-def _mean(values: np.ndarray) -> Optional[float]:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

@@ -1,6 +1,6 @@
-"""Published mean IoUs, and which of them belong to the same setting as an evaluation. Only means: none gives classes here.
+"""Published mean IoUs, and which of them belong to the same setting as an evaluation. Only means are on record.
 
-The numbers are the originals' papers', repositories' and leaderboards'; where a source differs, docs/methods.md says so.
+The numbers are those of papers, repositories and leaderboards, each with where it was read.
 """
 
 from __future__ import annotations

@@ -36,7 +36,12 @@ def rounded(column: str, value: float) -> float | int | None:
     """A cell: whole steps, two decimals for per cent, four for shares; nothing for what was not measured."""
     if column == "step":
         return int(value)
-    return None if math.isnan(value) else round(value, 4 if column in SHARES else 2)
+    return None if math.isnan(value) else round(value, digits_of(column))
+
+
+def digits_of(column: str) -> int:
+    """Decimals of a column."""
+    return 4 if column in SHARES else 2
 
 
 def write_tables(run: Trajectory, folder: Path, name: str) -> list[Path]:
