@@ -61,7 +61,7 @@ def test_both_formats_of_pytorch_are_read_to_the_last_bit(tmp_path, zipped, wrap
         "count": np.array(7),
         "empty": np.zeros((0, 2), np.float32),
     }
-    loaded, text = read_weights(save(tmp_path / "w.pth", arrays, zipped, WRAPS[wrap]))
+    loaded, text, _ = read_weights(save(tmp_path / "w.pth", arrays, zipped, WRAPS[wrap]))
     assert text == "" and set(loaded) == set(arrays)
     assert all(np.array_equal(loaded[k], v) and loaded[k].dtype == v.dtype for k, v in arrays.items())
 
@@ -71,7 +71,7 @@ def test_views_parameters_and_bfloat16_are_read(tmp_path, zipped):
     base = torch.arange(12.0).reshape(3, 4)
     state = {"t": base.t(), "slice": base[1:, ::2], "p": torch.nn.Parameter(base), "b": base.bfloat16()}
     torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
-    loaded, _ = read_weights(tmp_path / "w.pth")
+    loaded = read_weights(tmp_path / "w.pth").arrays
     assert all(np.array_equal(loaded[k], v.detach().float().numpy()) for k, v in state.items())
 
 
@@ -86,7 +86,7 @@ NETWORKS = {  # parity network -> (kind, model, levels)
 @pytest.mark.parametrize("key", NETWORKS)
 def test_original_checkpoints_are_covered_whole_and_give_the_original_outputs(tmp_path, key):
     kind, params = NETWORKS[key]
-    arrays, _ = read_weights(save(tmp_path / "w.pth", tensors(key), zipped=False))
+    arrays = read_weights(save(tmp_path / "w.pth", tensors(key), zipped=False)).arrays
     assert identify(arrays) == kind
     params = dict(params)
     model = build_model(Component(params.pop("name"), params), 19)
@@ -275,7 +275,7 @@ def test_damaged_files_are_read_or_refused_but_never_crash(tmp_path, data):
         content = content[: data.draw(st.integers(0, len(content)))]
     (tmp_path / "damaged").write_bytes(content)
     try:
-        arrays, _ = read_weights(tmp_path / "damaged")
+        arrays = read_weights(tmp_path / "damaged").arrays
         assert all(isinstance(a, np.ndarray) and a.dtype.kind in "biufc" for a in arrays.values())
     except CheckpointError:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -11,7 +12,7 @@ import numpy as np
 
 from paddle_adaptseg import runtime
 from paddle_adaptseg.config import Config
-from paddle_adaptseg.configfile import dump, override, parse_config
+from paddle_adaptseg.configfile import dump, override, parse_config, to_plain
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model
 from paddle_adaptseg.errors import CheckpointError, shorten
@@ -41,7 +42,7 @@ def find_weights(origin: str | Path) -> Path:
 
 def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
     """A file's arrays under our names, and whose weights they are; they must fit the configuration's preprocessing."""
-    return fitting_weights(read_weights(path)[0], path, config)
+    return fitting_weights(read_weights(path).arrays, path, config)
 
 
 def fitting_weights(arrays: Arrays, path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
@@ -60,7 +61,7 @@ def fitting_weights(arrays: Arrays, path: Path, config: Config) -> tuple[dict[st
 
 def convert_weights(source: Path, output: Optional[Path], config: Config) -> list[str]:
     """Write weights of a known kind under our names, if they fit the network; returns what was found."""
-    arrays, _ = read_weights(source)
+    arrays = read_weights(source).arrays
     name = identify(arrays)
     chosen = []
     if name is not None:
@@ -77,9 +78,32 @@ def convert_weights(source: Path, output: Optional[Path], config: Config) -> lis
     lines += [f"set by the weights: {' '.join(chosen)}"] if chosen else []
     lines += [f"not in the file, initialised anew when training: {line}" for line in report]
     if output is not None:
-        save_weights(output, {k: np.asarray(v) for k, v in translated.items()}, dump(config))
-        lines.append(f"written: {output} (sha256 of the source {hashlib.sha256(source.read_bytes()).hexdigest()})")
+        origin = provenance(source, name, config)
+        save_weights(output, {k: np.asarray(v) for k, v in translated.items()}, dump(config), origin)
+        lines.append(f"written: {output} with its origin {json.dumps(origin)}")
     return lines
+
+
+def provenance(source: Path, kind: str, config: Config) -> dict[str, object]:
+    """Where converted weights came from and what they need, for the record inside the new file."""
+    params = config.model.params
+    return {
+        "source": source.name,
+        "sha256": sha256(source),
+        "kind": kind,
+        "aspp_branches": params.get("aspp_branches"),
+        "norm": params.get("norm"),
+        "pixels": to_plain(config.data.pixels),
+    }
+
+
+def sha256(path: Path) -> str:
+    """A file's checksum, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for piece in iter(lambda: file.read(2**20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def load_model(
@@ -87,7 +111,7 @@ def load_model(
 ) -> tuple[Segmenter, Config]:
     """A network with weights, and the configuration it is used with: the one given, else the one in the file."""
     path = find_weights(origin)
-    arrays, text = read_weights(path)
+    arrays, text, _ = read_weights(path)
     if config is None:
         if not text:
             raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
