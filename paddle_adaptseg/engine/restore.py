@@ -16,7 +16,7 @@ from paddle_adaptseg.data import label_space
 from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model
 from paddle_adaptseg.errors import CheckpointError, shorten
 from paddle_adaptseg.metrics import ConfusionMatrix
-from paddle_adaptseg.models import build_model
+from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights import load_arrays
@@ -53,7 +53,8 @@ def fitting_weights(arrays: Arrays, path: Path, config: Config) -> tuple[dict[st
     if kind.pixels is not None and any(getattr(pixels, k) != v for k, v in kind.pixels.items()):
         wanted = " ".join(kind.pixel_overrides())
         raise CheckpointError(f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}")
-    if kind.model.get("stride_in", "1x1") != config.model.params.get("stride_in", "1x1") and name != "ours":
+    own = config.model.params.get("stride_in") or getattr(MODELS.get(config.model.name), "stride_in", "1x1")
+    if kind.model.get("stride_in", "1x1") != own and name != "ours":
         raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.stride_in={kind.model.get('stride_in', '1x1')}")
     return translate(arrays, name, config.model.params.get("aspp_branches", 2)), kind
 
