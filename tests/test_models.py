@@ -20,6 +20,7 @@ SMALL = {
     "deeplabv2_resnet_twin": {"depths": [1, 1, 1, 1]},
     "small_twin": {"width": 8},
     "deeplabv3plus_resnet": {"depths": [1, 1, 1, 1], "width": 16},
+    "deeplabv3plus_mobilenetv2": {"width": 16},
     "small_v3plus": {"width": 8},
 }
 
@@ -65,13 +66,15 @@ def test_the_auxiliary_head_is_a_choice(name, aux):
     assert model.levels == (("main", "aux") if aux else ("main",)) == tuple(model(paddle.randn([2, 3, 32, 32])))
 
 
+@pytest.mark.parametrize("name", ["deeplabv3plus_resnet", "deeplabv3plus_mobilenetv2"])
 @pytest.mark.parametrize("stride", [8, 16])
-def test_the_output_stride_is_a_choice_of_deeplabv3plus(stride):
-    model = build("deeplabv3plus_resnet", output_stride=stride)
-    low, _, _, last = model.backbone(paddle.randn([1, 3, 64, 64]))
-    assert low.shape[2:] == [16, 16] and last.shape[2:] == [64 // stride] * 2
-    with pytest.raises(ConfigError, match="output_stride must be one of 8, 16, not 4"):
-        build("deeplabv3plus_resnet", output_stride=4)
+def test_the_output_stride_is_a_choice_of_deeplabv3plus(name, stride):
+    model = build(name, output_stride=stride)
+    stages = model.backbone(paddle.randn([1, 3, 64, 64]))
+    assert [x.shape[1] for x in stages] == list(model.backbone.widths)
+    assert stages[0].shape[2:] == [16, 16] and stages[-1].shape[2:] == [64 // stride] * 2
+    with pytest.raises(ConfigError, match="output_stride must be .*, not 4"):
+        build(name, output_stride=4)
 
 
 def test_image_pooling_of_a_single_image_is_not_erased_by_its_own_statistics():

@@ -186,6 +186,26 @@ def test_imagenet_weights_bring_their_preprocessing_and_stride(tmp_path):
     assert translated_weights(source, config(*pixels, "model.stride_in=3x3"))[0]
 
 
+def test_imagenet_weights_of_mobilenet_compute_what_paddle_vision_computes():
+    from paddle.vision.models import mobilenet_v2
+
+    paddle.seed(3)
+    theirs = mobilenet_v2(pretrained=False)
+    arrays = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    assert identify(arrays) == "imagenet_mobilenetv2"
+    ours = build_model(Component("deeplabv3plus_mobilenetv2", {"width": 8}), 5)
+    report = load_arrays(ours, translate(arrays, "imagenet_mobilenetv2"), "file", partial=True)
+    assert not [line for line in report if "unused" in line or "shape" in line or "backbone" in line]
+    theirs.eval(), ours.eval()
+    x = paddle.randn([1, 3, 64, 96])
+    with paddle.no_grad():
+        stages = ours.backbone(x)
+        for index, block in enumerate(theirs.features[:14]):
+            x = block(x)
+            if index in (3, 6, 13):  # up to stride 16 nothing is dilated
+                np.testing.assert_allclose(stages[(3, 6, 13).index(index)].numpy(), x.numpy(), 1e-4, 1e-5)
+
+
 class Run:
     def __init__(self, function, *arguments):
         self.call = function, arguments

@@ -14,6 +14,7 @@ from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.models.aspp import DILATIONS, PyramidHead
 from paddle_adaptseg.models.layers import NORMS, NormPolicy, resize
+from paddle_adaptseg.models.mobilenet import MobileNetV2
 from paddle_adaptseg.models.resnet import ResNet
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
 from paddle_adaptseg.registry import lookup
@@ -136,4 +137,21 @@ class DeepLabV3PlusResNet(DeepLabV3Plus):
     ) -> None:
         policy = lookup(NORMS, norm, "model.norm")
         backbone = ResNet(depths, policy, stride_in or self.stride_in, output_stride, (1, 2, 4), ceil_pool=False)
+        super().__init__(classes, backbone, policy, PYRAMIDS[output_stride], width, head_rate=head_rate, aux=aux)
+
+
+class DeepLabV3PlusMobileNetV2(DeepLabV3Plus):
+    """On MobileNetV2, for devices at the edge."""
+
+    def __init__(
+        self,
+        classes: int,
+        norm: str = "batch",
+        output_stride: int = 16,
+        head_rate: float = 10.0,
+        aux: bool = False,
+        width: int = 256,
+    ) -> None:
+        policy = lookup(NORMS, norm, "model.norm")
+        backbone = MobileNetV2(policy, output_stride)
         super().__init__(classes, backbone, policy, PYRAMIDS[output_stride], width, head_rate=head_rate, aux=aux)

@@ -104,6 +104,15 @@ KINDS: Mapping[str, Kind] = {
         model={"name": "deeplabv2_resnet", "stride_in": "3x3"},
         pixels=TORCHVISION_PIXELS,
     ),
+    "imagenet_mobilenetv2": Kind(
+        "ImageNet MobileNetV2 of torchvision or paddle.vision: RGB mean and deviation",
+        _has("features.0.0.weight", "features.17.conv.2.weight"),
+        ((r"^features\.", "backbone.features."), *STATISTICS),
+        leave_out=r"^(classifier|features\.18)\.",
+        complete=False,
+        model={"name": "deeplabv3plus_mobilenetv2"},
+        pixels=TORCHVISION_PIXELS,
+    ),
     "imagenet_vgg": Kind(
         "ImageNet VGG-16 of torchvision or paddle.vision: RGB mean and deviation; fc6, fc7 and head are missing",
         _has("features.0.weight", "features.28.weight", "classifier.0.weight"),
