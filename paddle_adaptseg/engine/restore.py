@@ -26,17 +26,28 @@ from paddle_adaptseg.weights.reader import read_weights
 
 
 def find_weights(origin: str | Path) -> Path:
-    """The weights file that a path names: itself, or a run folder's best, else newest."""
-    path = Path(origin)
-    if path.is_file():
+    """The weights file that a path names: itself, or a run folder's best, else newest.
+
+    FOLDER@best, FOLDER@latest and FOLDER@12000 name one of a run's.
+    """
+    path, which = Path(origin), ""
+    if not path.exists() and "@" in path.name:
+        path, which = path.with_name(path.name.rpartition("@")[0]), path.name.rpartition("@")[2]
+    if path.is_file() and not which:
         return path
     if not path.exists():
         raise CheckpointError(f"weights '{path}' do not exist")
-    candidates = [path / "best.pdparams", *sorted((path / "weights").glob("step_*.pdparams"), reverse=True)]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise CheckpointError(f"folder '{path}' holds no weights (expected best.pdparams or weights/step_*.pdparams)")
+    steps = sorted((path / "weights").glob("step_*.pdparams"), reverse=True)
+    known = {str(int(step.stem.split("_")[1])): step for step in steps}
+    if steps:
+        known["latest"] = steps[0]
+    if (path / "best.pdparams").is_file():
+        known["best"] = path / "best.pdparams"
+    for name in (which,) if which else ("best", "latest"):
+        if name in known:
+            return known[name]
+    wanted = f"weights '{which}'" if which else "weights (expected best.pdparams or weights/step_*.pdparams)"
+    raise CheckpointError(f"folder '{path}' holds no {wanted}; known: {shorten(known) or 'none'}")
 
 
 def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
