@@ -17,7 +17,7 @@ from paddle_adaptseg.data import label_space
 from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model
 from paddle_adaptseg.errors import CheckpointError, shorten
 from paddle_adaptseg.metrics import ConfusionMatrix
-from paddle_adaptseg.models import build_model
+from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights import load_arrays
@@ -27,17 +27,28 @@ from paddle_adaptseg.weights.reader import read_weights
 
 
 def find_weights(origin: str | Path) -> Path:
-    """The weights file that a path names: itself, or a run folder's best, else newest."""
-    path = Path(origin)
-    if path.is_file():
+    """The weights file that a path names: itself, or a run folder's best, else newest.
+
+    FOLDER@best, FOLDER@latest and FOLDER@12000 name one of a run's.
+    """
+    path, which = Path(origin), ""
+    if not path.exists() and "@" in path.name:
+        path, which = path.with_name(path.name.rpartition("@")[0]), path.name.rpartition("@")[2]
+    if path.is_file() and not which:
         return path
     if not path.exists():
         raise CheckpointError(f"weights '{path}' do not exist")
-    candidates = [path / "best.pdparams", *sorted((path / "weights").glob("step_*.pdparams"), reverse=True)]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise CheckpointError(f"folder '{path}' holds no weights (expected best.pdparams or weights/step_*.pdparams)")
+    steps = sorted((path / "weights").glob("step_*.pdparams"), reverse=True)
+    known = {str(int(step.stem.split("_")[1])): step for step in steps}
+    if steps:
+        known["latest"] = steps[0]
+    if (path / "best.pdparams").is_file():
+        known["best"] = path / "best.pdparams"
+    for name in (which,) if which else ("best", "latest"):
+        if name in known:
+            return known[name]
+    wanted = f"weights '{which}'" if which else "weights (expected best.pdparams or weights/step_*.pdparams)"
+    raise CheckpointError(f"folder '{path}' holds no {wanted}; known: {shorten(known) or 'none'}")
 
 
 def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
@@ -54,7 +65,8 @@ def fitting_weights(arrays: Arrays, path: Path, config: Config) -> tuple[dict[st
     if kind.pixels is not None and any(getattr(pixels, k) != v for k, v in kind.pixels.items()):
         wanted = " ".join(kind.pixel_overrides())
         raise CheckpointError(f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}")
-    if kind.model.get("stride_in", "1x1") != config.model.params.get("stride_in", "1x1") and name != "ours":
+    own = config.model.params.get("stride_in") or getattr(MODELS.get(config.model.name), "stride_in", "1x1")
+    if kind.model.get("stride_in", "1x1") != own and name != "ours":
         raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.stride_in={kind.model.get('stride_in', '1x1')}")
     return translate(arrays, name, config.model.params.get("aspp_branches", 2)), kind
 
