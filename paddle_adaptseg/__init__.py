@@ -18,6 +18,7 @@ _LAZY = {
     "fit": "paddle_adaptseg.engine",
     "evaluate": "paddle_adaptseg.engine",
     "evaluate_request": "paddle_adaptseg.evaluation",
+    "predict": "paddle_adaptseg.deploy",
 }
 __all__ = [*_LAZY, "__version__"]
 

@@ -11,12 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.schema import convert, dotted
-from paddle_adaptseg.yamltree import override_tree, parse_tree, read_tree
+from paddle_adaptseg.yamltree import override_tree, parse_tree, read_tree, write_tree
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -43,7 +41,7 @@ def override(config: Config, *overrides: str) -> Config:
 
 def dump(config: Config) -> str:
     """The resolved configuration as YAML."""
-    return yaml.safe_dump(to_plain(config), sort_keys=False, default_flow_style=None, allow_unicode=True)
+    return write_tree(to_plain(config))
 
 
 # What may change between the parts of one run without changing what it computes.

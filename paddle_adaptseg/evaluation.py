@@ -90,7 +90,7 @@ def _check(request: Request) -> None:
 
 
 def _one_model(request: Request, tell: Tell) -> Findings:
-    paths = [find_weights(origin, request.step) for origin in request.origins]
+    paths = [_weights(origin, request.step) for origin in request.origins]
     given = load_config(request.config, request.overrides) if request.config else None
     model, config = load_models(paths, given, request.overrides, request.weights)
     class_sets(config)  # a wrong protocol is said before the images are read
@@ -129,11 +129,18 @@ def _every_checkpoint(request: Request, tell: Tell) -> Optional[Findings]:
     return _with_pictures(found, request, benches, model, last.measured, [last.weights])
 
 
+def _weights(origin: str, step: Optional[str]) -> Path:
+    """A weights file; with a step it is one of a run's, as FOLDER@STEP names it."""
+    if step is not None and not Path(origin).is_dir():
+        raise ConfigError(f"--step {step} needs a run's folder, but '{origin}' is none")
+    return find_weights(origin if step is None else f"{origin}@{step}")
+
+
 def _run_config(request: Request, run: Path) -> Config:
     saved = run / "config.yml"
     if request.config or saved.is_file():
         return load_config(request.config or saved, request.overrides)
-    return load_model(find_weights(run, "latest"), None, request.overrides)[1]
+    return load_model(find_weights(f"{run}@latest"), None, request.overrides)[1]
 
 
 def _bench(request: Request, config: Config, domain: str) -> Bench:
@@ -152,7 +159,7 @@ def _findings(
     """What was measured, with the baseline measured in the same way."""
     sets, baseline, name = class_sets(config), {}, ""
     if request.baseline:
-        path = find_weights(request.baseline, "latest" if Path(request.baseline).is_dir() else None)
+        path = _weights(request.baseline, "latest" if Path(request.baseline).is_dir() else None)
         model, other = load_model(path)
         if label_space(other) != label_space(config) or other.data.pixels != config.data.pixels:
             raise ConfigError(f"--baseline '{path}' predicts other classes or reads pixels in another way")

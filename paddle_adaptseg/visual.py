@@ -23,6 +23,30 @@ def palette_image(label: np.ndarray, space: LabelSpace) -> Image.Image:
     return image
 
 
+def overlay(image: np.ndarray, label: np.ndarray, space: LabelSpace, strength: float = 0.5) -> np.ndarray:
+    """An RGB picture with the colours of its classes over it; ignored pixels stay as they are."""
+    mixed = cv2.addWeighted(image, 1 - strength, colourise(label, space), strength, 0)
+    return np.where((label < len(space))[..., None], mixed, image)
+
+
+def legend_figure(image: np.ndarray, label: np.ndarray, space: LabelSpace, width: int = 560) -> np.ndarray:
+    """Picture and overlay side by side, and below them the classes that occur, largest first, with their shares."""
+    size = (width, max(1, round(width * image.shape[0] / image.shape[1])))
+    pair = [cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in (image, overlay(image, label, space))]
+    shares = np.bincount(label.ravel(), minlength=256)[: len(space)] / label.size
+    order = [index for index in np.argsort(-shares) if shares[index] > 0]
+    font, line, columns = ImageFont.load_default(size=15), 24, 5
+    rows = -(-len(order) // columns)
+    canvas = Image.new("RGB", (2 * width, size[1] + rows * line + 12), (255, 255, 255))
+    canvas.paste(Image.fromarray(np.hstack(pair)), (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    for place, index in enumerate(order):
+        x, y = (place % columns) * (2 * width // columns) + 8, size[1] + 8 + (place // columns) * line
+        draw.rectangle((x, y, x + 16, y + 16), fill=space.colours[index], outline=(90, 90, 90))
+        draw.text((x + 24, y - 1), f"{space.names[index]} {100 * shares[index]:.1f} %", fill=(20, 20, 20), font=font)
+    return np.asarray(canvas)
+
+
 def heat(values: np.ndarray) -> np.ndarray:
     """RGB picture of a map in 0..1, dark to bright."""
     scaled = (255 * np.clip(values, 0, 1)).astype(np.uint8)

@@ -54,6 +54,11 @@ def parse_tree(text: str, name: str) -> dict:
     return tree
 
 
+def write_tree(tree: Mapping) -> str:
+    """A mapping as YAML text: one line per scalar or short list, in the order given."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, default_flow_style=None, allow_unicode=True)
+
+
 def _merge(tree: dict, new: Mapping, origins: dict[str, str], source: Optional[str], path: str = "") -> None:
     """Merge `new` into `tree` in place. A component with another name replaces the old one whole."""
     for key, value in new.items():

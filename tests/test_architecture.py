@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "methods": BASICS | {"methods", "losses", "models.layers", "models.discriminator", "models.segmenter"},
     "engine": BASICS | {"engine", "data", "models", "methods", "losses", "metrics", "weights", "checkpoint", "logger",
                         "runtime", "visual"},
+    "deploy": BASICS | {"deploy", "data", "engine", "models", "runtime", "visual", "weights"},
     "study": {"configfile", "errors", "files", "launch"},
     "demo": BASICS | {"data", "engine", "launch", "metrics", "models.layers", "runtime", "visual"},
     "__init__": {"runtime", "version"},
@@ -46,10 +47,12 @@ MAY_IMPORT = {
 ONLY_IN = {
     "visualdl": {"logger"},
     "yaml": {"yamltree", "configfile"},
-    "cv2": {"visual", "data", "metrics"},
-    "PIL": {"visual", "data", "engine", "demo"},
+    "cv2": {"visual", "data", "metrics", "deploy"},
+    "PIL": {"visual", "data", "engine", "demo", "deploy"},
     "pickle": {"weights"},
     "torch": set(),
+    "paddle2onnx": {"deploy"},
+    "onnxruntime": {"deploy"},
     "argparse": set(),
     "matplotlib": {"study"},
 }

@@ -104,7 +104,7 @@ def test_better_is_greater_and_never_nan():
 def test_weights_come_back_with_their_configuration_and_paddle_reads_them_too(tmp_path):
     arrays = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
     save_weights(tmp_path / "w.pdparams", arrays, "text: 1")
-    loaded, text = read_weights(tmp_path / "w.pdparams")
+    loaded, text, _ = read_weights(tmp_path / "w.pdparams")
     assert text == "text: 1" and (loaded["w"] == arrays["w"]).all()
     assert (np.asarray(paddle.load(str(tmp_path / "w.pdparams"))["w"]) == arrays["w"]).all()
 
@@ -112,7 +112,7 @@ def test_weights_come_back_with_their_configuration_and_paddle_reads_them_too(tm
 def test_weights_saved_by_paddle_are_read(tmp_path):
     net = paddle.nn.Linear(3, 2)
     paddle.save(net.state_dict(), str(tmp_path / "w.pdparams"))
-    loaded, text = read_weights(tmp_path / "w.pdparams")
+    loaded, text, _ = read_weights(tmp_path / "w.pdparams")
     assert text == "" and (loaded["weight"] == net.weight.numpy()).all()
 
 

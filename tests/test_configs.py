@@ -23,7 +23,8 @@ def test_an_experiment_loads_builds_and_tells_what_to_expect(path):
     assert all(any(f"# {word}" in line for line in header) for word in ("Paper:", "Command:", "Expected:", "Hardware:"))
     command = next(line for line in header if "# Command:" in line)
     assert str(path.relative_to(ROOT)) in command or path.stem == "adaptsegnet_multi"
-    depths = ["model.depths=[1,1,1,1]"] if "vgg" not in path.stem and "toy" not in path.parts else []
+    has_depths = not any(word in path.stem for word in ("vgg", "mobilenet")) and "toy" not in path.parts
+    depths = ["model.depths=[1,1,1,1]"] if has_depths else []
     config = load_config(path, depths)
     classes = len(label_space(config))
     method = build_method(config.method, build_model(config.model, classes), classes)
@@ -32,6 +33,28 @@ def test_an_experiment_loads_builds_and_tells_what_to_expect(path):
     for domain in (config.data.source, config.data.target, config.data.validation):
         assert domain.split in DATASETS[domain.dataset].splits
     assert config.run.output.endswith(str(path.relative_to(ROOT / "configs").with_suffix("")))
+
+
+def test_the_between_city_study_keeps_its_domains_and_its_score_apart():
+    data = load_config(ROOT / "configs/cityscapes_between/adversarial_v3plus.yml").data
+    source, target = (set(domain.only["city"]) for domain in (data.source, data.target))
+    scored = (ROOT / data.validation.list).read_text().split()
+    assert len(source) == len(target) == 9 and not source & target
+    assert len(scored) == len(set(scored)) == 90 and {name.split("_")[0] for name in scored} == target
+    assert data.target.exclude == data.validation.list and data.validation.split == "train"
+
+
+def test_the_adaptations_of_the_study_start_where_its_pretraining_ends():
+    for path in (ROOT / "configs").glob("*/adversarial_v[23]*.yml"):
+        config = load_config(path)
+        if not config.run.restore_from:
+            continue
+        folder, which = config.run.restore_from.split("@")
+        before = load_config(ROOT / "configs" / Path(folder).relative_to("checkpoint").with_suffix(".yml"))
+        assert which == "latest" and before.run.output == folder
+        assert (before.model, before.data.classes, before.data.pixels) == (config.model, config.data.classes,
+                                                                           config.data.pixels)  # fmt: skip
+        assert before.method.name == "source_only"
 
 
 def test_the_other_papers_hyper_parameters_too():

@@ -39,7 +39,24 @@ VARIANTS = {
     "clan_plain": ("clan", {"preheat": 5, "critic_width": 4}),
     "clan_weighted": ("clan", {"preheat": -1, "critic_width": 4}),
 }
-MODELS = {"bn_adapt": {"width": 8, "norm": "batch"}}
+MAIN = {"weights": {"main": 0.1}, "seg_weights": {"main": 1.0}}
+# The same methods on DeepLabV3+: with its main level alone, and on both with its auxiliary head.
+V3PLUS = {
+    "v3plus_source_only": ("source_only", {"seg_weights": {"main": 1.0}}),
+    "v3plus_single": ("output_adversarial", {**MAIN, "critic_width": 4}),
+    "v3plus_features": ("feature_adversarial", {**MAIN, "critic_width": 4}),
+    "v3plus_max_square": ("target_prior", {**MAIN, "target_loss": "max_square"}),
+    "v3plus_bn_adapt": ("bn_adapt", {"seg_weights": {"main": 1.0}}),
+    "v3plus_multi": ("output_adversarial", ADV),
+    "v3plus_guided": VARIANTS["guided"],
+}
+VARIANTS.update(V3PLUS)
+MODELS = {
+    "bn_adapt": {"width": 8, "norm": "batch"},
+    "v3plus_bn_adapt": {"width": 8, "norm": "batch"},
+    "v3plus_multi": {"width": 8, "aux": True},
+    "v3plus_guided": {"width": 8, "aux": True},
+}
 # by the first word of a term's name
 PLAYERS = {"seg": "segmenter", "adv": "segmenter", "d": "critics", "ent": "segmenter", "target": "segmenter",
            "weight": "segmenter"}  # fmt: skip
@@ -48,7 +65,7 @@ PLAYERS = {"seg": "segmenter", "adv": "segmenter", "d": "critics", "ent": "segme
 def build(variant):
     paddle.seed(1)
     name, params = VARIANTS[variant]
-    network = "small_twin" if name == "clan" else "small"
+    network = "small_v3plus" if variant in V3PLUS else "small_twin" if name == "clan" else "small"
     model = build_model(Component(network, MODELS.get(variant, {"width": 8})), CLASSES)
     return build_method(Component(name, params), model, CLASSES)
 
@@ -96,7 +113,7 @@ def test_certain_predictions_give_finite_losses_and_gradients(variant):
     for head in method.segmenter.heads.values():
         bias = np.full(CLASSES, -1e4, np.float32)
         bias[0] = 1e4  # p is exactly 0 and 1
-        head.branches[0].bias.set_value(bias)
+        next(p for name, p in head.named_parameters() if name.endswith("bias")).set_value(bias)
     for terms in method.losses(batch(), Clock(0, 10)):
         sum(t.weight * t.loss for t in terms.values()).backward()
         assert all(np.isfinite(float(t.loss)) for t in terms.values())

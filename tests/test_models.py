@@ -7,7 +7,9 @@ import paddle
 import pytest
 
 from paddle_adaptseg.config import Component
+from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.models import MODELS, build_model
+from paddle_adaptseg.models.deeplabv3plus import ImagePooling
 from paddle_adaptseg.models.discriminator import discriminator
 from paddle_adaptseg.models.layers import NORMS, frozen, inference, resize
 
@@ -17,6 +19,9 @@ SMALL = {
     "small": {"width": 8},
     "deeplabv2_resnet_twin": {"depths": [1, 1, 1, 1]},
     "small_twin": {"width": 8},
+    "deeplabv3plus_resnet": {"depths": [1, 1, 1, 1], "width": 16},
+    "deeplabv3plus_mobilenetv2": {"width": 16},
+    "small_v3plus": {"width": 8},
 }
 
 
@@ -52,6 +57,35 @@ def test_the_head_learns_ten_times_faster_and_legacy_listings_are_counted():
         ("backbone", 4): 4,  # four downsample convs
         ("heads", 1): 8,  # two heads of two branches with bias
     }
+
+
+@pytest.mark.parametrize(("name", "aux"), [("deeplabv2_resnet", False), ("deeplabv3plus_resnet", True),
+                                           ("small_v3plus", True)])  # fmt: skip
+def test_the_auxiliary_head_is_a_choice(name, aux):
+    model = build(name, aux=aux)
+    assert model.levels == (("main", "aux") if aux else ("main",)) == tuple(model(paddle.randn([2, 3, 32, 32])))
+
+
+@pytest.mark.parametrize("name", ["deeplabv3plus_resnet", "deeplabv3plus_mobilenetv2"])
+@pytest.mark.parametrize("stride", [8, 16])
+def test_the_output_stride_is_a_choice_of_deeplabv3plus(name, stride):
+    model = build(name, output_stride=stride)
+    stages = model.backbone(paddle.randn([1, 3, 64, 64]))
+    assert [x.shape[1] for x in stages] == list(model.backbone.widths)
+    assert stages[0].shape[2:] == [16, 16] and stages[-1].shape[2:] == [64 // stride] * 2
+    with pytest.raises(ConfigError, match="output_stride must be .*, not 4"):
+        build(name, output_stride=4)
+
+
+def test_image_pooling_of_a_single_image_is_not_erased_by_its_own_statistics():
+    paddle.seed(0)
+    pool, one = ImagePooling(4, 4, NORMS["batch"]), paddle.randn([1, 4, 8, 8])
+    trained = pool(one).numpy()
+    pool.eval()
+    assert np.ptp(trained) > 0 and np.array_equal(trained, pool(one).numpy())
+    pool.train()
+    pool(paddle.randn([2, 4, 8, 8]))
+    assert float(pool.project[1]._mean.abs().sum()) > 0
 
 
 @pytest.mark.parametrize("branches", [2, 4])

@@ -71,6 +71,11 @@ NETWORKS = {
         ("first", "second"),
     ),
     "deeplabv2_eval_1111": resnet([1, 1, 1, 1], 2),
+    "deeplabv3plus_resnet101": (
+        lambda: build_model(Component("deeplabv3plus_resnet"), 19),
+        "deeplabv3plus_resnet",
+        ("main",),
+    ),
     "deeplabv2_vgg16": (lambda: build_model(Component("deeplabv2_vgg16"), 19), "deeplabv2_vgg16", ("main",)),
     "discriminator": (lambda: discriminator(19), "discriminator", (None,)),
 }
@@ -93,11 +98,17 @@ def test_network_computes_what_the_original_computes(key):
         assert list(tensor.shape) == shape
         tensor.set_value(rules.values("G." + original, tuple(shape), salt))
     net.train() if case["mode"] == "train" else net.eval()
+    for layer in net.sublayers():
+        if isinstance(layer, paddle.nn.Dropout):
+            layer.eval()  # the figures were made without dropout
     image, probability = rules.forward_input(salt, FORWARD_CASES["input"])
     with paddle.no_grad():
-        outputs = (
-            {None: net(paddle.to_tensor(probability))} if levels == (None,) else net.logits(paddle.to_tensor(image))
-        )
+        if levels == (None,):
+            outputs = {None: net(paddle.to_tensor(probability))}
+        elif case["outputs"][0]["shape"][2:] == list(image.shape[2:]):
+            outputs = net(paddle.to_tensor(image))
+        else:
+            outputs = net.logits(paddle.to_tensor(image))
     assert len(case["outputs"]) == len(levels)
     for level, expected in zip(levels, case["outputs"]):
         value = outputs[level].numpy().astype(np.float64)

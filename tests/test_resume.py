@@ -11,8 +11,9 @@ from visualdl import LogReader
 
 from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
 from paddle_adaptseg.configfile import override
-from paddle_adaptseg.engine import fit
+from paddle_adaptseg.engine import evaluate, fit
 from paddle_adaptseg.engine import run as run_module
+from paddle_adaptseg.engine.restore import find_weights
 from paddle_adaptseg.errors import CheckpointError, ConfigError
 from paddle_adaptseg.logger import VDL_FILE
 from paddle_adaptseg.methods import METHODS
@@ -26,6 +27,7 @@ EXPERIMENTS = {
     "bn_adapt": "toy/bn_adapt",
     "feature_adversarial": "toy/feature_adversarial",
 }
+V3PLUS = "toy/adversarial_v3plus"  # its dropout must be drawn again as it was
 EARLY = ("method.ramp.start=1", "run.keep=9")  # adaptation takes part from the second step
 
 
@@ -85,7 +87,7 @@ def assert_same_run(one: Path, other: Path, step: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("name", EXPERIMENTS.values(), ids=EXPERIMENTS)
+@pytest.mark.parametrize("name", [*EXPERIMENTS.values(), V3PLUS], ids=[*EXPERIMENTS, "deeplabv3plus"])
 def test_straight_equals_resumed_bit_for_bit(tiny, tmp_path, interrupted, name, workers):
     config = tiny(name, *overrides(name), f"data.workers={workers}")
     straight = override(config, f"run.output={tmp_path / 'straight'}", "data.workers=0")
@@ -195,3 +197,21 @@ def test_weights_of_another_run_are_a_starting_point(tiny, tmp_path):
     b = load_state(state_path(tmp_path / "second", 1)).arrays["method/segmenter.stem.0.weight"]
     np.testing.assert_allclose(a, b, atol=1e-6)
     assert list_steps(tmp_path / "second") == [1]
+
+
+def test_adaptation_starts_from_the_best_the_last_or_any_step_of_a_source_run(tiny, tmp_path):
+    source = tmp_path / "source"
+    fit(tiny("toy/source_only_v3plus", f"run.output={source}", "run.keep=9", "schedule.stop=4"))
+    files = {"": "best.pdparams", "@best": "best.pdparams", "@latest": "step_00000004.pdparams",
+             "@2": "step_00000002.pdparams"}  # fmt: skip
+    for which, name in files.items():
+        assert find_weights(f"{source}{which}").name == name
+    for which in ("@3", "@last"):
+        with pytest.raises(CheckpointError, match=f"holds no weights '{which[1:]}'; known: 4, 2, latest, best"):
+            find_weights(f"{source}{which}")
+    (source / "best.pdparams").unlink()
+    assert find_weights(source).name == "step_00000004.pdparams"
+    result = fit(tiny(V3PLUS, *EARLY, f"run.restore_from={source}@latest", f"run.baseline={source}"))
+    assert result.step == 6
+    matrix, config = evaluate(f"{tmp_path / 'run'}@latest")
+    assert config.model.name == "small_v3plus" and 100 * matrix.miou() == pytest.approx(result.miou)

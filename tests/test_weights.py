@@ -61,7 +61,7 @@ def test_both_formats_of_pytorch_are_read_to_the_last_bit(tmp_path, zipped, wrap
         "count": np.array(7),
         "empty": np.zeros((0, 2), np.float32),
     }
-    loaded, text = read_weights(save(tmp_path / "w.pth", arrays, zipped, WRAPS[wrap]))
+    loaded, text, _ = read_weights(save(tmp_path / "w.pth", arrays, zipped, WRAPS[wrap]))
     assert text == "" and set(loaded) == set(arrays)
     assert all(np.array_equal(loaded[k], v) and loaded[k].dtype == v.dtype for k, v in arrays.items())
 
@@ -71,7 +71,7 @@ def test_views_parameters_and_bfloat16_are_read(tmp_path, zipped):
     base = torch.arange(12.0).reshape(3, 4)
     state = {"t": base.t(), "slice": base[1:, ::2], "p": torch.nn.Parameter(base), "b": base.bfloat16()}
     torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
-    loaded, _ = read_weights(tmp_path / "w.pth")
+    loaded = read_weights(tmp_path / "w.pth").arrays
     assert all(np.array_equal(loaded[k], v.detach().float().numpy()) for k, v in state.items())
 
 
@@ -80,24 +80,28 @@ NETWORKS = {  # parity network -> (kind, model, levels)
     "deeplabv2_vgg16": ("vgg", {"name": "deeplabv2_vgg16", "aspp_branches": 2}),
     "deeplabv2_resnet101_4branch": ("multi", {"name": "deeplabv2_resnet", "aspp_branches": 4}),
     "clan_resnet101": ("clan", {"name": "deeplabv2_resnet_twin", "aspp_branches": 4}),
+    "deeplabv3plus_resnet101": ("v3plus", {"name": "deeplabv3plus_resnet"}),
 }
 
 
 @pytest.mark.parametrize("key", NETWORKS)
 def test_original_checkpoints_are_covered_whole_and_give_the_original_outputs(tmp_path, key):
     kind, params = NETWORKS[key]
-    arrays, _ = read_weights(save(tmp_path / "w.pth", tensors(key), zipped=False))
+    arrays = read_weights(save(tmp_path / "w.pth", tensors(key), zipped=False)).arrays
     assert identify(arrays) == kind
     params = dict(params)
     model = build_model(Component(params.pop("name"), params), 19)
-    branches = params["aspp_branches"]
+    branches = params.get("aspp_branches")
     assert load_arrays(model, translate(arrays, kind, branches), "file") == []
     case = CASES["networks"][key]
     model.train() if case["mode"] == "train" else model.eval()
+    for layer in model.sublayers():
+        if isinstance(layer, paddle.nn.Dropout):
+            layer.eval()
     image = paddle.to_tensor(load_rules().forward_input(CASES["salt"], CASES["input"])[0])
     with paddle.no_grad():
-        outputs = model.logits(image)
-    names = {"clan": ("first", "second"), "vgg": ("main",)}.get(kind, ("aux", "main"))
+        outputs = model(image) if kind == "v3plus" else model.logits(image)
+    names = {"clan": ("first", "second"), "vgg": ("main",), "v3plus": ("main",)}.get(kind, ("aux", "main"))
     for level, expected in zip(names, case["outputs"]):
         rms = expected["l2"] / np.sqrt(np.prod(expected["shape"]))
         found = outputs[level].numpy().ravel()[expected["index"]]
@@ -124,6 +128,15 @@ def test_kinds_are_told_apart():
     assert identify({"heads.main.branches.0.bias": np.zeros(1)}) == "ours"
     assert identify({"encoder.weight": np.zeros(1)}) is None
     assert not [n for n in translate(small("Scale.", 21), "initial") if "layer5" in n or "heads" in n]
+
+
+def test_single_level_weights_are_whole_in_a_network_without_auxiliary_head(tmp_path):
+    source = save(tmp_path / "w.pth", {k: v for k, v in small().items() if "_stats" not in k}, zipped=True)
+    arrays, kind = translated_weights(source, config("model.aux=false", "model.aspp_branches=1"))
+    model = build_model(Component("deeplabv2_resnet", {"depths": [1, 1, 1, 1], "aux": False}), 19)
+    (report,) = load_arrays(model, arrays, "file", partial=True)
+    assert report == "2 missing: heads.main.branches.1.weight, heads.main.branches.1.bias"  # the fixture has one branch
+    assert model.levels == ("main",) and kind.model["aux"] is False
 
 
 def test_untrained_pyramid_branches_are_noticed():
@@ -171,6 +184,26 @@ def test_imagenet_weights_bring_their_preprocessing_and_stride(tmp_path):
     with pytest.raises(CheckpointError, match="needs -o model.stride_in=3x3"):
         translated_weights(source, config(*pixels))
     assert translated_weights(source, config(*pixels, "model.stride_in=3x3"))[0]
+
+
+def test_imagenet_weights_of_mobilenet_compute_what_paddle_vision_computes():
+    from paddle.vision.models import mobilenet_v2
+
+    paddle.seed(3)
+    theirs = mobilenet_v2(pretrained=False)
+    arrays = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    assert identify(arrays) == "imagenet_mobilenetv2"
+    ours = build_model(Component("deeplabv3plus_mobilenetv2", {"width": 8}), 5)
+    report = load_arrays(ours, translate(arrays, "imagenet_mobilenetv2"), "file", partial=True)
+    assert not [line for line in report if "unused" in line or "shape" in line or "backbone" in line]
+    theirs.eval(), ours.eval()
+    x = paddle.randn([1, 3, 64, 96])
+    with paddle.no_grad():
+        stages = ours.backbone(x)
+        for index, block in enumerate(theirs.features[:14]):
+            x = block(x)
+            if index in (3, 6, 13):  # up to stride 16 nothing is dilated
+                np.testing.assert_allclose(stages[(3, 6, 13).index(index)].numpy(), x.numpy(), 1e-4, 1e-5)
 
 
 class Run:
@@ -275,7 +308,7 @@ def test_damaged_files_are_read_or_refused_but_never_crash(tmp_path, data):
         content = content[: data.draw(st.integers(0, len(content)))]
     (tmp_path / "damaged").write_bytes(content)
     try:
-        arrays, _ = read_weights(tmp_path / "damaged")
+        arrays = read_weights(tmp_path / "damaged").arrays
         assert all(isinstance(a, np.ndarray) and a.dtype.kind in "biufc" for a in arrays.values())
     except CheckpointError:
         pass

@@ -22,7 +22,7 @@ install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-chec
   | { grep -v "is ignored: it is neither a file nor a directory" || true; }; }
 install_extra() {
   [ -n "$extra" ] || return 0
-  local wanted; wanted="$stamp $(cksum < "$extra")"
+  local wanted; wanted="$stamp $(cat "$extra" requirements-deploy.txt | cksum)"
   [ "$(cat "$venv/.stamp-extra" 2>/dev/null)" = "$wanted" ] && return 0
   echo "setup: $extra -> $venv"
   install -r "$extra"

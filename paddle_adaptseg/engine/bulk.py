@@ -25,7 +25,7 @@ from paddle_adaptseg.data.reading import Sample, spread
 from paddle_adaptseg.engine.evaluator import class_sets
 from paddle_adaptseg.engine.inference import Inference, Predictor
 from paddle_adaptseg.engine.measure import Measured, Scored, load_measured, measure, save_measured, scores
-from paddle_adaptseg.engine.restore import load_model, weights_by_step
+from paddle_adaptseg.engine.restore import load_model, sha256, weights_by_step
 from paddle_adaptseg.errors import CheckpointError
 from paddle_adaptseg.files import write_atomically
 from paddle_adaptseg.models.layers import inference
@@ -83,7 +83,7 @@ class Bench:
 
     def recall(self, folder: Path, name: str, weights: Path, load: Callable[[], Segmenter]) -> Measured:
         """The kept measurement of a weights file, or a new one that is kept. `load` is called only for a new one."""
-        key = hashlib.sha256(weights.read_bytes()).hexdigest()
+        key = sha256(weights)
         found = load_measured(folder / f"{name}.npz", key)
         if found is None:
             found = self.measure(load())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -11,13 +12,13 @@ import numpy as np
 
 from paddle_adaptseg import runtime
 from paddle_adaptseg.config import Config
-from paddle_adaptseg.configfile import dump, override, parse_config
+from paddle_adaptseg.configfile import dump, override, parse_config, to_plain
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.engine.evaluator import PLAIN, class_sets, evaluate_model
 from paddle_adaptseg.engine.inference import Inference
 from paddle_adaptseg.errors import CheckpointError, shorten
 from paddle_adaptseg.metrics import ConfusionMatrix
-from paddle_adaptseg.models import build_model
+from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights import load_arrays
@@ -26,27 +27,29 @@ from paddle_adaptseg.weights.pdparams import save_weights
 from paddle_adaptseg.weights.reader import read_weights
 
 
-def find_weights(origin: str | Path, step: Optional[str] = None) -> Path:
-    """The weights file that a path names: itself, or of a run's folder the `step` (latest, best or a number).
+def find_weights(origin: str | Path) -> Path:
+    """The weights file that a path names: itself, or a run folder's best, else newest.
 
-    Without a step it is the folder's best, else its newest.
+    FOLDER@best, FOLDER@latest and FOLDER@12000 name one of a run's.
     """
-    path = Path(origin)
-    if path.is_file():
-        if step is not None:
-            raise CheckpointError(f"--step {step} needs a run's folder, but '{path}' is a file")
+    path, which = Path(origin), ""
+    if not path.exists() and "@" in path.name:
+        path, which = path.with_name(path.name.rpartition("@")[0]), path.name.rpartition("@")[2]
+    if path.is_file() and not which:
         return path
     if not path.exists():
         raise CheckpointError(f"weights '{path}' do not exist")
-    steps = weights_by_step(path)
-    if step not in (None, "best", "latest") and not (step.isdigit() and int(step) in steps):
-        raise CheckpointError(f"'{path}' has no weights of step '{step}'; it has {shorten(steps) or 'none'}")
-    best, newest = path / "best.pdparams", [steps[max(steps)]] if steps else []
-    named = {None: [best, *newest], "best": [best], "latest": newest}
-    for candidate in named[step] if step in named else [steps[int(step)]]:
-        if candidate.is_file():
-            return candidate
-    raise CheckpointError(f"folder '{path}' holds no weights (expected best.pdparams or weights/step_*.pdparams)")
+    steps = sorted((path / "weights").glob("step_*.pdparams"), reverse=True)
+    known = {str(int(step.stem.split("_")[1])): step for step in steps}
+    if steps:
+        known["latest"] = steps[0]
+    if (path / "best.pdparams").is_file():
+        known["best"] = path / "best.pdparams"
+    for name in (which,) if which else ("best", "latest"):
+        if name in known:
+            return known[name]
+    wanted = f"weights '{which}'" if which else "weights (expected best.pdparams or weights/step_*.pdparams)"
+    raise CheckpointError(f"folder '{path}' holds no {wanted}; known: {shorten(known) or 'none'}")
 
 
 def weights_by_step(run: Path) -> dict[int, Path]:
@@ -57,7 +60,7 @@ def weights_by_step(run: Path) -> dict[int, Path]:
 
 def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
     """A file's arrays under our names, and whose weights they are; they must fit the configuration's preprocessing."""
-    return fitting_weights(read_weights(path)[0], path, config)
+    return fitting_weights(read_weights(path).arrays, path, config)
 
 
 def fitting_weights(arrays: Arrays, path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
@@ -69,14 +72,15 @@ def fitting_weights(arrays: Arrays, path: Path, config: Config) -> tuple[dict[st
     if kind.pixels is not None and any(getattr(pixels, k) != v for k, v in kind.pixels.items()):
         wanted = " ".join(kind.pixel_overrides())
         raise CheckpointError(f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}")
-    if kind.model.get("stride_in", "1x1") != config.model.params.get("stride_in", "1x1") and name != "ours":
+    own = config.model.params.get("stride_in") or getattr(MODELS.get(config.model.name), "stride_in", "1x1")
+    if kind.model.get("stride_in", "1x1") != own and name != "ours":
         raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.stride_in={kind.model.get('stride_in', '1x1')}")
     return translate(arrays, name, config.model.params.get("aspp_branches", 2)), kind
 
 
 def convert_weights(source: Path, output: Optional[Path], config: Config) -> list[str]:
     """Write weights of a known kind under our names, if they fit the network; returns what was found."""
-    arrays, _ = read_weights(source)
+    arrays = read_weights(source).arrays
     name = identify(arrays)
     chosen = []
     if name is not None:
@@ -93,9 +97,32 @@ def convert_weights(source: Path, output: Optional[Path], config: Config) -> lis
     lines += [f"set by the weights: {' '.join(chosen)}"] if chosen else []
     lines += [f"not in the file, initialised anew when training: {line}" for line in report]
     if output is not None:
-        save_weights(output, {k: np.asarray(v) for k, v in translated.items()}, dump(config))
-        lines.append(f"written: {output} (sha256 of the source {hashlib.sha256(source.read_bytes()).hexdigest()})")
+        origin = provenance(source, name, config)
+        save_weights(output, {k: np.asarray(v) for k, v in translated.items()}, dump(config), origin)
+        lines.append(f"written: {output} with its origin {json.dumps(origin)}")
     return lines
+
+
+def provenance(source: Path, kind: str, config: Config) -> dict[str, object]:
+    """Where converted weights came from and what they need, for the record inside the new file."""
+    params = config.model.params
+    return {
+        "source": source.name,
+        "sha256": sha256(source),
+        "kind": kind,
+        "aspp_branches": params.get("aspp_branches"),
+        "norm": params.get("norm"),
+        "pixels": to_plain(config.data.pixels),
+    }
+
+
+def sha256(path: Path) -> str:
+    """A file's checksum, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for piece in iter(lambda: file.read(2**20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def load_model(
@@ -103,7 +130,7 @@ def load_model(
 ) -> tuple[Segmenter, Config]:
     """A network with weights, and the configuration it is used with: the one given, else the one in the file."""
     path = find_weights(origin)
-    arrays, text = read_weights(path)
+    arrays, text, _ = read_weights(path)
     if config is None:
         if not text:
             raise CheckpointError(f"'{path}' carries no configuration; name one with --config")

@@ -122,9 +122,10 @@ class _Run:
             text = summary(report)
             if self.console.bar.disable:
                 self.console.line(f"step {step}/{last}  {text}  {self.console.pace(step)}")
-        improved = bool(run.eval_every) and (step % run.eval_every == 0 or step == last) and self.evaluate()
+        evaluated = bool(run.eval_every) and (step % run.eval_every == 0 or step == last)
+        improved = evaluated and self.evaluate()
         if improved or step % run.save_every == 0 or step == last:
-            self.save(improved)
+            self.save(evaluated, improved)
         self.console.tick(text)
 
     def evaluate(self) -> bool:
@@ -173,13 +174,16 @@ class _Run:
             truth = files.label(index, files.size)
             self.log.picture(self.state.step, f"{domain}/{index}", panel(image, prediction, truth, entropy, self.space))
 
-    def save(self, improved: bool) -> None:
+    def save(self, evaluated: bool, improved: bool) -> None:
         """Log first, then weights, then the state: whatever a crash leaves, a state is never ahead of the rest."""
         self.log.flush()
         arrays, text = arrays_of(self.state.method.eval_model), dump(self.config)
-        save_weights(self.folder / "weights" / f"step_{self.state.step:08d}.pdparams", arrays, text)
+        origin = {"trained_steps": self.state.step, "planned_steps": self.config.schedule.stop}
+        if evaluated:
+            origin["target_miou"] = round(self.miou, 4)
+        save_weights(self.folder / "weights" / f"step_{self.state.step:08d}.pdparams", arrays, text, origin)
         if improved:
-            save_weights(self.folder / "best.pdparams", arrays, text)
+            save_weights(self.folder / "best.pdparams", arrays, text, origin)
         checkpoint.save_state(self.folder, self.state.snapshot(self.config))
         checkpoint.prune(self.folder, self.config.run.keep, self.state.best_step)
 

@@ -6,16 +6,20 @@ from collections.abc import Mapping
 
 from paddle_adaptseg.config import Component
 from paddle_adaptseg.models.deeplab import DeepLabV2ResNet, DeepLabV2VGG16, TwinDeepLabV2ResNet
+from paddle_adaptseg.models.deeplabv3plus import DeepLabV3PlusMobileNetV2, DeepLabV3PlusResNet
 from paddle_adaptseg.models.segmenter import Segmenter
-from paddle_adaptseg.models.small import SmallSegmenter, TwinSmallSegmenter
+from paddle_adaptseg.models.small import SmallSegmenter, SmallV3Plus, TwinSmallSegmenter
 from paddle_adaptseg.registry import build
 
 MODELS: Mapping[str, type[Segmenter]] = {
     "deeplabv2_resnet": DeepLabV2ResNet,
     "deeplabv2_resnet_twin": TwinDeepLabV2ResNet,
     "deeplabv2_vgg16": DeepLabV2VGG16,
+    "deeplabv3plus_resnet": DeepLabV3PlusResNet,
+    "deeplabv3plus_mobilenetv2": DeepLabV3PlusMobileNetV2,
     "small": SmallSegmenter,
     "small_twin": TwinSmallSegmenter,
+    "small_v3plus": SmallV3Plus,
 }
 
 

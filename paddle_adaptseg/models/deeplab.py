@@ -14,7 +14,10 @@ from paddle_adaptseg.registry import lookup
 
 
 class DeepLabV2ResNet(Segmenter):
-    """Two heads on a dilated ResNet: `aux` on stage 3, `main` on stage 4. depths (3, 4, 23, 3) is ResNet-101."""
+    """Two heads on a dilated ResNet: `aux` on stage 3, `main` on stage 4. depths (3, 4, 23, 3) is ResNet-101.
+
+    With `aux` false there is no auxiliary head: the single-level network.
+    """
 
     levels = ("main", "aux")
     feature_channels = 2048
@@ -28,17 +31,18 @@ class DeepLabV2ResNet(Segmenter):
         aspp_branches: int = 2,
         head_rate: float = 10.0,
         stride_in: str = "1x1",
+        aux: bool = True,
     ) -> None:
         super().__init__()
-        if stride_in not in ("1x1", "3x3"):
-            raise ConfigError(f"model.stride_in must be 1x1 (Caffe's way) or 3x3 (torchvision's), not '{stride_in}'")
         self.head_rate = head_rate
+        self.levels = tuple(level for level in self.levels if aux or level != "aux")
         self.backbone = ResNet(depths, lookup(NORMS, norm, "model.norm"), stride_in)
         dilations = _dilations(aspp_branches)
-        self.heads = nn.LayerDict({k: PyramidHead(n, classes, dilations) for k, n in self.head_channels.items()})
+        channels = {k: n for k, n in self.head_channels.items() if aux or k != "aux"}
+        self.heads = nn.LayerDict({k: PyramidHead(n, classes, dilations) for k, n in channels.items()})
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
-        stage3, stage4 = self.backbone(image)
+        stage3, stage4 = self.backbone(image)[2:]
         return {"aux": stage3, "main": stage4}
 
     def groups(self) -> list[ParamGroup]:
@@ -62,7 +66,7 @@ class TwinDeepLabV2ResNet(DeepLabV2ResNet):
     head_channels = {"first": 2048, "second": 2048}
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
-        stage4 = self.backbone(image)[1]
+        stage4 = self.backbone(image)[-1]
         return {"first": stage4, "second": stage4}
 
     def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -66,7 +66,39 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear resize to (height, width) with aligned corners, in which the originals trained and evaluated."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
+    if _PRODUCTS:
+        return _resize_by_products(x, size)
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=True)
+
+
+_PRODUCTS: list[bool] = []  # not empty: inside resize_by_products()
+
+
+@contextlib.contextmanager
+def resize_by_products() -> Iterator[None]:
+    """Inside, resize() is two matrix products, for programs of fixed size: Paddle 3.3 refuses the operator in oneDNN.
+
+    The products keep equal batch dimensions, because oneDNN computes broadcast ones wrongly.
+    """
+    _PRODUCTS.append(True)
+    try:
+        yield
+    finally:
+        _PRODUCTS.pop()
+
+
+def _resize_by_products(x: Tensor, size: Sequence[int]) -> Tensor:
+    batch, channels, height, width = x.shape
+    planes = batch * channels
+    x = paddle.matmul(x.reshape([planes * height, width]), _weights(width, size[1]).t())
+    rows = _weights(height, size[0]).unsqueeze(0).expand([planes, size[0], height])
+    return paddle.matmul(rows, x.reshape([planes, height, size[1]])).reshape([batch, channels, *size])
+
+
+def _weights(old: int, new: int) -> Tensor:
+    """What each of `old` samples adds to each of `new` ones [new, old]."""
+    position = paddle.arange(new, dtype="float32") * ((old - 1) / max(new - 1, 1))
+    return F.relu(1 - (position.unsqueeze(1) - paddle.arange(old, dtype="float32").unsqueeze(0)).abs())
 
 
 def resize_all(logits: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:

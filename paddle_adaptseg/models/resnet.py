@@ -1,13 +1,21 @@
-"""The dilated ResNet of DeepLab (Chen et al., TPAMI 2018): stride in the first 1x1 conv, output stride 8."""
+"""The dilated ResNet of DeepLab (Chen et al., TPAMI 2018): strides of its last stages are traded for dilation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.models.layers import NormPolicy, conv
+
+# output stride -> (stride, dilation) of each stage
+STAGES: Mapping[int, tuple[tuple[int, int], ...]] = {
+    8: ((1, 1), (2, 1), (1, 2), (1, 4)),
+    16: ((1, 1), (2, 1), (2, 1), (1, 2)),
+}
+STRIDE_IN = ("1x1", "3x3")
 
 
 class Bottleneck(nn.Layer):
@@ -37,30 +45,50 @@ class Bottleneck(nn.Layer):
 
 
 class ResNet(nn.Layer):
-    """Stem and four stages; forward returns the last two stages' features at an eighth of the size."""
+    """Stem and four stages; forward returns the features of all four, `widths` are their channels.
 
-    def __init__(self, depths: Sequence[int], norm: NormPolicy, stride_in: str = "1x1") -> None:
+    `multi_grid` multiplies the dilation of the last stage's blocks in turn (DeepLabV3). `ceil_pool`: whether the
+    stem's pooling keeps a last odd row, as Caffe does.
+    """
+
+    widths = (256, 512, 1024, 2048)
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        norm: NormPolicy,
+        stride_in: str = "1x1",
+        output_stride: int = 8,
+        multi_grid: Sequence[int] = (1,),
+        ceil_pool: bool = True,
+    ) -> None:
         super().__init__()
+        if stride_in not in STRIDE_IN:
+            raise ConfigError(f"model.stride_in must be 1x1 (Caffe's way) or 3x3 (torchvision's), not '{stride_in}'")
+        if output_stride not in STAGES:
+            raise ConfigError(f"model.output_stride must be one of {', '.join(map(str, STAGES))}, not {output_stride}")
         self.stride_in = stride_in
         self.conv1, self.bn1 = conv(3, 64, 7, stride=2, padding=3), norm.stem()(64)
-        self.pool = nn.MaxPool2D(3, 2, 1, ceil_mode=True)
+        self.pool = nn.MaxPool2D(3, 2, 1, ceil_mode=ceil_pool)
         self.channels = 64
-        self.layer1 = self._stage(64, depths[0], norm, stride=1, dilation=1)
-        self.layer2 = self._stage(128, depths[1], norm, stride=2, dilation=1)
-        self.layer3 = self._stage(256, depths[2], norm, stride=1, dilation=2)
-        self.layer4 = self._stage(512, depths[3], norm, stride=1, dilation=4)
+        grids = ((1,), (1,), (1,), multi_grid)
+        for index, ((stride, dilation), grid) in enumerate(zip(STAGES[output_stride], grids)):
+            blocks = self._stage(64 * 2**index, depths[index], norm, stride, [dilation * g for g in grid])
+            setattr(self, f"layer{index + 1}", blocks)
 
-    def _stage(self, width: int, depth: int, norm: NormPolicy, stride: int, dilation: int) -> nn.Sequential:
+    def _stage(self, width: int, depth: int, norm: NormPolicy, stride: int, dilations: Sequence[int]) -> nn.Sequential:
         blocks = []
         for index in range(depth):
-            first = index == 0
+            first, dilation = index == 0, dilations[index % len(dilations)]
             blocks.append(
                 Bottleneck(self.channels, width, norm, stride if first else 1, dilation, first, self.stride_in)
             )
             self.channels = width * Bottleneck.expansion
         return nn.Sequential(*blocks)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.pool(F.relu(self.bn1(self.conv1(x))))
-        stage3 = self.layer3(self.layer2(self.layer1(x)))
-        return stage3, self.layer4(stage3)
+        stage1 = self.layer1(x)
+        stage2 = self.layer2(stage1)
+        stage3 = self.layer3(stage2)
+        return stage1, stage2, stage3, self.layer4(stage3)

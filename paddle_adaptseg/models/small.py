@@ -9,6 +9,7 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.models.aspp import PyramidHead
+from paddle_adaptseg.models.deeplabv3plus import DeepLabV3Plus
 from paddle_adaptseg.models.layers import NORMS, NormPolicy
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.registry import lookup
@@ -37,6 +38,22 @@ class BasicBlock(nn.Layer):
         return F.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
+def _stages(width: int, norm: NormPolicy) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
+    """Stem (half the size), stage 3 (an eighth, reached in its first two blocks) and stage 4."""
+    stem = nn.Sequential(_conv(3, width // 2, stride=2), norm(width // 2), nn.ReLU())
+    stage3 = nn.Sequential(
+        BasicBlock(width // 2, width, norm, stride=2),
+        BasicBlock(width, 2 * width, norm, stride=2),
+        BasicBlock(2 * width, 2 * width, norm, dilation=2),
+        BasicBlock(2 * width, 2 * width, norm, dilation=2),
+    )
+    stage4 = nn.Sequential(
+        BasicBlock(2 * width, 3 * width, norm, dilation=2),
+        BasicBlock(3 * width, 3 * width, norm, dilation=4),
+    )
+    return stem, stage3, stage4
+
+
 class SmallSegmenter(Segmenter):
     """Output stride 8; `aux` before the last two blocks, `main` after them."""
 
@@ -45,18 +62,7 @@ class SmallSegmenter(Segmenter):
 
     def __init__(self, classes: int, width: int = 24, norm: str = "group") -> None:
         super().__init__()
-        policy = lookup(NORMS, norm, "model.norm")
-        self.stem = nn.Sequential(_conv(3, width // 2, stride=2), policy(width // 2), nn.ReLU())
-        self.stage3 = nn.Sequential(
-            BasicBlock(width // 2, width, policy, stride=2),
-            BasicBlock(width, 2 * width, policy, stride=2),
-            BasicBlock(2 * width, 2 * width, policy, dilation=2),
-            BasicBlock(2 * width, 2 * width, policy, dilation=2),
-        )
-        self.stage4 = nn.Sequential(
-            BasicBlock(2 * width, 3 * width, policy, dilation=2),
-            BasicBlock(3 * width, 3 * width, policy, dilation=4),
-        )
+        self.stem, self.stage3, self.stage4 = _stages(width, lookup(NORMS, norm, "model.norm"))
         self.feature_channels = 3 * width
         self.heads = nn.LayerDict(
             {level: PyramidHead(n * width, classes, (1, 3, 6, 9)) for level, n in self.head_widths.items()}
@@ -80,3 +86,28 @@ class TwinSmallSegmenter(SmallSegmenter):
     def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         logits = super().classify(features)
         return {"main": logits["first"] + logits["second"], **logits}
+
+
+class SmallBackbone(nn.Layer):
+    """The same blocks as a backbone of four stages, for DeepLabV3+."""
+
+    def __init__(self, width: int, norm: NormPolicy) -> None:
+        super().__init__()
+        self.widths = (width, 2 * width, 2 * width, 3 * width)
+        self.stem, self.stage3, self.stage4 = _stages(width, norm)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        blocks = list(self.stage3)
+        stage1 = blocks[0](self.stem(x))
+        stage2 = blocks[1](stage1)
+        stage3 = blocks[3](blocks[2](stage2))
+        return stage1, stage2, stage3, self.stage4(stage3)
+
+
+class SmallV3Plus(DeepLabV3Plus):
+    """DeepLabV3+ on the small blocks: a pyramid of 2 x width channels, a decoder at a quarter of the size."""
+
+    def __init__(self, classes: int, width: int = 24, norm: str = "group", aux: bool = False) -> None:
+        policy = lookup(NORMS, norm, "model.norm")
+        backbone = SmallBackbone(width, policy)
+        super().__init__(classes, backbone, policy, (3, 6, 9), 2 * width, max(4, width // 2), head_rate=1.0, aux=aux)

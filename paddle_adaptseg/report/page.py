@@ -62,12 +62,10 @@ def _summary(findings: Findings) -> str:
     rows = []
     for name, scores in _all_domains(findings).items():
         matrix = scores.matrix
-        rows.append([
-            name, *(100 * matrix.miou(ids) for ids in findings.sets.values()), 100 * matrix.pixel_accuracy(),
-            100 * mean_present(matrix.accuracy()), 100 * matrix.frequency_weighted_iou(), 100 * mean_present(matrix.precision()),
-            100 * mean_present(boundary_iou(scores.boundary)), 100 * calibration_error(scores.reliability), scores.entropy,
-            matrix.images,
-        ])  # fmt: skip
+        values = [*(matrix.miou(ids) for ids in findings.sets.values()), matrix.pixel_accuracy()]
+        values += [mean_present(matrix.accuracy()), matrix.frequency_weighted_iou(), mean_present(matrix.precision())]
+        values += [mean_present(boundary_iou(scores.boundary)), calibration_error(scores.reliability)]
+        rows.append([name, *(100 * value for value in values), scores.entropy, matrix.images])
     head = ["domain", *(f"mIoU {name}" for name in findings.sets), "pixel acc.", "class acc.", "fw IoU", "precision",
             "boundary IoU", "ECE", "entropy", "images"]  # fmt: skip
     lines = [html.text(line, small=True) for line in findings.protocol]

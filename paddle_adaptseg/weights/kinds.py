@@ -51,6 +51,13 @@ def _deeplab(aux: int, main: int) -> Callable[[Arrays], bool]:
 
 
 KINDS: Mapping[str, Kind] = {
+    # Before "ours": both say backbone.*, but only these have a pyramid called aspp.
+    "v3plus": Kind(
+        "DeepLabV3+ ResNet of pytorch-deeplab-xception (Adversarial_DA_Exp)",
+        _has("aspp.aspp1.atrous_conv.weight", "decoder.last_conv.8.weight"),
+        ORIGINAL_NAMES["deeplabv3plus_resnet"],
+        model={"name": "deeplabv3plus_resnet", "stride_in": "3x3"},
+    ),
     "ours": Kind(
         "weights of this project",
         lambda arrays: any(name.startswith(("backbone.", "heads.", "stem.")) for name in arrays),
@@ -79,8 +86,8 @@ KINDS: Mapping[str, Kind] = {
         "DeepLabV2 ResNet with one level (AdaptSegNet single); it has no auxiliary head",
         _deeplab(2048, 0),
         (_BACKBONE, (r"^layer5\.conv2d_list\.", "heads.main.branches."), *STATISTICS),
-        complete=False,
-        model={"name": "deeplabv2_resnet"},
+        complete=False,  # where the network has an auxiliary head
+        model={"name": "deeplabv2_resnet", "aux": False},
     ),
     "vgg": Kind(
         "DeepLabV2 VGG-16 (AdaptSegNet, ADVENT, CLAN)",
@@ -95,6 +102,15 @@ KINDS: Mapping[str, Kind] = {
         leave_out=r"^fc\.",
         complete=False,
         model={"name": "deeplabv2_resnet", "stride_in": "3x3"},
+        pixels=TORCHVISION_PIXELS,
+    ),
+    "imagenet_mobilenetv2": Kind(
+        "ImageNet MobileNetV2 of torchvision or paddle.vision: RGB mean and deviation",
+        _has("features.0.0.weight", "features.17.conv.2.weight"),
+        ((r"^features\.", "backbone.features."), *STATISTICS),
+        leave_out=r"^(classifier|features\.18)\.",
+        complete=False,
+        model={"name": "deeplabv3plus_mobilenetv2"},
         pixels=TORCHVISION_PIXELS,
     ),
     "imagenet_vgg": Kind(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,14 +15,23 @@ from paddle_adaptseg.weights.torch_format import TensorView, is_torch_legacy, is
 from paddle_adaptseg.weights.unpickle import load_one
 
 RECORD = "@paddle_adaptseg"  # the key of the configuration text in our own files
+ORIGIN = "@origin"  # the key of a JSON text that says where the tensors came from
 _PADDLE_NAMES = "StructuredToParameterName@@"
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 PREFIXES = ("module.", "model.")
 MAX_FILE = 8 * 2**30
 
 
-def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Arrays by name and the configuration text ('' when the file has none). Nothing in a file can be run."""
+class Weights(NamedTuple):
+    """What a weights file holds."""
+
+    arrays: dict[str, np.ndarray]
+    config: str = ""  # our configuration as text
+    origin: Mapping[str, Any] = {}  # where the tensors came from, in our own files
+
+
+def read_weights(path: Path) -> Weights:
+    """Arrays, and what our own files say beside them. Nothing in a file can be run."""
     try:
         return _named_arrays(_content(path))
     except OSError as error:
@@ -47,26 +57,26 @@ def _content(path: Path) -> Any:
     return load_one(io.BytesIO(path.read_bytes()))
 
 
-def _named_arrays(content: Any) -> tuple[dict[str, np.ndarray], str]:
+def _named_arrays(content: Any) -> Weights:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"it holds a {type(content).__name__}, not named weights")
-    text = content.get(RECORD, "")
+    text, origin = content.get(RECORD, ""), content.get(ORIGIN, "{}")
     for key in WRAPPERS:
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
     arrays, odd = {}, []
     for name, value in content.items():
-        if name in (RECORD, _PADDLE_NAMES):
+        if name in (RECORD, ORIGIN, _PADDLE_NAMES):
             continue
         array = _array(value)
         if array is None or not isinstance(name, str):
             odd.append(str(name))
         else:
             arrays[name] = array
-    if odd or not arrays or not isinstance(text, str):
+    if odd or not arrays or not isinstance(text, str) or not isinstance(origin, str):
         raise CheckpointError(f"it holds more than named arrays (not an array: {shorten(odd) or 'all'})")
-    return _unprefixed(arrays), text
+    return Weights(_unprefixed(arrays), text, json.loads(origin))
 
 
 def _array(value: Any) -> np.ndarray | None:

@@ -1,0 +1,92 @@
+"""What an exported folder promises: deploy.yml for programs, README.md (the model card) for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Optional
+
+from paddle_adaptseg.config import Config
+from paddle_adaptseg.errors import CheckpointError, suggest
+from paddle_adaptseg.files import write_atomically
+from paddle_adaptseg.labels import LabelSpace
+from paddle_adaptseg.yamltree import parse_tree, read_text, write_tree
+
+FILE = "deploy.yml"
+FORMATS: Mapping[str, tuple[str, ...]] = {"paddle": ("fp32", "bf16", "fp16"), "onnx": ("fp32", "fp16")}
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Everything needed to use an exported program."""
+
+    format: str
+    program: str  # file beside this one
+    weights: str  # of a Paddle program; an ONNX program holds its own
+    precision: str
+    size: Optional[list[int]]  # height, width; None: any size
+    recommended: list[int]  # height, width that the network was evaluated at
+    classes: list[str]
+    colours: list[list[int]]
+
+    def space(self) -> LabelSpace:
+        """The classes that the labels mean."""
+        return LabelSpace(tuple(self.classes), tuple(tuple(c) for c in self.colours))
+
+
+def write_contract(folder: Path, contract: Contract) -> None:
+    """Write deploy.yml."""
+    text = "# RGB uint8 [1, H, W, 3] in, class indices int32 [1, H, W] out.\n" + write_tree(asdict(contract))
+    write_atomically(folder / FILE, lambda handle: handle.write(text.encode()))
+
+
+def read_contract(folder: Path) -> Contract:
+    """The contract of an exported folder."""
+    tree = parse_tree(read_text(folder / FILE), str(folder / FILE))
+    fields = Contract.__dataclass_fields__
+    if set(tree) != set(fields):
+        raise CheckpointError(f"'{folder / FILE}' is not of this version: export the model again")
+    return Contract(**tree)
+
+
+def check_choice(form: str, precision: str) -> None:
+    """Refuse a format or precision that does not exist."""
+    if form not in FORMATS:
+        raise CheckpointError(f"unknown format '{form}': {suggest(form, FORMATS)}")
+    if precision not in FORMATS[form]:
+        raise CheckpointError(f"{form} programs have no precision '{precision}': {suggest(precision, FORMATS[form])}")
+
+
+def card(contract: Contract, config: Config, origin: Mapping[str, object], checks: list[str]) -> str:
+    """The model card in Markdown."""
+    data, size = config.data, contract.size
+    shape = f"{size[0]}x{size[1]}" if size else "any size"
+    wanted = f"{contract.recommended[0]}x{contract.recommended[1]}"
+    rows = [
+        ("Method", f"{config.method.name} {_plain(config.method.params)}"),
+        ("Network", f"{config.model.name} {_plain(config.model.params)}"),
+        ("Trained on", f"{data.source.dataset} with labels, {data.target.dataset} without"),
+        (
+            "Evaluated on",
+            f"{data.validation.dataset} {data.validation.split}, images read at {wanted} (height x width)",
+        ),
+        ("Classes", ", ".join(contract.classes)),
+        ("Format", f"{contract.format}, {contract.precision}"),
+        *((key.replace("_", " ").capitalize(), str(value)) for key, value in origin.items()),
+    ]
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows)
+    return (
+        f"# {config.method.name} on {config.model.name}\n\n| | |\n|---|---|\n{table}\n\n"
+        f"## Input and output\nOne RGB picture, uint8, `[1, H, W, 3]`, {shape} (height x width). "
+        f"Normalising is inside. The network was evaluated at {wanted}; scale pictures to that first.\n"
+        "Out come class indices, int32, `[1, H, W]`; index and colour of each class are in `deploy.yml`.\n\n"
+        f"## Checked when it was exported\n{chr(10).join(f'- {line}' for line in checks)}\n\n"
+        "## Limits\nThe target domain had no labels in training. Scores hold for the data named above; measure "
+        "first on other streets, cameras or weather. Weights carry the licences of the data and of the initial weights "
+        "they come from.\n"
+    )
+
+
+def _plain(params: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in params.items())

@@ -1,0 +1,135 @@
+"""From weights to a folder that runs without this package: program, contract, model card, and proof that it agrees."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Optional
+
+import numpy as np
+import paddle
+
+from paddle_adaptseg import runtime
+from paddle_adaptseg.config import Config
+from paddle_adaptseg.data import label_space, open_validation
+from paddle_adaptseg.data.toy import CAMERA, make_scene
+from paddle_adaptseg.deploy.contract import Contract, card, check_choice, write_contract
+from paddle_adaptseg.deploy.program import LabelProgram, plain_norms, save_program
+from paddle_adaptseg.deploy.runners import STRIDE, NetworkRunner, ProgramRunner, scaled
+from paddle_adaptseg.engine.restore import find_weights, load_model, sha256
+from paddle_adaptseg.errors import CheckpointError, ConfigError, DataError
+from paddle_adaptseg.files import write_atomically
+from paddle_adaptseg.weights.reader import read_weights
+
+PICTURES = 4  # compared after an export
+ENOUGH = {"fp32": 0.999, "bf16": 0.97, "fp16": 0.97}  # share of pixels whose label must agree
+OPSET = 13
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export made and whether it agrees with the network; `agreement` is None where it cannot run here."""
+
+    folder: Path
+    agreement: Optional[float]
+    lines: list[str]
+
+    def good(self, precision: str) -> bool:
+        """Whether enough pixels agree."""
+        return self.agreement is None or self.agreement >= ENOUGH[precision]
+
+
+def export_model(
+    origin: str | Path,
+    folder: Path,
+    form: str = "paddle",
+    size: Optional[Sequence[int]] = None,
+    dynamic: bool = False,
+    precision: str = "fp32",
+    config: Optional[Config] = None,
+) -> Exported:
+    """Write a program for weights; `size` (height, width) is the validation size unless given, or any if `dynamic`."""
+    check_choice(form, precision)
+    model, config = load_model(origin, config)
+    usual = list(config.data.validation.size[::-1])
+    size = None if dynamic else list(size or usual)
+    check_size(size, precision)
+    network = NetworkRunner(model, config, size)
+    if form == "onnx" and not paddle.__version__.startswith("2."):
+        model = load_model(origin, config)[0]  # the comparison keeps the network as it is trained
+        plain_norms(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = WRITERS[form](LabelProgram(model, config.data.pixels, size), folder, precision)
+    space = label_space(config)
+    colours = [list(colour) for colour in space.colours]
+    contract = Contract(form, *files, precision, size, usual, list(space.names), colours)
+    write_contract(folder, contract)
+    path = find_weights(origin)
+    agreement, check = compare(network, folder, contract, config)
+    about = {"weights": path.name, "sha256_of_the_weights": sha256(path), **read_weights(path).origin}
+    text = card(contract, config, about, [check, f"made with {runtime.environment()}"])
+    write_atomically(folder / "README.md", lambda handle: handle.write(text.encode()))
+    made = ", ".join(f"{name} ({(folder / name).stat().st_size / 2**20:.1f} MB)" for name in files if name)
+    return Exported(folder, agreement, [f"{config.model.name} from {path}", f"{folder}: {made}", check])
+
+
+def check_size(size: Optional[Sequence[int]], precision: str) -> None:
+    """Refuse sizes and precisions that cannot run."""
+    if size is not None and (len(size) != 2 or min(size) < 4 * STRIDE):
+        raise ConfigError(f"--size must be height,width of at least {4 * STRIDE} each, not {list(size)}")
+    if size is None and precision == "bf16":
+        raise ConfigError("bf16 needs a fixed size (--size H,W): Paddle 3's oneDNN has no resize to a size known later")
+
+
+def write_paddle(program: LabelProgram, folder: Path, precision: str) -> tuple[str, str]:
+    """Files of a Paddle program; its precision is chosen when it is loaded."""
+    with runtime.quiet():
+        save_program(program, str(folder / "model"))
+    found = [name for name in ("model.json", "model.pdmodel") if (folder / name).is_file()]
+    return found[0], "model.pdiparams"
+
+
+def write_onnx(program: LabelProgram, folder: Path, precision: str) -> tuple[str, str]:
+    """One ONNX file."""
+    try:
+        with runtime.quiet():
+            import paddle2onnx
+    except ImportError:
+        raise CheckpointError("ONNX export needs paddle2onnx: pip install -r requirements-deploy.txt") from None
+    with tempfile.TemporaryDirectory() as scratch, runtime.quiet():
+        names = [str(Path(scratch) / name) for name in write_paddle(program, Path(scratch), precision)]
+        target = folder / "model.onnx"
+        half = precision == "fp16"
+        paddle2onnx.export(*names, str(target), opset_version=OPSET, verbose=False, export_fp16_model=half)
+    if not target.is_file():
+        raise CheckpointError(f"paddle2onnx {paddle2onnx.__version__} wrote no program for this network")
+    return target.name, ""
+
+
+WRITERS: Mapping[str, Callable[[LabelProgram, Path, str], tuple[str, str]]] = {
+    "paddle": write_paddle,
+    "onnx": write_onnx,
+}
+
+
+def compare(network: NetworkRunner, folder: Path, contract: Contract, config: Config) -> tuple[Optional[float], str]:
+    """Share of pixels that the program and the network label alike, and a line that says so."""
+    if contract.format == "paddle" and contract.precision == "fp16" and paddle.get_device() == "cpu":
+        return None, "not compared: fp16 Paddle programs run on GPUs only"
+    runner, (name, images) = ProgramRunner(folder), test_pictures(config)
+    size = contract.size or contract.recommended
+    same = [runner.labels(image) == network.labels(image) for image in (scaled(i, size) for i in images)]
+    share = float(np.mean(same))
+    return share, f"{100 * share:.3f} % of pixels get the same label as from the network ({len(images)} {name})"
+
+
+def test_pictures(config: Config) -> tuple[str, list[np.ndarray]]:
+    """The first validation images, or generated street scenes where the data set is not at hand."""
+    try:
+        files = open_validation(config)
+        return f"images of {files.title}", [files.image(i) for i in range(min(PICTURES, len(files)))]
+    except DataError:
+        width, height = config.data.validation.size
+        return "generated scenes", [make_scene(0, i, CAMERA, height, width)[0] for i in range(PICTURES)]

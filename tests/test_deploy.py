@@ -1,0 +1,183 @@
+"""Exported programs agree with the network, and pictures and films come out labelled and under their own names."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+from test_tools import tool, trained  # noqa: F401 (a fixture)
+
+import paddle_adaptseg
+from paddle_adaptseg import runtime
+from paddle_adaptseg.data.decode import decode_ids
+from paddle_adaptseg.data.stores import Ref
+from paddle_adaptseg.deploy.contract import FILE, read_contract
+from paddle_adaptseg.deploy.export import export_model
+from paddle_adaptseg.deploy.files import PRODUCTS, predict_files
+from paddle_adaptseg.deploy.media import find_media
+from paddle_adaptseg.deploy.runners import NetworkRunner, ProgramRunner, open_runner, working_size
+from paddle_adaptseg.engine import load_model
+from paddle_adaptseg.errors import CheckpointError, ConfigError, DataError
+from paddle_adaptseg.labels import CITYSCAPES_19
+from paddle_adaptseg.models.layers import resize, resize_by_products
+from paddle_adaptseg.visual import legend_figure, overlay
+from paddle_adaptseg.weights import arrays_of
+from paddle_adaptseg.weights.pdparams import save_weights
+
+
+@pytest.fixture(scope="module")
+def weights(trained, tmp_path_factory):  # noqa: F811
+    """Weights whose logits are far apart, as a trained network's are; a run of four steps leaves them nearly equal."""
+    model, config = load_model(trained[0])
+    arrays = arrays_of(model)
+    rng = np.random.default_rng(0)
+    for name in [n for n in arrays if n.startswith("heads.main") and n.endswith("weight")]:
+        arrays[name] = rng.normal(0, 0.3, arrays[name].shape).astype(np.float32)
+    from paddle_adaptseg.configfile import dump
+
+    path = tmp_path_factory.mktemp("weights") / "w.pdparams"
+    save_weights(path, arrays, dump(config), {"source": "made here"})
+    return path
+
+
+CASES = {
+    "paddle": ("paddle", {}),
+    "paddle, another size": ("paddle", {"size": [64, 80]}),
+    "paddle, any size": ("paddle", {"dynamic": True}),
+    "paddle, bf16": ("paddle", {"precision": "bf16"}),
+    "onnx": ("onnx", {}),
+    "onnx, any size": ("onnx", {"dynamic": True}),
+    "onnx, fp16": ("onnx", {"precision": "fp16"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_exported_program_labels_as_the_network_does(weights, tmp_path, case):
+    form, options = CASES[case]
+    if form == "onnx":
+        pytest.importorskip("paddle2onnx", reason="requirements-deploy.txt is not installed")
+    made = export_model(weights, tmp_path / "out", form, **options)
+    precision = options.get("precision", "fp32")
+    assert made.agreement >= (0.999 if precision == "fp32" else 0.97) and made.good(precision)
+    contract = read_contract(tmp_path / "out")
+    assert contract.size == (None if options.get("dynamic") else options.get("size", [48, 96]))
+    assert contract.recommended == [48, 96] and contract.space().names == CITYSCAPES_19.names
+    card = (tmp_path / "out/README.md").read_text()
+    for word in ("output_adversarial", "gta5 with labels", "road, sidewalk", "made here", "same label", f"{form}, "):
+        assert word in card
+    runner, image = open_runner(tmp_path / "out"), np.full((50, 70, 3), 90, np.uint8)
+    assert isinstance(runner, ProgramRunner) and runner.labels(image).shape == (50, 70)
+
+
+def test_a_program_that_disagrees_is_called_bad(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(NetworkRunner, "labels", lambda self, image: np.full(image.shape[:2], 5, np.uint8))
+    assert not export_model(weights, tmp_path).good("fp32")
+
+
+def test_what_cannot_run_is_refused_before_anything_is_written(weights, tmp_path):
+    for options, wrong in [
+        ({"form": "onx"}, "did you mean 'onnx'"),
+        ({"form": "onnx", "precision": "bf16"}, "have no precision 'bf16'"),
+        ({"dynamic": True, "precision": "bf16"}, "needs a fixed size"),
+        ({"size": [8, 8]}, "at least 32"),
+    ]:
+        with pytest.raises((CheckpointError, ConfigError), match=wrong):
+            export_model(weights, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_fp16_paddle_programs_are_not_claimed_to_agree_on_a_cpu(weights, tmp_path):
+    made = export_model(weights, tmp_path, precision="fp16")
+    assert made.agreement is None and "not compared" in made.lines[-1]
+    with pytest.raises(ConfigError, match="runs on GPUs only"):
+        open_runner(tmp_path)
+
+
+def test_the_resize_of_programs_equals_the_operator():
+    x = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 3, 5, 7)).astype(np.float32))
+    for size in ([9, 20], [4, 3], [5, 7], [1, 1]):
+        with resize_by_products():
+            mine = resize(x, size)
+        np.testing.assert_allclose(mine.numpy(), resize(x, size).numpy(), atol=1e-5)
+
+
+def test_pictures_keep_their_shape_when_it_is_not_the_usual_one():
+    assert working_size(1024, 2048, (512, 1024)) == (512, 1024)
+    assert working_size(1000, 1000, (512, 1024)) == (728, 728)
+    assert working_size(2000, 20, (64, 64))[1] == 8
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Pictures in folders, one of them broken, and a film."""
+    rng, folder = np.random.default_rng(0), tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("a.png", "deep/b.jpg", "deep/a.png"):
+        Image.fromarray(rng.integers(0, 255, (40, 60, 3), np.uint8)).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    film = cv2.VideoWriter(str(folder / "drive.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 5, (64, 48))
+    for _ in range(4):
+        film.write(rng.integers(0, 255, (48, 64, 3), np.uint8))
+    film.release()
+    return folder
+
+
+def test_everything_readable_is_labelled_and_the_rest_is_reported(weights, inputs, tmp_path):
+    out, runner = tmp_path / "out", open_runner(weights)
+    tally = predict_files(runner, [str(inputs), str(tmp_path / "no.png")], out, list(PRODUCTS))
+    assert tally.images == 3 + 4 and "2 inputs failed" in tally.line()
+    assert "no.png' does not exist" in tally.problems[0] and "broken.jpg" in tally.problems[1]
+    endings = ("", "_color", "_overlay", "_side")
+    names = {f"{stem}{ending}.png" for stem in ("a", "deep/a", "deep/b") for ending in endings} | {"drive_side.mp4"}
+    assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == names
+    labels = decode_ids(Ref(str(out / "deep"), "a.png"))
+    with Image.open(inputs / "deep/a.png") as picture:
+        assert (labels == runner.labels(np.asarray(picture))).all() and len(np.unique(labels)) > 1
+    capture = cv2.VideoCapture(str(out / "drive_side.mp4"))
+    assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FRAME_WIDTH)) == (4, 128)
+
+
+def test_a_film_can_be_cut_short_and_a_missing_camera_is_an_error(weights, inputs, tmp_path):
+    with runtime.quiet():
+        tally = predict_files(open_runner(weights), [str(inputs / "drive.mp4"), "97"], tmp_path / "out", [], limit=2)
+    assert tally.images == 2 and tally.problems == ["camera 97 cannot be opened"]
+
+
+def test_two_results_of_one_name_are_refused(inputs):
+    with pytest.raises(DataError, match="would both be written as 'a'"):
+        find_media([str(inputs / "a.png"), str(inputs / "deep/a.png")])
+    with pytest.raises(ConfigError, match="did you mean 'overlay'"):
+        predict_files(None, [str(inputs)], inputs, ["overlai"])
+
+
+def test_the_tools_export_and_predict(weights, inputs, tmp_path):
+    done = tool("export", "--restore-from", weights, "--output", tmp_path / "out", "--size", "48,96")
+    assert done.returncode == 0, done.stderr
+    assert "same label" in done.stdout and done.stderr == "" and (tmp_path / "out" / FILE).is_file()
+    done = tool("predict", "--model", tmp_path / "out", inputs, "--output", tmp_path / "labels", "--max-frames", 1)
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith("paddle program, fp32, 19 classes") and "4 images" in lines[1]
+    assert lines[2].startswith("failed: cannot read") and lines[2].endswith("is damaged")
+
+
+def test_a_notebook_gets_labels_and_a_figure(weights, inputs):
+    image = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    found = paddle_adaptseg.predict(image, weights)
+    assert (np.asarray(found) == open_runner(weights).labels(image)).all()
+    assert found._repr_png_().startswith(b"\x89PNG") and found.figure().size[0] == 1120
+    assert paddle_adaptseg.predict(inputs / "a.png", weights).labels.shape == (40, 60)
+    for wrong in (image[..., 0], image / 255, [1, 2]):
+        with pytest.raises(DataError, match="needs an RGB picture"):
+            paddle_adaptseg.predict(wrong, weights)
+
+
+def test_overlay_and_legend_show_the_classes_that_occur():
+    image, label = np.full((4, 4, 3), 100, np.uint8), np.full((4, 4), 255, np.uint8)
+    label[:2] = 13
+    mixed = overlay(image, label, CITYSCAPES_19)
+    assert (mixed[2:] == 100).all() and mixed[0, 0].tolist() == [50, 50, 121]
+    figure = legend_figure(image, label, CITYSCAPES_19)
+    assert figure.shape[1] == 1120 and (figure.reshape(-1, 3) == (0, 0, 142)).all(1).any()
