@@ -15,6 +15,7 @@ from paddle_adaptseg import runtime
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.data import label_space
+from paddle_adaptseg.deploy.logits import BACKENDS
 from paddle_adaptseg.engine.bulk import Bench, Entry, evaluate_run, readings
 from paddle_adaptseg.engine.evaluator import class_sets, protocol_line, save_prediction
 from paddle_adaptseg.engine.inference import Inference
@@ -24,6 +25,7 @@ from paddle_adaptseg.errors import ConfigError, suggest
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.models.segmenter import Segmenter
+from paddle_adaptseg.registry import lookup
 from paddle_adaptseg.report import Findings, Shown, Trajectory, write_report, write_tables
 from paddle_adaptseg.report.console import rule_lines, score_lines
 from paddle_adaptseg.report.findings import DomainScores
@@ -144,7 +146,8 @@ def _run_config(request: Request, run: Path) -> Config:
 
 
 def _bench(request: Request, config: Config, domain: str) -> Bench:
-    return Bench(config, domain, request.options, request.limit, request.training_size)
+    backend = lookup(BACKENDS, request.options.backend, "--backend")
+    return Bench(config, domain, request.options, request.limit, request.training_size, backend)
 
 
 def _saver(request: Request, space: LabelSpace):

@@ -25,6 +25,9 @@ MAY_IMPORT = {
     "configfile": {"config", "errors", "schema", "yamltree"},
     "labels": {"errors"},
     "metrics": set(),
+    "scores": set(),
+    "selection": set(),
+    "upsample": set(),
     # data may score label files: tools/compute_iou.py
     "losses": {"labels"},
     "runtime": {"errors"},
@@ -37,7 +40,9 @@ MAY_IMPORT = {
     "models": BASICS | {"models"},
     "methods": BASICS | {"methods", "losses", "models.layers", "models.discriminator", "models.segmenter"},
     "engine": BASICS | {"engine", "data", "models", "methods", "losses", "metrics", "weights", "checkpoint", "logger",
-                        "runtime", "visual"},
+                        "runtime", "scores", "upsample", "visual"},
+    "report": BASICS | {"report", "metrics", "scores", "selection"},
+    "evaluation": BASICS | {"data", "deploy", "engine", "models", "report", "runtime", "scores", "selection", "visual"},
     "deploy": BASICS | {"deploy", "data", "engine", "models", "runtime", "visual", "weights"},
     "study": {"configfile", "errors", "files", "launch"},
     "demo": BASICS | {"data", "engine", "launch", "metrics", "models.layers", "runtime", "visual"},
@@ -47,14 +52,15 @@ MAY_IMPORT = {
 ONLY_IN = {
     "visualdl": {"logger"},
     "yaml": {"yamltree", "configfile"},
-    "cv2": {"visual", "data", "metrics", "deploy"},
+    "cv2": {"visual", "data", "metrics", "scores", "deploy", "evaluation", "report"},
     "PIL": {"visual", "data", "engine", "demo", "deploy"},
     "pickle": {"weights"},
     "torch": set(),
     "paddle2onnx": {"deploy"},
     "onnxruntime": {"deploy"},
     "argparse": set(),
-    "matplotlib": {"study"},
+    "matplotlib": {"study", "report"},
+    "xlsxwriter": {"report"},
 }
 
 

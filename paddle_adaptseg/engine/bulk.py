@@ -23,7 +23,7 @@ from paddle_adaptseg.configfile import to_plain
 from paddle_adaptseg.data import label_space, open_domain
 from paddle_adaptseg.data.reading import Sample, spread
 from paddle_adaptseg.engine.evaluator import class_sets
-from paddle_adaptseg.engine.inference import Inference, Predictor
+from paddle_adaptseg.engine.inference import Backend, Inference, Predictor, eager
 from paddle_adaptseg.engine.measure import Measured, Scored, load_measured, measure, save_measured, scores
 from paddle_adaptseg.engine.restore import load_model, sha256, weights_by_step
 from paddle_adaptseg.errors import CheckpointError
@@ -40,8 +40,12 @@ POLL = 2.0  # seconds between looks for new weights
 class Bench:
     """One domain with its files: measures any network in one way."""
 
-    def __init__(self, config: Config, domain: str, options: Inference, limit: Optional[int], training_size: bool):
-        self.config, self.domain, self.options, self.training_size = config, domain, options, training_size
+    def __init__(
+        self, config: Config, domain: str, options: Inference, limit: Optional[int] = None,
+        training_size: bool = False, backend: Backend = eager,
+    ) -> None:  # fmt: skip
+        self.config, self.domain, self.options = config, domain, options
+        self.training_size, self.backend = training_size, backend
         self.files, self.classes = open_domain(config, domain), len(label_space(config))
         self.indices = spread(len(self.files), limit or (SOURCE_LIMIT if domain == "source" else None))
 
@@ -50,14 +54,14 @@ class Bench:
         each: Optional[Callable[[Sample, Scored], object]] = None,
     ) -> Measured:  # fmt: skip
         """One pass with the bench's options, or with others."""
-        predictor = Predictor(model, options or self.options, self.config.data.pixels)
+        predictor = Predictor(model, options or self.options, self.config.data.pixels, self.backend)
         workers = max(1, self.config.data.workers)
         with inference(model):
             return measure(predictor, self.files, self.indices, self.classes, self.training_size, workers, each)
 
     def predict(self, model: Segmenter, places: Sequence[int]) -> list[tuple[Sample, Scored]]:
         """The images at some places of the bench again, with their labels."""
-        predictor = Predictor(model, self.options, self.config.data.pixels)
+        predictor = Predictor(model, self.options, self.config.data.pixels, self.backend)
         indices = [self.indices[place] for place in places]
         with inference(model):
             return list(scores(predictor, self.files, indices, self.classes, self.training_size, False, 0))

@@ -20,7 +20,6 @@ from paddle_adaptseg.data.transforms import normalise
 from paddle_adaptseg.errors import ConfigError, suggest
 from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.models.segmenter import Segmenter
-from paddle_adaptseg.registry import lookup
 from paddle_adaptseg.upsample import View, resized
 
 OVERLAP = 1 / 3  # of neighbouring windows
@@ -86,6 +85,7 @@ def _number(text: str, flag: str, example: str) -> float:
 
 
 Forward = Callable[[Tensor], np.ndarray]  # normalised image [1, 3, H, W] to fused logits [C, h, w] float32
+Backend = Callable[[Segmenter, Inference], Forward]
 
 
 def eager(model: Segmenter, options: Inference) -> Forward:
@@ -101,9 +101,6 @@ def eager(model: Segmenter, options: Inference) -> Forward:
         return logits.astype("float32").numpy()[0]
 
     return forward
-
-
-BACKENDS: Mapping[str, Callable[[Segmenter, Inference], Forward]] = {"eager": eager, "auto": eager}
 
 
 def fuse(logits: Mapping[str, Tensor], levels: Sequence[tuple[str, float]]) -> Tensor:
@@ -123,8 +120,7 @@ def fuse(logits: Mapping[str, Tensor], levels: Sequence[tuple[str, float]]) -> T
 class Predictor:
     """One network, or an ensemble, with its options: from images to views."""
 
-    def __init__(self, model: Segmenter, options: Inference, pixels: Pixels) -> None:
-        build = lookup(BACKENDS, options.backend, "--backend")
+    def __init__(self, model: Segmenter, options: Inference, pixels: Pixels, build: Backend = eager) -> None:
         if options.precision not in PRECISIONS:
             raise ConfigError(f"unknown --precision '{options.precision}': {suggest(options.precision, PRECISIONS)}")
         parts = zip(model.members, model.weights) if isinstance(model, Ensemble) else [(model, 1.0)]
