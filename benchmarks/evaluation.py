@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Seconds an image for a whole evaluation, decoding and scoring included, against plain Paddle and plain PyTorch.
 
-python benchmarks/evaluation.py [--images 3] [--rounds 3]: ResNet-101 DeepLabV2 (random weights) reads generated pictures
+python benchmarks/evaluation.py [--images 3] [--rounds 3]: ResNet-101 DeepLabV2 (random weights) reads made-up pictures
 at 1024x512 and is scored at 2048x1024. Each way runs in a process of its own with its own thread settings; they take
-turns. The plain ways do what the originals' evaluations do: Pillow, numpy transpose and argmax, a pass over the label for
-each class.
+turns. The plain ways do what the originals' evaluations do: Pillow, numpy transpose and argmax, a pass over the label
+for each class.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Optional
 
-import cv2
 import numpy as np
 
 from paddle_adaptseg import runtime
@@ -31,7 +30,7 @@ from paddle_adaptseg.report.console import rule_lines, score_lines
 from paddle_adaptseg.report.findings import DomainScores
 from paddle_adaptseg.scores import miou_interval
 from paddle_adaptseg.selection import headline, pick_all
-from paddle_adaptseg.visual import colourise
+from paddle_adaptseg.visual import at_size, colourise
 
 DOMAINS = ("target", "source")
 PICTURE_WIDTH = 512
@@ -242,8 +241,7 @@ def _shown(bench: Bench, model: Segmenter, measured: Measured) -> list[Shown]:
         width = min(PICTURE_WIDTH, max(image.shape[1], 192))
         size = (width, round(width * image.shape[0] / image.shape[1]))
         label = np.where(sample.truth < len(space), scored.label, 255).astype(np.uint8)
-        pictures = [cv2.resize(image, size, interpolation=cv2.INTER_AREA)]
-        for ids in (sample.truth, label):
-            pictures.append(colourise(cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST), space))
+        ids = [colourise(at_size(part, size, smooth=False), space) for part in (sample.truth, label)]
+        pictures = [at_size(image, size, smooth=True), *ids]
         found.append(Shown(f"{word}: {sample.stem}, {100 * mious[place]:.1f} mIoU on its own classes", *pictures))
     return found

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "methods": BASICS | {"methods", "losses", "models.layers", "models.discriminator", "models.segmenter"},
     "engine": BASICS | {"engine", "data", "models", "methods", "losses", "metrics", "weights", "checkpoint", "logger",
                         "runtime", "scores", "upsample", "visual"},
-    "report": BASICS | {"report", "metrics", "scores", "selection"},
+    "report": BASICS | {"report", "metrics", "scores", "selection", "visual"},
     "evaluation": BASICS | {"data", "deploy", "engine", "models", "report", "runtime", "scores", "selection", "visual"},
     "deploy": BASICS | {"deploy", "data", "engine", "models", "runtime", "visual", "weights"},
     "study": {"configfile", "errors", "files", "launch"},
@@ -52,7 +52,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "visualdl": {"logger"},
     "yaml": {"yamltree", "configfile"},
-    "cv2": {"visual", "data", "metrics", "scores", "deploy", "evaluation", "report"},
+    "cv2": {"visual", "data", "metrics", "scores", "deploy"},
     "PIL": {"visual", "data", "engine", "demo", "deploy"},
     "pickle": {"weights"},
     "torch": set(),

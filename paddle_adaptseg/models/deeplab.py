@@ -70,7 +70,7 @@ class TwinDeepLabV2ResNet(DeepLabV2ResNet):
         return {"first": stage4, "second": stage4}
 
     def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        logits = super().classify(features)
+        logits = Segmenter.classify(self, features)  # Paddle 2.6 traces no super()
         return {"main": logits["first"] + logits["second"], **logits}
 
 

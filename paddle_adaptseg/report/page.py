@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from paddle_adaptseg.files import write_atomically
@@ -16,6 +15,7 @@ from paddle_adaptseg.report.published import published
 from paddle_adaptseg.report.sheets import digits_of, rounded, summary_rows, title_of
 from paddle_adaptseg.scores import boundary_iou, calibration_error
 from paddle_adaptseg.selection import CRITERIA
+from paddle_adaptseg.visual import png_bytes
 
 Pictures = dict[str, bytes]
 _FEW = ("step", "miou", "low", "high", "source_miou", "entropy", "stability", "share_agreement")
@@ -174,19 +174,14 @@ def _images(images, pictures: Pictures) -> str:
         return ""
     parts = []
     for index, shown in enumerate(images):
-        pngs = [encode_png(array) for array in (shown.image, shown.truth, shown.prediction)]
-        pictures[f"image_{index}.png"] = encode_png(_side_by_side(shown))
+        pngs = [png_bytes(array) for array in (shown.image, shown.truth, shown.prediction)]
+        pictures[f"image_{index}.png"] = png_bytes(_side_by_side(shown))
         parts.append(html.three(pngs, ("image", "truth", "prediction"), shown.caption))
     return html.section("Best, median and worst target images", *parts)
 
 
 def _side_by_side(shown: Shown) -> np.ndarray:
     return np.hstack([shown.image, shown.truth, shown.prediction])
-
-
-def encode_png(array: np.ndarray) -> bytes:
-    """An RGB picture as PNG bytes."""
-    return cv2.imencode(".png", cv2.cvtColor(array, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def _environment(findings: Findings) -> str:
