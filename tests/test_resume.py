@@ -206,8 +206,8 @@ def test_adaptation_starts_from_the_best_the_last_or_any_step_of_a_source_run(ti
              "@2": "step_00000002.pdparams"}  # fmt: skip
     for which, name in files.items():
         assert find_weights(f"{source}{which}").name == name
-    for which in ("@3", "@last"):
-        with pytest.raises(CheckpointError, match=f"holds no weights '{which[1:]}'; known: 4, 2, latest, best"):
+    for which in ("@9", "@last"):
+        with pytest.raises(CheckpointError, match=f"holds no weights '{which[1:]}'; known: 4, 3, 2, latest, best"):
             find_weights(f"{source}{which}")
     (source / "best.pdparams").unlink()
     assert find_weights(source).name == "step_00000004.pdparams"

@@ -8,32 +8,21 @@ import json
 from pathlib import Path
 
 from _cli import DEFAULT_CONFIG, run
-
-# The originals' flags and the configuration keys they set.
-FLAGS = {
-    "--checkpoint-dir": ("run.output", "folder of the run"),
-    "--restore-from": ("run.restore_from", "starting weights (.pdparams) or the folder of a run"),
-    "--lambda-seg": ("method.seg_weights.aux", "weight of the auxiliary segmentation loss"),
-    "--lambda-adv-target1": ("method.weights.aux", "weight of the auxiliary adversarial loss"),
-    "--lambda-adv-target2": ("method.weights.main", "weight of the main adversarial loss"),
-    "--gan": ("method.gan", "Vanilla or LS"),
-    "--num-steps": ("schedule.horizon", "steps over which the rate decays"),
-    "--num-steps-stop": ("schedule.stop", "step at which training stops"),
-    "--save-pred-every": ("run.save_every", "steps between checkpoints"),
-    "--batch-size": ("data.batch_size", "images of each domain in a step"),
-}
-TEXT = ("run.output", "run.restore_from", "method.gan")  # taken as they are, not as YAML
+from _flags import FLAGS, TEXT
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", help="YAML file; default: the run's own when continuing, else the toy pair")
     parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    for flag, (key, text) in FLAGS.items():
-        parser.add_argument(flag, dest=key, help=f"{text} ({key})")
+    for key, (flags, text) in FLAGS.items():
+        parser.add_argument(*flags, dest=key, help=f"{text} ({key})")
     parser.add_argument("--continue-train", action="store_true", help="go on from a checkpoint of this run's folder")
     parser.add_argument("--start-iter", help="latest (default), best or a step; needs --continue-train")
     parser.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds a run")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build all, print the plan; exit code 1 if data is absent"
+    )
     return parser.parse_args(argv)
 
 
@@ -53,10 +42,16 @@ def main() -> int:
         path, [*(f"{k}={json.dumps(v) if k in TEXT else v}" for k, v in values.items()), *args.override]
     )
     from paddle_adaptseg.data.toy import ensure_toy
+    from paddle_adaptseg.engine.plan import plan_run
     from paddle_adaptseg.engine.restore import find_weights
 
+    resume = (args.start_iter or "latest") if args.continue_train else None
+    if args.dry_run:
+        plan = plan_run(config, resume, args.overwrite)
+        print(plan.text())
+        return 1 if plan.problems else 0
     ensure_toy(config.data.source.root)
-    result = fit(config, (args.start_iter or "latest") if args.continue_train else None, args.overwrite)
+    result = fit(config, resume, args.overwrite)
     scores = f"target mIoU {result.miou:.2f}, " if result.miou == result.miou else ""
     best = f"best {result.best_miou:.2f} at {result.best_step}" if result.best_step else "never evaluated"
     print(f"done: step {result.step}, {scores}{best}")

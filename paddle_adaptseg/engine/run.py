@@ -59,7 +59,7 @@ class _Run:
         self.miou = float("nan")
         self.health, self.baseline = HealthMonitor(), last_score(config.run.baseline)
         class_sets(config)  # a wrong protocol is said now, not at the first evaluation
-        snapshot = self._starting_point(resume, overwrite)
+        snapshot = starting_point(config, resume, overwrite)
         self.state = build_state(config)
         self.data = TrainData(config, with_target=self.state.method.uses_target)
         self.validation = open_validation(config) if config.run.eval_every else None
@@ -74,24 +74,6 @@ class _Run:
         self.health.replay(self.log.jsonl)
         write_atomically(self.folder / "config.yml", lambda handle: handle.write(dump(config).encode()))
         self.console = Console(self.state.step, config.schedule.stop)
-
-    def _starting_point(self, resume: Optional[str], overwrite: bool) -> Optional[checkpoint.Snapshot]:
-        if resume is not None:
-            snapshot = checkpoint.find_state(self.folder, resume, lambda text: print(f"note: {text}"))
-            changed = differences(parse_config(snapshot.record["config"]), self.config) if snapshot else []
-            if changed:
-                raise CheckpointError(
-                    f"the run in '{self.folder}' was trained with another configuration ({shorten(changed)}); "
-                    "use its own values, or start another run with --checkpoint-dir"
-                )
-            return snapshot
-        steps = checkpoint.list_steps(self.folder)
-        if steps and not overwrite:
-            raise CheckpointError(
-                f"'{self.folder}' already holds a run at step {steps[-1]}: continue it with --continue-train, "
-                "name another folder with --checkpoint-dir, or start it anew with --overwrite"
-            )
-        return None
 
     def train(self) -> FitResult:
         """Run all remaining steps."""
@@ -186,6 +168,27 @@ class _Run:
             save_weights(self.folder / "best.pdparams", arrays, text, origin)
         checkpoint.save_state(self.folder, self.state.snapshot(self.config))
         checkpoint.prune(self.folder, self.config.run.keep, self.state.best_step)
+
+
+def starting_point(config: Config, resume: Optional[str], overwrite: bool) -> Optional[checkpoint.Snapshot]:
+    """The state to go on from, if any; going on with other settings and overwriting by accident are errors."""
+    folder = Path(config.run.output)
+    if resume is not None:
+        snapshot = checkpoint.find_state(folder, resume, lambda text: print(f"note: {text}"))
+        changed = differences(parse_config(snapshot.record["config"]), config) if snapshot else []
+        if changed:
+            raise CheckpointError(
+                f"the run in '{folder}' was trained with another configuration ({shorten(changed)}); "
+                "use its own values, or start another run with --checkpoint-dir"
+            )
+        return snapshot
+    steps = checkpoint.list_steps(folder)
+    if steps and not overwrite:
+        raise CheckpointError(
+            f"'{folder}' already holds a run at step {steps[-1]}: continue it with --continue-train, "
+            "name another folder with --checkpoint-dir, or start it anew with --overwrite"
+        )
+    return None
 
 
 def last_score(baseline: str) -> Optional[float]:

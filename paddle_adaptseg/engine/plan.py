@@ -1,0 +1,107 @@
+"""What a run would do, without doing it: all is built, every path is looked at, nothing is trained or written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Optional
+
+from paddle_adaptseg import checkpoint, runtime
+from paddle_adaptseg.config import Config, Domain
+from paddle_adaptseg.data import label_space
+from paddle_adaptseg.data.items import list_items
+from paddle_adaptseg.engine.evaluator import class_sets
+from paddle_adaptseg.engine.run import build_state, last_score, restore_weights, starting_point
+from paddle_adaptseg.engine.trainer import TrainState
+from paddle_adaptseg.errors import CheckpointError, DataError
+
+
+@dataclass
+class Plan:
+    """Lines that say what would happen, and a line for each thing that is not there or does not fit."""
+
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """The plan for a person, problems last."""
+        marked = [f"PROBLEM {problem}" for problem in self.problems]
+        return "\n".join([*self.lines, *marked, f"{len(self.problems)} problems; nothing was trained or written"])
+
+    def attempt(self, what: Callable[[], str]) -> None:
+        """A line, or the problem that kept it from being one."""
+        try:
+            self.lines.append(what())
+        except (DataError, CheckpointError) as error:
+            self.problems.append(str(error))
+
+
+def plan_run(config: Config, resume: Optional[str] = None, overwrite: bool = False) -> Plan:
+    """The plan of a configuration. A wrong configuration is an error, as it is when training; what is absent is not."""
+    runtime.import_paddle()
+    runtime.set_device(config.run.device)
+    plan = Plan([runtime.environment()])
+    with runtime.fresh_names():
+        state = build_state(config)
+        plan.lines += describe(state, config)
+        for name, domain, labelled in domains(state, config):
+            plan.attempt(lambda name=name, domain=domain, labelled=labelled: _data(name, domain, labelled, config))
+        plan.attempt(lambda: _start(state, config, resume, overwrite))
+        if config.run.baseline:
+            plan.attempt(lambda: f"baseline: {last_score(config.run.baseline):.2f} mIoU ({config.run.baseline})")
+    return plan
+
+
+def describe(state: TrainState, config: Config) -> Iterator[str]:
+    """What was built and how long it would be trained."""
+    model, schedule, run = state.method.segmenter, config.schedule, config.run
+    yield f"method: {config.method.name}; model: {config.model.name} with {', '.join(model.levels)}"
+    yield f"classes: {len(label_space(config))} ({config.data.classes}); scored: {', '.join(class_sets(config))}"
+    for name, player in state.players.items():
+        sizes: dict[float, int] = {}
+        for group in player.groups:
+            rate = player.lr * group.rate
+            sizes[rate] = sizes.get(rate, 0) + sum(int(p.size) for p in group.parameters)
+        yield f"{name}: " + " + ".join(f"{size / 1e6:.2f} M parameters at {rate:g}" for rate, size in sizes.items())
+    warmup = f", {schedule.warmup} of them warm-up" if schedule.warmup else ""
+    images = f"{_images(config)} images of each domain a step"
+    yield f"steps: {schedule.stop} of a horizon of {schedule.horizon}{warmup}; {images}"
+    yield f"written to {run.output}: a checkpoint every {run.save_every} steps, an evaluation every {run.eval_every}"
+
+
+def domains(state: TrainState, config: Config) -> Iterator[tuple[str, Domain, bool]]:
+    """The domains that would be read, and whether with labels."""
+    yield "source", config.data.source, True
+    if state.method.uses_target:
+        yield "target", config.data.target, False
+    if config.run.eval_every:
+        yield "validation", config.data.validation, True
+
+
+def _images(config: Config) -> int:
+    return config.data.batch_size * config.schedule.iter_size
+
+
+def _data(name: str, domain: Domain, labelled: bool, config: Config) -> str:
+    listing = list_items(domain, labelled)
+    count, (width, height) = len(listing.items), domain.size
+    text = f"{name}: {count} images of {listing.spec.title} ({domain.split}) at {width}x{height}"
+    if name == "validation":
+        return text
+    epoch = count / _images(config)
+    return f"{text}; an epoch is {epoch:.0f} steps, {config.schedule.stop / epoch:.1f} epochs in all"
+
+
+def _start(state: TrainState, config: Config, resume: Optional[str], overwrite: bool) -> str:
+    """Where the run would start from; its states and weights are loaded as they would be."""
+    folder, told = Path(config.run.output), []
+    snapshot = starting_point(config, resume, overwrite)
+    if snapshot is not None:
+        state.restore(snapshot)
+        return f"start: goes on in {folder} at step {state.step}"
+    anew = " (what is there is dropped)" if checkpoint.list_steps(folder) else ""
+    if not config.run.restore_from:
+        return f"start: from random weights{anew}"
+    restore_weights(state, config, told.append)
+    return f"start: {told[0]}{anew}"

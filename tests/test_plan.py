@@ -1,0 +1,53 @@
+"""A dry run builds what training builds, lists what is absent, and leaves no trace."""
+
+from __future__ import annotations
+
+import pytest
+from test_tools import tool
+
+from paddle_adaptseg.engine import fit
+from paddle_adaptseg.engine.plan import plan_run
+from paddle_adaptseg.errors import ConfigError
+
+
+def test_a_whole_setting_is_told_and_nothing_is_written(tiny, tmp_path):
+    plan = plan_run(tiny("toy/adversarial_v3plus", "schedule.stop=6"))
+    text = plan.text()
+    assert plan.problems == [] and text.endswith("0 problems; nothing was trained or written")
+    assert "model: small_v3plus with main" in text and "critics: " in text
+    assert "source: 6 images of GTA5" in text and "an epoch is 3 steps, 2.0 epochs in all" in text
+    assert "start: from random weights" in text and not (tmp_path / "run").exists()
+
+
+def test_everything_absent_is_listed_at_once_with_the_rest_of_the_plan(tiny, tmp_path):
+    absent = [f"data.{d}.root={tmp_path / 'absent'}" for d in ("source", "target", "validation")]
+    weights = (f"run.restore_from={tmp_path / 'no.pth'}", f"run.baseline={tmp_path / 'none'}")
+    plan = plan_run(tiny("toy/adaptsegnet_multi", *absent, *weights))
+    assert len(plan.problems) == 5 and "expected" in plan.problems[0] and "images/{name}.png" in plan.problems[0]
+    assert "steps: 6 of a horizon of 8" in plan.text() and "5 problems" in plan.text()
+    unread = plan_run(tiny("toy/source_only", *absent, "run.eval_every=0"))
+    assert len(unread.problems) == 1, "source only reads neither the target nor, without evaluation, the validation"
+
+
+def test_a_wrong_configuration_is_an_error_and_no_plan(tiny):
+    with pytest.raises(ConfigError, match="this model has no level 'aux'"):
+        plan_run(tiny("toy/adversarial_v3plus", "method.seg_weights.aux=0.1"))
+
+
+def test_the_start_is_loaded_as_training_would_load_it(tiny, tmp_path):
+    config = tiny("toy/source_only", "schedule.stop=2", "run.eval_every=0")
+    fit(config)
+    assert "start: goes on in" in plan_run(config, resume="latest").text()
+    (problem,) = plan_run(config).problems
+    assert "already holds a run at step 2" in problem
+    assert "start: from random weights (what is there is dropped)" in plan_run(config, overwrite=True).text()
+    (problem,) = plan_run(tiny("toy/source_only", f"run.restore_from={tmp_path / 'run'}", "model.width=16",
+                               f"run.output={tmp_path / 'other'}")).problems  # fmt: skip
+    assert "does not fit the model" in problem and not (tmp_path / "other").exists()
+
+
+def test_the_tool_exits_with_1_when_anything_is_absent(tmp_path):
+    done = tool("train", "--dry-run", "--checkpoint-dir", tmp_path / "run", "--data-dir", "absent", "--random-seed", 3)
+    assert done.returncode == 1 and done.stderr == ""
+    assert "PROBLEM data folder or archive 'absent' does not exist" in done.stdout
+    assert not (tmp_path / "run").exists()
