@@ -44,8 +44,7 @@ def test_a_mirrored_view_is_the_mirrored_images_own(model, image):
 
 def test_levels_are_added_with_their_weights(model, image):
     main, aux, both = (
-        look(model, image, levels=levels)[0].logits
-        for levels in (MAIN, (("aux", 1.0),), (("main", 1.0), ("aux", 0.5)))
+        look(model, image, levels=levels)[0].logits for levels in (MAIN, (("aux", 1.0),), (("main", 1.0), ("aux", 0.5)))
     )
     np.testing.assert_allclose(both, main + 0.5 * aux, atol=1e-5)
     with pytest.raises(ConfigError, match="no level 'auxx': did you mean 'aux'"):
