@@ -4,7 +4,7 @@ PY := .venv/bin/python
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test test-slow test-paddle26 bench-loading lint clean
+.PHONY: help setup demo demo-seeds test test-slow test-paddle26 bench-loading bench-evaluation lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -28,6 +28,10 @@ test-slow:  ## run the checks that take minutes
 
 bench-loading: setup  ## measure reading and scoring against the originals' way
 	$(PY) benchmarks/loading.py
+
+bench-evaluation:  ## measure whole evaluations against plain Paddle and plain PyTorch
+	@tools/setup_env.sh .venv "" requirements-test.txt
+	$(PY) benchmarks/evaluation.py
 
 test-paddle26:  ## run the test suite on Paddle 2.6.2 in .venv-paddle26
 	@tools/setup_env.sh .venv-paddle26 requirements-paddle26.txt requirements-test.txt
