@@ -25,10 +25,10 @@ MAY_IMPORT = {
     "configfile": {"config", "errors", "schema", "yamltree"},
     "labels": {"errors"},
     "metrics": set(),
+    # data may score label files: tools/compute_iou.py
     "scores": set(),
     "selection": set(),
     "upsample": set(),
-    # data may score label files: tools/compute_iou.py
     "losses": {"labels"},
     "runtime": {"errors"},
     "checkpoint": {"errors", "files"},
@@ -42,7 +42,8 @@ MAY_IMPORT = {
     "engine": BASICS | {"engine", "data", "models", "methods", "losses", "metrics", "weights", "checkpoint", "logger",
                         "runtime", "scores", "upsample", "visual"},
     "report": BASICS | {"report", "metrics", "scores", "selection", "visual"},
-    "evaluation": BASICS | {"data", "deploy", "engine", "models", "report", "runtime", "scores", "selection", "visual"},
+    "evaluation": BASICS | {"evaluation", "data", "deploy", "engine", "models", "report", "runtime", "scores",
+                            "selection", "visual"},
     "deploy": BASICS | {"deploy", "data", "engine", "models", "runtime", "visual", "weights"},
     "study": {"configfile", "errors", "files", "launch"},
     "demo": BASICS | {"data", "engine", "launch", "metrics", "models.layers", "runtime", "visual"},

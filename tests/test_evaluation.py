@@ -22,7 +22,7 @@ from test_tools import tool
 
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import override
-from paddle_adaptseg.data import open_domain
+from paddle_adaptseg.data import open_domain, scored_domain
 from paddle_adaptseg.data.reading import read_ahead, spread
 from paddle_adaptseg.engine import bulk, evaluate, fit
 from paddle_adaptseg.engine.inference import Inference
@@ -176,6 +176,28 @@ def test_domains_protocols_resolution_and_lift_are_reported(run):
     before = found.baseline["target"].matrix.miou()
     assert f"{100 * (found.domains['target'].matrix.miou() - before):+.2f} (" in text
     assert f"lift over {run / 'weights/step_00000002.pdparams'}" in text
+
+
+def test_a_source_with_a_split_of_its_own_is_scored_on_that(tiny):
+    config = tiny()
+    assert scored_domain(config, "source") == config.data.source
+    city = override(config, "data.source.dataset=cityscapes", "data.source.split=train")
+    assert scored_domain(city, "source") == replace(city.data.source, split="val")
+    chosen = override(city, "data.source.only={city: [toyville]}")
+    assert scored_domain(chosen, "source") == chosen.data.source
+    assert scored_domain(city, "target") == city.data.validation
+
+
+def test_a_baseline_is_kept_with_the_run_and_an_absent_one_is_said_first(run):
+    first = ask(run, baseline=f"{run}@2")
+    known = answers(run)
+    assert len(known) == 8
+    again = ask(run, baseline=f"{run}@2")
+    assert answers(run) == known
+    assert (first.baseline["target"].matrix.counts == again.baseline["target"].matrix.counts).all()
+    with pytest.raises(CheckpointError, match="'absent' do not exist"):
+        ask(run, limit=1, baseline="absent")
+    assert answers(run) == known
 
 
 def test_the_effect_of_every_option_and_every_member_is_measured(run, tmp_path):

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.config import Config
-from paddle_adaptseg.data.catalog import own_dataset
+from paddle_adaptseg.config import Config, Domain
+from paddle_adaptseg.data.catalog import dataset_spec, own_dataset
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.reading import eval_samples
 from paddle_adaptseg.data.sampling import PairStream, batch_bytes, shared_memory_suffices, train_batches
 from paddle_adaptseg.labels import LABEL_SPACES, LabelSpace
 from paddle_adaptseg.registry import lookup
 
-__all__ = ["TrainData", "class_set", "label_space", "named_space", "open_domain", "open_validation", "eval_samples"]
+__all__ = [
+    "TrainData",
+    "class_set",
+    "eval_samples",
+    "label_space",
+    "named_space",
+    "open_domain",
+    "open_validation",
+    "scored_domain",
+]
 
 
 def named_space(name: str) -> LabelSpace:
@@ -36,14 +46,23 @@ def class_set(space: LabelSpace, protocol: str) -> list[int]:
 
 def open_validation(config: Config) -> DomainFiles:
     """The labelled files that evaluation reads."""
-    return DomainFiles(config.data.validation, label_space(config), labelled=True, cache=config.data.cache)
+    return open_domain(config, "target")
 
 
-def open_domain(config: Config, domain: str) -> DomainFiles:
-    """Labelled files of a domain: "target" is the validation split, "source" the images that training reads."""
-    if domain == "target":
-        return open_validation(config)
-    return DomainFiles(config.data.source, label_space(config), labelled=True, cache=config.data.cache)
+def scored_domain(config: Config, name: str) -> Domain:
+    """What evaluation reads: "target" is the validation domain; "source" the source's own val split where it has one,
+    else the images that training reads."""
+    source = config.data.source
+    if name == "target":
+        return config.data.validation
+    chosen = source.list or source.exclude or source.only or source.without
+    held_out = source.split == "train" and "val" in dataset_spec(source.dataset).splits and not chosen
+    return dataclasses.replace(source, split="val") if held_out else source
+
+
+def open_domain(config: Config, name: str) -> DomainFiles:
+    """The labelled files of a domain, "source" or "target", that evaluation reads."""
+    return DomainFiles(scored_domain(config, name), label_space(config), labelled=True, cache=config.data.cache)
 
 
 class TrainData:

@@ -20,7 +20,7 @@ import numpy as np
 
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import to_plain
-from paddle_adaptseg.data import label_space, open_domain
+from paddle_adaptseg.data import label_space, open_domain, scored_domain
 from paddle_adaptseg.data.reading import Sample, spread
 from paddle_adaptseg.engine.evaluator import class_sets
 from paddle_adaptseg.engine.inference import Backend, Inference, Predictor, eager
@@ -69,12 +69,11 @@ class Bench:
     def question(self) -> dict:
         """Everything but the weights that a result depends on."""
         data = self.config.data
-        chosen = data.source if self.domain == "source" else data.validation
         return {
             "format": FORMAT, "domain": self.domain, "options": dataclasses.asdict(self.options),
             "training_size": self.training_size, "images": [self.files.name(i) for i in self.indices],
-            "data": to_plain(chosen), "classes": data.classes, "pixels": to_plain(data.pixels),
-            "model": to_plain(self.config.model),
+            "data": to_plain(scored_domain(self.config, self.domain)), "classes": data.classes,
+            "pixels": to_plain(data.pixels), "model": to_plain(self.config.model),
         }  # fmt: skip
 
     def folder(self, run: Path) -> Path:

@@ -12,7 +12,7 @@ from paddle import Tensor
 from PIL import Image
 
 from paddle_adaptseg.config import Config
-from paddle_adaptseg.data import class_set, label_space, open_validation
+from paddle_adaptseg.data import class_set, label_space, open_validation, scored_domain
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.engine.inference import Inference, Predictor
 from paddle_adaptseg.engine.measure import scores
@@ -84,7 +84,7 @@ def score_scalars(matrix: ConfusionMatrix, config: Config, prefix: str) -> Itera
 
 def protocol_line(config: Config, images: int, domain: str = "target", at_training_size: bool = False) -> str:
     """What an evaluation was, in one line."""
-    data = config.data.validation if domain == "target" else config.data.source
+    data = scored_domain(config, domain)
     resolution = "the network's input resolution" if at_training_size else "the labels' full resolution"
     return (
         f"protocol: {' and '.join(class_sets(config))}; {images} images of {data.dataset} {data.split}, read at "
