@@ -18,9 +18,9 @@ from paddle_adaptseg.data.toy import CAMERA, make_scene
 from paddle_adaptseg.deploy.contract import Contract, card, check_choice, write_contract
 from paddle_adaptseg.deploy.program import LabelProgram, plain_norms, save_program
 from paddle_adaptseg.deploy.runners import STRIDE, NetworkRunner, ProgramRunner, scaled
-from paddle_adaptseg.engine.restore import find_weights, load_model, sha256
+from paddle_adaptseg.engine.restore import find_weights, load_model
 from paddle_adaptseg.errors import CheckpointError, ConfigError, DataError
-from paddle_adaptseg.files import write_atomically
+from paddle_adaptseg.files import sha256, write_atomically
 from paddle_adaptseg.weights.reader import read_weights
 
 PICTURES = 4  # compared after an export

@@ -13,7 +13,7 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.models.aspp import DILATIONS, PyramidHead
-from paddle_adaptseg.models.layers import NORMS, NormPolicy, resize
+from paddle_adaptseg.models.layers import NORMS, NormPolicy, resize_like
 from paddle_adaptseg.models.mobilenet import MobileNetV2
 from paddle_adaptseg.models.resnet import ResNet
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
@@ -46,7 +46,7 @@ class ImagePooling(nn.Layer):
             y = F.batch_norm(conv(pooled), norm._mean, norm._variance, norm.weight, norm.bias, training=False)
         else:
             y = norm(conv(pooled))
-        return resize(activation(y), x.shape[2:])
+        return resize_like(activation(y), x)
 
 
 class Pyramid(nn.Layer):
@@ -81,7 +81,7 @@ class Decoder(nn.Layer):
 
     def forward(self, x: Tensor, low: Tensor) -> Tensor:
         low = self.reduce(low)
-        return self.refine(paddle.concat([resize(x, low.shape[2:]), low], axis=1))
+        return self.refine(paddle.concat([resize_like(x, low), low], axis=1))
 
 
 class DeepLabV3Plus(Segmenter):
