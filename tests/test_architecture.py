@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "engine": BASICS | {"engine", "data", "models", "methods", "losses", "metrics", "weights", "checkpoint", "logger",
                         "runtime", "visual"},
     "study": {"configfile", "errors", "files", "launch"},
+    "sweep": {"configfile", "errors", "files", "launch", "logger", "study", "yamltree"},
     "demo": BASICS | {"data", "engine", "launch", "metrics", "models.layers", "runtime", "visual"},
     "__init__": {"runtime", "version"},
 }  # fmt: skip
@@ -51,7 +52,7 @@ ONLY_IN = {
     "pickle": {"weights"},
     "torch": set(),
     "argparse": set(),
-    "matplotlib": {"study"},
+    "matplotlib": {"study", "sweep"},
 }
 
 
