@@ -98,9 +98,10 @@ def wait_until(condition, seconds=60):
 def test_a_killed_sweep_leaves_no_training_behind_and_goes_on(toy_root, tmp_path):
     options = [o for o in tiny_overrides(toy_root, tmp_path) if "output" not in o and "schedule" not in o]
     out = tmp_path / "out"
-    command = [sys.executable, str(ROOT / "tools/sweep.py"), "--config", CONFIG,
-               "--set", "method.weights.main=0.01,0.1", "--set", "seed=3", "--parallel", "1", "--output", str(out), "-o", *options, "method.ramp.start=0",
-               "schedule.horizon=60", "schedule.stop=30", "run.save_every=5", "run.eval_every=30"]  # fmt: skip
+    command = [sys.executable, str(ROOT / "tools/sweep.py"), "--config", CONFIG, "--output", str(out)]
+    command += ["--set", "method.weights.main=0.01,0.1", "--set", "seed=3", "--parallel", "1", "-o", *options]
+    command += ["method.ramp.start=0", "schedule.horizon=60", "schedule.stop=30", "run.save_every=5"]
+    command += ["run.eval_every=30"]
     first, second = out / "main=0.01_seed=3", out / "main=0.1_seed=3"
     process = start(command)
     wait_until(lambda: (second / "states/step_00000005.npz").exists() or process.poll() is not None)
