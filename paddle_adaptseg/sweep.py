@@ -174,9 +174,8 @@ def _line(figure: Any, axes: Any, settings: Sequence[Setting]) -> None:
     axes.plot(places, [s.mean for s in ordered], "o-", color="#4c78a8", label="mean")
     for place, setting in zip(places, ordered):
         axes.plot([place] * len(setting.scores), setting.scores, ".", color="#e45756", markersize=5)
-        axes.annotate(
-            f"{setting.mean:.1f}", (place, max(setting.scores)), (0, 6), textcoords="offset points", ha="center"
-        )
+        style = {"textcoords": "offset points", "ha": "center", "bbox": {"fc": "white", "ec": "none", "pad": 0.5}}
+        axes.annotate(f"{setting.mean:.1f}", (place, max(setting.scores)), (0, 7), **style)
     if numeric and min(places) > 0 and max(places) >= 10 * min(places):
         axes.set_xscale("log")
     axes.set_xticks(places, [str(raw[i]) for i in order])
