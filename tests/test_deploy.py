@@ -54,11 +54,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_exported_program_labels_as_the_network_does(weights, tmp_path, case):
+def test_an_exported_program_labels_as_the_network_does(weights, tmp_path, case, monkeypatch):
     form, options = CASES[case]
     if form == "onnx":
         pytest.importorskip("paddle2onnx", reason="requirements-deploy.txt is not installed")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     made = export_model(weights, tmp_path / "out", form, **options)
+    assert not list((tmp_path / "here").iterdir()), "nothing is left in the working folder"
     precision = options.get("precision", "fp32")
     assert made.agreement >= (0.999 if precision == "fp32" else 0.97) and made.good(precision)
     contract = read_contract(tmp_path / "out")

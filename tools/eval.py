@@ -15,6 +15,7 @@ def main() -> int:
     )
     parser.add_argument("--weights", type=float, nargs="+", default=[], help="weight of each model of an ensemble")
     parser.add_argument("--config", help="YAML file; default: the configuration saved in the weights")
+    parser.add_argument("--flip", action="store_true", help="average with the prediction of the mirrored image")
     parser.add_argument("--save", metavar="DIR", help="write label and colour PNGs of every image there")
     parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
@@ -24,7 +25,7 @@ def main() -> int:
     from paddle_adaptseg.metrics import iou_table
 
     config = load_config(args.config, args.override) if args.config else None
-    matrix, config = evaluate(args.restore_from, config, args.override, args.save, args.weights)
+    matrix, config = evaluate(args.restore_from, config, args.override, args.save, args.weights, args.flip)
     print(iou_table(label_space(config).names, matrix, class_sets(config)))
     print(protocol_line(config, matrix.images))
     if args.save:

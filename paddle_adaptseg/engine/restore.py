@@ -18,7 +18,7 @@ from paddle_adaptseg.errors import CheckpointError, shorten
 from paddle_adaptseg.files import sha256
 from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.models import MODELS, build_model
-from paddle_adaptseg.models.ensemble import Ensemble
+from paddle_adaptseg.models.ensemble import Ensemble, Mirrored
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights import coverage, load_arrays
 from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
@@ -136,11 +136,12 @@ def evaluate(
     overrides: Sequence[str] = (),
     save: Optional[str | Path] = None,
     weights: Sequence[float] = (),
+    flip: bool = False,
 ) -> tuple[ConfusionMatrix, Config]:
     """Score weights on their configuration's validation domain; `save` writes the predictions as pictures.
 
     Several origins are an ensemble: their probabilities are averaged with `weights`. Each keeps its own network; data
-    and protocol are those of the first.
+    and protocol are those of the first. `flip` averages with the prediction of the mirrored image.
     """
     origins = [origin] if isinstance(origin, (str, Path)) else list(origin)
     model, config = load_model(origins[0], config, overrides)
@@ -153,4 +154,4 @@ def evaluate(
                 )
         model = Ensemble([model, *(m for m, _ in others)], weights)
     class_sets(config)  # a wrong protocol is said before the images are read
-    return evaluate_model(model, config, save=Path(save) if save else None), config
+    return evaluate_model(Mirrored(model) if flip else model, config, save=Path(save) if save else None), config

@@ -41,7 +41,7 @@ class ImagePooling(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         pooled = x.mean(axis=[2, 3], keepdim=True)
         conv, norm, activation = self.project
-        if pooled.shape[0] == 1 and isinstance(norm, nn.BatchNorm2D):
+        if self.training and pooled.shape[0] == 1 and isinstance(norm, nn.BatchNorm2D):
             # One image leaves one value per channel, whose variance is 0: batch statistics would erase it.
             y = F.batch_norm(conv(pooled), norm._mean, norm._variance, norm.weight, norm.bias, training=False)
         else:
