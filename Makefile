@@ -4,7 +4,7 @@ PY := .venv/bin/python
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test test-slow test-paddle26 bench-loading bench-evaluation lint clean
+.PHONY: help setup demo demo-seeds test test-slow test-paddle26 bench-loading bench-evaluation pages lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ bench-evaluation:  ## measure whole evaluations against plain Paddle and plain P
 test-paddle26:  ## run the test suite on Paddle 2.6.2 in .venv-paddle26
 	@tools/setup_env.sh .venv-paddle26 requirements-paddle26.txt requirements-test.txt
 	.venv-paddle26/bin/python -m pytest -n $(JOBS) -m "not slow" tests
+
+pages: setup  ## write the generated pages of docs/ anew
+	@$(PY) tools/write_pages.py
 
 lint: setup  ## check style and formatting
 	$(PY) -m ruff check .

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from paddle_adaptseg.config import Config
 from paddle_adaptseg.errors import TrainingError
 from paddle_adaptseg.runtime import cpu_count
 
+PR_SET_PDEATHSIG = 1  # of Linux' prctl
 SECONDS = "seconds"  # file in a run's folder: how long its (last) process trained
 TRAIN = Path(__file__).resolve().parent.parent / "tools" / "train.py"
 
@@ -72,6 +75,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int) -> None:
 def _start(job: Job, threads: int) -> subprocess.Popen:
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / SECONDS).unlink(missing_ok=True)
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     with (job.folder / "console.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, str(TRAIN), *job.arguments],
@@ -79,6 +83,8 @@ def _start(job: Job, threads: int) -> subprocess.Popen:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            # However this process ends, none of its trainings goes on alone in a folder that the next one continues.
+            preexec_fn=libc and (lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)),
         )
 
 

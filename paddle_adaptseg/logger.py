@@ -66,6 +66,16 @@ class RunLog:
         self._vdl.close()
 
 
+def write_hparams(folder: Path, values: Mapping[str, object], metrics: Mapping[str, float]) -> None:
+    """A trial for VisualDL's HParams page: its hyper-parameters and what came of them, anew."""
+    path = folder / f"vdlrecords.{folder.name}.log"  # trials are told apart by this name
+    path.unlink(missing_ok=True)
+    with LogWriter(logdir=str(folder), file_name=path.name) as writer:
+        writer.add_hparams(dict(values), list(metrics))
+        for name, value in metrics.items():
+            writer.add_scalar(tag=name, value=value, step=0)
+
+
 def drop_lines_after(path: Path, step: int) -> None:
     """Cut a JSONL file before the first line of a later step or the first torn line."""
     if not path.exists():

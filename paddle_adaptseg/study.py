@@ -62,13 +62,13 @@ def study_jobs(
 
 def run_study(jobs: Mapping[str, Sequence[Job]], baseline: Optional[str], parallel: int) -> list[Row]:
     """Train what is not trained yet and read the scores of the last step."""
-    run_jobs([job for by_seed in jobs.values() for job in by_seed if not _finished(job)], parallel)
-    scores = {name: [_final(job)[0] for job in by_seed] for name, by_seed in jobs.items()}
+    run_jobs([job for by_seed in jobs.values() for job in by_seed if not is_finished(job)], parallel)
+    scores = {name: [final_score(job)[0] for job in by_seed] for name, by_seed in jobs.items()}
     base = scores.get(baseline) if baseline else None
     rows = []
     for name, by_seed in jobs.items():
         lifts = tuple(a - b for a, b in zip(scores[name], base)) if base and name != baseline else ()
-        rows.append(Row(name, tuple(scores[name]), lifts, float(np.mean([_final(job)[1] for job in by_seed]))))
+        rows.append(Row(name, tuple(scores[name]), lifts, float(np.mean([final_score(job)[1] for job in by_seed]))))
     return sorted(rows, key=lambda row: -float(np.mean(row.scores)))
 
 
@@ -111,7 +111,7 @@ def bar_chart(rows: Sequence[Row], title: str) -> bytes:
     return data.getvalue()
 
 
-def _finished(job: Job) -> bool:
+def is_finished(job: Job) -> bool:
     """Whether this very configuration was trained to its end; a folder of another one is refused by the training."""
     saved = job.folder / "config.yml"
     if not (job.folder / SECONDS).is_file() or not saved.is_file():
@@ -120,7 +120,7 @@ def _finished(job: Job) -> bool:
     return old.schedule.stop == job.config.schedule.stop and not differences(old, job.config)
 
 
-def _final(job: Job) -> tuple[float, float]:
+def final_score(job: Job) -> tuple[float, float]:
     """Target mIoU at the last step and the seconds of training."""
     found = None
     for line in (job.folder / "log.jsonl").read_text(encoding="utf-8").splitlines():

@@ -46,6 +46,7 @@ MAY_IMPORT = {
                             "selection", "visual"},
     "deploy": BASICS | {"deploy", "data", "engine", "models", "runtime", "visual", "weights"},
     "study": {"configfile", "errors", "files", "launch"},
+    "sweep": {"configfile", "errors", "files", "launch", "logger", "study", "yamltree"},
     "demo": BASICS | {"data", "engine", "launch", "metrics", "models.layers", "runtime", "visual"},
     "__init__": {"runtime", "version"},
 }  # fmt: skip
@@ -60,7 +61,7 @@ ONLY_IN = {
     "paddle2onnx": {"deploy"},
     "onnxruntime": {"deploy"},
     "argparse": set(),
-    "matplotlib": {"study", "report"},
+    "matplotlib": {"study", "sweep", "report"},
     "xlsxwriter": {"report"},
 }
 

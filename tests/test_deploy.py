@@ -18,7 +18,7 @@ from paddle_adaptseg.deploy.export import export_model
 from paddle_adaptseg.deploy.files import PRODUCTS, predict_files
 from paddle_adaptseg.deploy.media import find_media
 from paddle_adaptseg.deploy.runners import NetworkRunner, ProgramRunner, open_runner, working_size
-from paddle_adaptseg.engine import load_model
+from paddle_adaptseg.engine import fit, load_model
 from paddle_adaptseg.errors import CheckpointError, ConfigError, DataError
 from paddle_adaptseg.labels import CITYSCAPES_19
 from paddle_adaptseg.models.layers import resize, resize_by_products
@@ -54,11 +54,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_exported_program_labels_as_the_network_does(weights, tmp_path, case):
+def test_an_exported_program_labels_as_the_network_does(weights, tmp_path, case, monkeypatch):
     form, options = CASES[case]
     if form == "onnx":
         pytest.importorskip("paddle2onnx", reason="requirements-deploy.txt is not installed")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     made = export_model(weights, tmp_path / "out", form, **options)
+    assert not list((tmp_path / "here").iterdir()), "nothing is left in the working folder"
     precision = options.get("precision", "fp32")
     assert made.agreement >= (0.999 if precision == "fp32" else 0.97) and made.good(precision)
     contract = read_contract(tmp_path / "out")
@@ -181,3 +184,12 @@ def test_overlay_and_legend_show_the_classes_that_occur():
     assert (mixed[2:] == 100).all() and mixed[0, 0].tolist() == [50, 50, 121]
     figure = legend_figure(image, label, CITYSCAPES_19)
     assert figure.shape[1] == 1120 and (figure.reshape(-1, 3) == (0, 0, 142)).all(1).any()
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("form", ["paddle", "onnx"])
+def test_networks_that_resize_inside_are_exported_too(tiny, tmp_path, form, dynamic):
+    if form == "onnx":
+        pytest.importorskip("paddle2onnx", reason="requirements-deploy.txt is not installed")
+    fit(tiny("toy/source_only_v3plus", "schedule.stop=2"))
+    assert export_model(tmp_path / "run", tmp_path / "out", form, dynamic=dynamic).agreement > 0.999

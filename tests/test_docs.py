@@ -1,14 +1,18 @@
-"""The example of docs/methods.md is a method that trains."""
+"""What the pages show works: the example of a new method, and deployment from export to other runtimes."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from paddle_adaptseg import methods
 from paddle_adaptseg.config import Component
+from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.engine import fit
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -24,6 +28,33 @@ def test_the_example_of_a_new_method_is_short_and_trains(tiny, monkeypatch):
                   "method.seg_weights.main=1")  # fmt: skip
     assert isinstance(config.method, Component)
     assert fit(config).step == 2
+
+
+def test_the_deployment_page_works_as_it_stands(toy_root, tmp_path, monkeypatch):
+    """Its commands and snippets one after the other, on a run of a few steps in place of the demo's."""
+    pytest.importorskip("paddle2onnx", reason="requirements-deploy.txt is not installed")
+    run = tmp_path / "checkpoint/toy/adaptsegnet_multi"
+    fit(load_config(DOCS.parent / "configs/toy/adaptsegnet_multi.yml", [
+        f"data.source.root={toy_root / 'GTA5'}", f"data.target.root={toy_root / 'Cityscapes'}",
+        f"data.validation.root={toy_root / 'Cityscapes'}", "data.workers=0", "data.batch_size=1", "model.width=8",
+        "schedule.stop=1", "run.eval_every=1", f"run.output={run}"]))  # fmt: skip
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset/toy").symlink_to(toy_root)
+    Image.new("RGB", (400, 200), (90, 90, 90)).save(tmp_path / "street.png")
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "deploy.md").read_text(encoding="utf-8")
+    for command in re.findall(r"^python (tools/\S+) (.*)$", text, re.M):
+        done = subprocess.run([sys.executable, DOCS.parent / command[0], *command[1].split()], capture_output=True)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    if (tmp_path / "exported/model.pdmodel").is_file():
+        text = text.replace("model.json", "model.pdmodel")
+    labels = []
+    for code in re.findall(r"```python\n(.*?)```", text, re.S):
+        scope: dict = {}
+        exec(compile(code, "docs/deploy.md", "exec"), scope)
+        labels.append(scope.get("labels"))
+    assert (tmp_path / "street_labels.png").is_file() and (tmp_path / "predictions").is_dir()
+    assert labels[1].shape == labels[2].shape == (96, 192) and (labels[1] == labels[2]).mean() > 0.99
 
 
 @pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda p: p.name)

@@ -16,6 +16,7 @@ from paddle_adaptseg.config import Component
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.engine import evaluate, fit
 from paddle_adaptseg.engine.health import QUIET, WINDOW, HealthMonitor
+from paddle_adaptseg.engine.inference import Inference
 from paddle_adaptseg.errors import CheckpointError, ConfigError
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.ensemble import Ensemble
@@ -119,6 +120,8 @@ def test_several_checkpoints_are_evaluated_as_one(tiny, tmp_path):
     alone, _ = evaluate(tmp_path / "0")
     weighted, _ = evaluate([tmp_path / "0", tmp_path / "1"], weights=[1, 0])
     both, _ = evaluate([tmp_path / "0", tmp_path / "1"])
+    flipped, _ = evaluate(tmp_path / "0", options=Inference(flip=True))
+    assert (flipped.counts != alone.counts).any() and flipped.images == alone.images
     assert (alone.counts == weighted.counts).all() and (alone.counts != both.counts).any()
     done = tool("eval", "--restore-from", tmp_path / "0", tmp_path / "1", "--weights", 1, 0)
     assert f"{100 * alone.miou():.2f} (cityscapes_19, 19 classes)" in done.stdout

@@ -77,6 +77,24 @@ def test_the_output_stride_is_a_choice_of_deeplabv3plus(name, stride):
         build(name, output_stride=4)
 
 
+@pytest.mark.parametrize("name", [n for n in MODELS if "v3plus" in n])
+def test_deeplabv3plus_becomes_a_static_program_that_computes_the_same(name, tmp_path):
+    class Deployed(paddle.nn.Layer):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return self.model(x)["main"]
+
+    net, image = Deployed(build(name)), paddle.randn([1, 3, 32, 48])
+    net.eval()
+    with paddle.no_grad():
+        expected = net(image).numpy()
+    paddle.jit.save(net, str(tmp_path / "net"), input_spec=[paddle.static.InputSpec([1, 3, 32, 48], "float32")])
+    np.testing.assert_allclose(paddle.jit.load(str(tmp_path / "net"))(image).numpy(), expected, 1e-4, 1e-5)
+
+
 def test_image_pooling_of_a_single_image_is_not_erased_by_its_own_statistics():
     paddle.seed(0)
     pool, one = ImagePooling(4, 4, NORMS["batch"]), paddle.randn([1, 4, 8, 8])

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from conftest import ROOT
 from test_tools import tool
 
+from paddle_adaptseg.config import Roots
+from paddle_adaptseg.configfile import load_config
+from paddle_adaptseg.data.items import list_items
 from paddle_adaptseg.engine import fit
 from paddle_adaptseg.engine.plan import plan_run
 from paddle_adaptseg.errors import ConfigError
@@ -51,3 +57,21 @@ def test_the_tool_exits_with_1_when_anything_is_absent(tmp_path):
     assert done.returncode == 1 and done.stderr == ""
     assert "PROBLEM data folder or archive 'absent' does not exist" in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_the_between_city_pair_finds_its_images_by_city_and_keeps_the_scored_ones_out(tmp_path):
+    data = load_config(ROOT / "configs/cityscapes_between/adversarial_v2_single.yml").data
+    cities = [*data.source.only["city"], *data.target.only["city"]]
+    scored = (ROOT / data.validation.list).read_text().split()
+    names = [name.replace("_leftImg8bit", "") for name in scored] + [f"{city}_999999_000019" for city in cities]
+    for name in names:
+        for kind, end in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
+            path = tmp_path / kind / "train" / name.split("_")[0] / f"{name}_{end}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    counts = {}
+    for part, labelled in (("source", True), ("target", False), ("validation", True)):
+        domain = replace(getattr(data, part), root=Roots([str(tmp_path)]))
+        lists = {key: str(ROOT / getattr(domain, key)) for key in ("list", "exclude") if getattr(domain, key)}
+        counts[part] = len(list_items(replace(domain, **lists), labelled).items)
+    assert counts == {"source": 9, "target": 9, "validation": 90}

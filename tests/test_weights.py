@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
+import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,9 +25,10 @@ from paddle_adaptseg.engine import load_model
 from paddle_adaptseg.engine.restore import convert_weights, translated_weights
 from paddle_adaptseg.errors import CheckpointError
 from paddle_adaptseg.models import build_model
-from paddle_adaptseg.weights import load_arrays
+from paddle_adaptseg.weights import arrays_of, coverage, load_arrays
 from paddle_adaptseg.weights.kinds import KINDS, identify, trained_branches, translate
 from paddle_adaptseg.weights.reader import read_weights
+from paddle_adaptseg.weights.zoo import check_entry, find_entry, zoo, zoo_page
 
 torch = pytest.importorskip("torch", reason="PyTorch, which only the tests need, has no build here")
 
@@ -87,7 +91,7 @@ NETWORKS = {  # parity network -> (kind, model, levels)
 @pytest.mark.parametrize("key", NETWORKS)
 def test_original_checkpoints_are_covered_whole_and_give_the_original_outputs(tmp_path, key):
     kind, params = NETWORKS[key]
-    arrays = read_weights(save(tmp_path / "w.pth", tensors(key), zipped=False)).arrays
+    arrays = read_weights(save(tmp_path / "w.pth", tensors(key), zipped=key != "clan_resnet101")).arrays
     assert identify(arrays) == kind
     params = dict(params)
     model = build_model(Component(params.pop("name"), params), 19)
@@ -130,13 +134,163 @@ def test_kinds_are_told_apart():
     assert not [n for n in translate(small("Scale.", 21), "initial") if "layer5" in n or "heads" in n]
 
 
-def test_single_level_weights_are_whole_in_a_network_without_auxiliary_head(tmp_path):
-    source = save(tmp_path / "w.pth", {k: v for k, v in small().items() if "_stats" not in k}, zipped=True)
-    arrays, kind = translated_weights(source, config("model.aux=false", "model.aspp_branches=1"))
-    model = build_model(Component("deeplabv2_resnet", {"depths": [1, 1, 1, 1], "aux": False}), 19)
-    (report,) = load_arrays(model, arrays, "file", partial=True)
-    assert report == "2 missing: heads.main.branches.1.weight, heads.main.branches.1.bias"  # the fixture has one branch
-    assert model.levels == ("main",) and kind.model["aux"] is False
+def single(level):
+    """AdaptSegNet's single-level network calls its head layer5, ADVENT's layer6."""
+    arrays = {n: a for n, a in tensors("deeplabv2_eval_1111").items() if not n.startswith("layer5")}
+    return {n.replace("layer6", level): a for n, a in arrays.items()}
+
+
+def backbone(prefix="", **more):
+    arrays = {n: a for n, a in tensors("deeplabv2_eval_1111").items() if not n.startswith(("layer5", "layer6"))}
+    counted = {n[: -len("running_mean")] + "num_batches_tracked": np.array(5) for n in arrays if "running_mean" in n}
+    return {**{prefix + n: a for n, a in {**arrays, **counted}.items()}, **more}
+
+
+def vgg_of_torchvision():
+    ours = {n: a for n, a in tensors("deeplabv2_vgg16").items() if n.startswith("features.")}
+    ours = {n: a for n, a in ours.items() if int(n.split(".")[1]) < 29}
+    back = {"23": "24", "25": "26", "27": "28"}
+    arrays = {re.sub(r"\.(23|25|27)\.", lambda m: f".{back[m.group(1)]}.", n): a for n, a in ours.items()}
+    return {**arrays, "classifier.0.weight": np.zeros((8, 8), np.float32), "classifier.0.bias": np.zeros(8, np.float32)}
+
+
+def resnet_vd():
+    """PaddleSeg's names, spelt out from a network of ours."""
+    model = build_model(Component("deeplabv2_resnet", {"depths": [1, 2, 1, 1], "variant": "vd"}), 19)
+    arrays = {}
+    for name, array in arrays_of(model.backbone).items():
+        parts = name.split(".")
+        if parts[0] == "stem":
+            number, kind = divmod(int(parts[1]), 3)
+            name = f"conv1_{number + 1}.{('_conv', '_batch_norm')[kind]}.{parts[2]}"
+        else:
+            layer = {"conv": "_conv", "bn": "_batch_norm", "0": "_conv", "1": "_batch_norm"}
+            shortcut = parts[2] == "downsample"
+            part = "short" if shortcut else f"conv{int(parts[2][-1]) - 1}"
+            kind = layer[parts[3] if shortcut else parts[2][:-1]]
+            name = f"bb_{int(parts[0][-1]) - 1}_{parts[1]}.{part}.{kind}.{parts[-1]}"
+        arrays[name] = array
+    return {**arrays, "out.weight": np.zeros((4, 4), np.float32)}
+
+
+ONE = {"depths": [1, 1, 1, 1]}
+HEAD21 = {f"Scale.layer5.conv2d_list.{i}.{p}": np.zeros((21, 4, 3, 3) if p == "weight" else 21, np.float32)
+          for i in range(4) for p in ("weight", "bias")}  # fmt: skip
+FC = {"fc.weight": np.zeros((1000, 2048), np.float32), "fc.bias": np.zeros(1000, np.float32)}
+KNOWN = {  # kind -> (tensors under original names, model name, parameters, what may start anew)
+    "multi": (lambda: tensors("deeplabv2_eval_1111"), "deeplabv2_resnet", {**ONE, "aspp_branches": 4}, ""),
+    "single": (lambda: single("layer5"), "deeplabv2_resnet", {**ONE, "aux": False, "aspp_branches": 4}, ""),
+    "single_last": (lambda: single("layer6"), "deeplabv2_resnet", {**ONE, "aux": False, "aspp_branches": 4}, ""),
+    "vgg": (lambda: tensors("deeplabv2_vgg16"), "deeplabv2_vgg16", {"aspp_branches": 4}, ""),
+    "initial": (lambda: backbone("Scale.", **HEAD21), "deeplabv2_resnet", ONE, "heads."),
+    "imagenet_resnet": (lambda: backbone(**FC), "deeplabv2_resnet", {**ONE, "stride_in": "3x3"}, "heads."),
+    "imagenet_vgg": (vgg_of_torchvision, "deeplabv2_vgg16", {}, ("heads.", "backbone.29.", "backbone.31.")),
+    "paddleseg_resnet_vd": (
+        resnet_vd, "deeplabv2_resnet", {"depths": [1, 2, 1, 1], "variant": "vd", "stride_in": "3x3"}, "heads."
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stacked pickles"])
+@pytest.mark.parametrize("kind", KNOWN)
+def test_every_kind_is_covered_whole_from_both_formats(tmp_path, kind, zipped):
+    make, name, params, anew = KNOWN[kind]
+    arrays = read_weights(save(tmp_path / "w.pth", make(), zipped, WRAPS["model, module."])).arrays
+    assert identify(arrays) == kind
+    model = build_model(Component(name, params), 19)
+    found = coverage(model, translate(arrays, kind, params.get("aspp_branches")))
+    assert not found.unused and not found.reshaped
+    assert not [n for n in found.missing if not (anew and n.startswith(anew))]
+    assert not [n for n in found.missing if not re.search(KINDS[kind].absent, n)]
+    assert len(found.fitting) + len(found.missing) == len(model.state_dict())
+
+
+def test_files_of_the_paddle_ports_and_of_paddle_vision_are_read_as_paddle_writes_them(tmp_path):
+    port = {n.replace("running_mean", "_mean").replace("running_var", "_variance"): paddle.to_tensor(a)
+            for n, a in tensors("deeplabv2_eval_1111").items()}  # fmt: skip
+    paddle.save(port, str(tmp_path / "port.pdparams"))
+    arrays = read_weights(tmp_path / "port.pdparams").arrays
+    model = build_model(Component("deeplabv2_resnet", {**ONE, "aspp_branches": 4}), 19)
+    assert identify(arrays) == "multi" and load_arrays(model, translate(arrays, "multi", 4), "file") == []
+
+    theirs = paddle.vision.models.resnet50(pretrained=False)
+    paddle.save(theirs.state_dict(), str(tmp_path / "resnet.pdparams"))
+    arrays = read_weights(tmp_path / "resnet.pdparams").arrays
+    assert identify(arrays) == "imagenet_resnet"
+    model = build_model(Component("deeplabv2_resnet", {"depths": [3, 4, 6, 3], "stride_in": "3x3"}), 19)
+    translated = translate(arrays, "imagenet_resnet")
+    report = load_arrays(model, translated, "file", absent=KINDS["imagenet_resnet"].absent)
+    assert report[0].startswith("8 missing: heads.") and len(report) == 1
+    theirs.eval(), model.eval()
+    x = paddle.randn([1, 3, 65, 65])
+    with paddle.no_grad():
+        stem = theirs.relu(theirs.bn1(theirs.conv1(x)))
+        same = theirs.layer2(theirs.layer1(model.backbone.pool(stem)))  # what follows is dilated in ours
+        np.testing.assert_allclose(model.backbone(x)[1].numpy(), same.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_vd_shortcut_averages_before_its_convolution():
+    block = build_model(Component("deeplabv2_resnet", {"depths": [1, 1, 1, 1], "variant": "vd"}), 19).backbone.layer2[0]
+    block.eval()
+    x = paddle.randn([1, 256, 7, 9])
+    with paddle.no_grad():
+        y = block.bn3(block.conv3(F.relu(block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x))))))))
+        short = block.downsample(F.avg_pool2d(x, 2, 2, ceil_mode=True))
+        np.testing.assert_allclose(block(x).numpy(), F.relu(y + short).numpy(), rtol=1e-5, atol=1e-5)
+    assert block.downsample[0]._stride == [1, 1]
+
+
+def test_partial_weights_are_refused_unless_their_kind_is_known_to_lack_what_is_missing(tmp_path):
+    arrays = backbone("Scale.", **HEAD21)
+    del arrays["Scale.layer3.0.conv2.weight"]
+    with pytest.raises(CheckpointError, match="1 missing|backbone.layer3.0.conv2.weight"):
+        convert_weights(save(tmp_path / "w.pth", arrays, True), None, config())
+
+
+@pytest.mark.parametrize("kind", ["single", "initial", "paddleseg_resnet_vd"])
+def test_a_converted_file_remembers_its_origin_and_starts_training(tmp_path, kind):
+    make, name, params, _ = KNOWN[kind]
+    source, output = save(tmp_path / "theirs.pth", make(), False), tmp_path / "ours.pdparams"
+    depths = f"model.depths={params['depths']}"
+    lines = convert_weights(source, output, config(depths))
+    assert "0 unused, 0 of another shape" in lines[1]
+    weights = read_weights(output)
+    assert weights.origin["kind"] == kind and weights.origin["source"] == "theirs.pth"
+    assert weights.origin["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert set(weights.origin) == {"source", "sha256", "kind", "aspp_branches", "norm", "pixels"}
+    settings = config(depths, *KINDS[kind].overrides(), *(["model.aspp_branches=4"] if kind == "single" else []))
+    arrays, known = translated_weights(output, settings)
+    load_arrays(build_model(settings.model, 19), arrays, "file", absent=known.absent)
+    if kind == "paddleseg_resnet_vd":
+        with pytest.raises(CheckpointError, match="was trained on other pixels"):
+            translated_weights(output, config(depths))
+
+
+def test_a_file_is_checked_against_the_model_zoo(tmp_path, monkeypatch):
+    path = save(tmp_path / "GTA2Cityscapes_multi-ed35151c.pth", tensors("deeplabv2_eval_1111"), True)
+    arrays = read_weights(path).arrays
+    name, entry = find_entry(path, arrays)
+    assert name == "GTA2Cityscapes_multi"
+    lines = dict(map(reversed, check_entry(path, arrays, entry)))
+    assert lines["kind multi"] and lines["classes 19"]
+    assert not lines["tensors 101, but 536 is expected"] and not lines["trained pyramid branches 4, but 2 is expected"]
+    assert any(line.startswith("sha256") and not good for line, good in lines.items())
+    other = save(tmp_path / "mine.pth", tensors("deeplabv2_eval_1111"), True)
+    with pytest.raises(CheckpointError, match=r"name one: --check ENTRY \(of this kind: GTA2Cityscapes_multi, "):
+        find_entry(other, arrays)
+    assert find_entry(other, arrays, "ADVENT")[1].branches == 4
+    with pytest.raises(CheckpointError, match="did you mean 'ADVENT'"):
+        find_entry(other, arrays, "ADVEN")
+
+
+def test_the_model_zoo_names_kinds_that_exist_and_its_page_is_up_to_date():
+    from conftest import ROOT
+
+    for name, entry in zoo().items():
+        assert entry.kind in KINDS, name
+        in_name = re.search(r"-([0-9a-f]{8})\.pth$", entry.file)
+        assert entry.sha256 == (in_name.group(1) if in_name else ""), name
+    assert (ROOT / "docs/model_zoo.md").read_text() == zoo_page(), "run: make pages"
 
 
 def test_untrained_pyramid_branches_are_noticed():
@@ -158,7 +312,8 @@ def config(*overrides):
 def test_conversion_tells_what_it_found_and_its_output_needs_nothing_else(tmp_path):
     source = save(tmp_path / "w.pth", tensors("deeplabv2_eval_1111"), zipped=True)
     lines = convert_weights(source, tmp_path / "w.pdparams", config())
-    assert "two levels" in lines[0] and "101 tensors" in lines[1] and "aspp_branches=4" in lines[2]
+    assert "two levels" in lines[0] and lines[1].endswith("101 tensors loaded, 0 missing, 0 unused, 0 of another shape")
+    assert "aspp_branches=4" in lines[2]
     model, saved = load_model(tmp_path / "w.pdparams")
     assert saved.model.params["aspp_branches"] == 4
     assert len(model.heads["main"].branches) == 4
@@ -168,7 +323,7 @@ def test_initial_weights_start_training_with_new_heads(tmp_path):
     source = save(tmp_path / "init.pth", small("Scale.", 21), zipped=False)
     arrays, kind = translated_weights(source, config())
     model = build_model(config().model, 19)
-    (report,) = load_arrays(model, arrays, "file", partial=not kind.complete)
+    (report,) = load_arrays(model, arrays, "file", absent=kind.absent)
     assert report.startswith("8 missing: heads.")
 
 

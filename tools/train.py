@@ -20,9 +20,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--continue-train", action="store_true", help="go on from a checkpoint of this run's folder")
     parser.add_argument("--start-iter", help="latest (default), best or a step; needs --continue-train")
     parser.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds a run")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="build all, print the plan; exit code 1 if data is absent"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="build all and print the plan; exit code 1: files lack")
     return parser.parse_args(argv)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
@@ -18,9 +20,9 @@ from paddle_adaptseg.data.toy import CAMERA, make_scene
 from paddle_adaptseg.deploy.contract import Contract, card, check_choice, write_contract
 from paddle_adaptseg.deploy.program import LabelProgram, plain_norms, save_program
 from paddle_adaptseg.deploy.runners import STRIDE, NetworkRunner, ProgramRunner, scaled
-from paddle_adaptseg.engine.restore import find_weights, load_model, sha256
+from paddle_adaptseg.engine.restore import find_weights, load_model
 from paddle_adaptseg.errors import CheckpointError, ConfigError, DataError
-from paddle_adaptseg.files import write_atomically
+from paddle_adaptseg.files import sha256, write_atomically
 from paddle_adaptseg.weights.reader import read_weights
 
 PICTURES = 4  # compared after an export
@@ -103,14 +105,25 @@ def write_onnx(program: LabelProgram, folder: Path, precision: str) -> tuple[str
             import paddle2onnx
     except ImportError:
         raise CheckpointError("ONNX export needs paddle2onnx: pip install -r requirements-deploy.txt") from None
-    with tempfile.TemporaryDirectory() as scratch, runtime.quiet():
+    target = folder.resolve() / "model.onnx"
+    with tempfile.TemporaryDirectory() as scratch, runtime.quiet(), inside(scratch):  # it leaves files where it runs
         names = [str(Path(scratch) / name) for name in write_paddle(program, Path(scratch), precision)]
-        target = folder / "model.onnx"
         half = precision == "fp16"
         paddle2onnx.export(*names, str(target), opset_version=OPSET, verbose=False, export_fp16_model=half)
     if not target.is_file():
         raise CheckpointError(f"paddle2onnx {paddle2onnx.__version__} wrote no program for this network")
     return target.name, ""
+
+
+@contextlib.contextmanager
+def inside(folder: str) -> Iterator[None]:
+    """Work in another folder and come back."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 WRITERS: Mapping[str, Callable[[LabelProgram, Path, str], tuple[str, str]]] = {

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from typing import Optional
 
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_adaptseg.config import Pixels
-from paddle_adaptseg.models.layers import resize, resize_by_products
+from paddle_adaptseg.models.layers import resize_by_products, resize_like
 from paddle_adaptseg.models.segmenter import Segmenter
 
 
@@ -39,11 +38,7 @@ class LabelProgram(nn.Layer):
             x = paddle.flip(x, axis=[1])
         x = (x - self.mean) / self.deviation
         logits = self.network.logits(x)["main"]
-        if self.size is not None:
-            return resize(logits, self.size).argmax(axis=1).astype("int32")
-        shape = paddle.shape(x)
-        logits = F.interpolate(logits, size=[shape[2], shape[3]], mode="bilinear", align_corners=True)
-        return logits.argmax(axis=1).astype("int32")
+        return resize_like(logits, x).argmax(axis=1).astype("int32")
 
 
 class PlainGroupNorm(nn.Layer):

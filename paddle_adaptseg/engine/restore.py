@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +16,18 @@ from paddle_adaptseg.data import label_space
 from paddle_adaptseg.engine.evaluator import PLAIN, class_sets, evaluate_model
 from paddle_adaptseg.engine.inference import Inference
 from paddle_adaptseg.errors import CheckpointError, shorten
+from paddle_adaptseg.files import sha256
 from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.models.segmenter import Segmenter
-from paddle_adaptseg.weights import load_arrays
-from paddle_adaptseg.weights.kinds import KINDS, Arrays, Kind, identify, trained_branches, translate
+from paddle_adaptseg.weights import coverage, load_arrays
+from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
 from paddle_adaptseg.weights.pdparams import save_weights
-from paddle_adaptseg.weights.reader import read_weights
+from paddle_adaptseg.weights.reader import Weights, read_weights
+
+# Keys of a network that change its meaning but not its tensors, or its tensors throughout; and their usual values.
+ARCHITECTURE = {"stride_in": "1x1", "variant": "plain"}
 
 
 def find_weights(origin: str | Path) -> Path:
@@ -60,42 +63,43 @@ def weights_by_step(run: Path) -> dict[int, Path]:
 
 def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
     """A file's arrays under our names, and whose weights they are; they must fit the configuration's preprocessing."""
-    return fitting_weights(read_weights(path).arrays, path, config)
+    return fitting_weights(read_weights(path), path, config)
 
 
-def fitting_weights(arrays: Arrays, path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
-    """The same for arrays that were read from `path` already."""
-    name = identify(arrays)
+def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
+    """The same for weights that were read from `path` already."""
+    name = identify(weights.arrays)
     if name is None:
-        raise CheckpointError(f"'{path}' holds weights of no known kind (first names: {shorten(arrays, 4)})")
-    kind, pixels = KINDS[name], config.data.pixels
+        raise CheckpointError(f"'{path}' holds weights of no known kind (first names: {shorten(weights.arrays, 4)})")
+    kind, pixels = KINDS.get(weights.origin.get("kind"), KINDS[name]), config.data.pixels
     if kind.pixels is not None and any(getattr(pixels, k) != v for k, v in kind.pixels.items()):
         wanted = " ".join(kind.pixel_overrides())
         raise CheckpointError(f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}")
-    own = config.model.params.get("stride_in") or getattr(MODELS.get(config.model.name), "stride_in", "1x1")
-    if kind.model.get("stride_in", "1x1") != own and name != "ours":
-        raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.stride_in={kind.model.get('stride_in', '1x1')}")
-    return translate(arrays, name, config.model.params.get("aspp_branches", 2)), kind
+    for key, usual in ARCHITECTURE.items():
+        own = config.model.params.get(key) or getattr(MODELS.get(config.model.name), key, usual)
+        if kind.model.get(key, usual) != own and kind is not KINDS["ours"]:
+            raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.{key}={kind.model.get(key, usual)}")
+    return translate(weights.arrays, name, config.model.params.get("aspp_branches", 2)), kind
 
 
 def convert_weights(source: Path, output: Optional[Path], config: Config) -> list[str]:
     """Write weights of a known kind under our names, if they fit the network; returns what was found."""
-    arrays = read_weights(source).arrays
-    name = identify(arrays)
-    chosen = []
+    weights = read_weights(source)
+    name, chosen = identify(weights.arrays), []
     if name is not None:
-        chosen = [f"model.{k}={v}" for k, v in KINDS[name].model.items()] + KINDS[name].pixel_overrides()
-    trained = trained_branches(arrays)
+        chosen = KINDS[name].overrides()
+    trained = trained_branches(weights.arrays)
     if trained is not None and name != "ours":
         chosen.append(f"model.aspp_branches={trained}")
     config = override(config, *chosen)
-    translated, kind = fitting_weights(arrays, source, config)
+    translated, kind = fitting_weights(weights, source, config)
     with runtime.fresh_names():
         model = build_model(config.model, len(label_space(config)))
-    report = load_arrays(model, translated, f"'{source}'", partial=not kind.complete, new_heads=True)
-    lines = [f"{source}: {kind.title}", f"{len(arrays)} tensors, {len(translated)} taken for {config.model.name}"]
+    report = load_arrays(model, translated, f"'{source}'", new_heads=True, absent=kind.absent)
+    lines = [f"{source}: {kind.title}", f"{len(weights.arrays)} tensors in the file; {config.model.name}: "]
+    lines[1] += coverage(model, translated).summary()
     lines += [f"set by the weights: {' '.join(chosen)}"] if chosen else []
-    lines += [f"not in the file, initialised anew when training: {line}" for line in report]
+    lines += [f"initialised anew when training: {line}" for line in report]
     if output is not None:
         origin = provenance(source, name, config)
         save_weights(output, {k: np.asarray(v) for k, v in translated.items()}, dump(config), origin)
@@ -116,29 +120,20 @@ def provenance(source: Path, kind: str, config: Config) -> dict[str, object]:
     }
 
 
-def sha256(path: Path) -> str:
-    """A file's checksum, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for piece in iter(lambda: file.read(2**20), b""):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def load_model(
     origin: str | Path, config: Optional[Config] = None, overrides: Sequence[str] = ()
 ) -> tuple[Segmenter, Config]:
     """A network with weights, and the configuration it is used with: the one given, else the one in the file."""
     path = find_weights(origin)
-    arrays, text, _ = read_weights(path)
+    weights = read_weights(path)
     if config is None:
-        if not text:
+        if not weights.config:
             raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
-        config = override(parse_config(text, f"configuration inside '{path}'"), *overrides)
+        config = override(parse_config(weights.config, f"configuration inside '{path}'"), *overrides)
     runtime.set_device(config.run.device)
     with runtime.fresh_names():
         model = build_model(config.model, len(label_space(config)))
-    load_arrays(model, fitting_weights(arrays, path, config)[0], f"'{path}'")
+    load_arrays(model, fitting_weights(weights, path, config)[0], f"'{path}'")
     return model, config
 
 

@@ -227,8 +227,8 @@ def restore_weights(state: TrainState, config: Config, tell: Callable[[str], obj
     """Load starting weights into the network, saying what a partial load left out."""
     path = find_weights(config.run.restore_from)
     arrays, kind = translated_weights(path, config)
-    partial = config.run.restore_partial or not kind.complete
-    report = load_arrays(state.method.eval_model, arrays, f"'{path}'", partial, new_heads=True)
+    partial, model = config.run.restore_partial, state.method.eval_model
+    report = load_arrays(model, arrays, f"'{path}'", partial, new_heads=True, absent=kind.absent)
     tell(f"weights from {path}: {kind.title}" + (f"; initialised anew: {'; '.join(report)}" if report else ""))
 
 

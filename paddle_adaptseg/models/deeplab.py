@@ -32,11 +32,12 @@ class DeepLabV2ResNet(Segmenter):
         head_rate: float = 10.0,
         stride_in: str = "1x1",
         aux: bool = True,
+        variant: str = "plain",
     ) -> None:
         super().__init__()
         self.head_rate = head_rate
         self.levels = tuple(level for level in self.levels if aux or level != "aux")
-        self.backbone = ResNet(depths, lookup(NORMS, norm, "model.norm"), stride_in)
+        self.backbone = ResNet(depths, lookup(NORMS, norm, "model.norm"), stride_in, variant=variant)
         dilations = _dilations(aspp_branches)
         channels = {k: n for k, n in self.head_channels.items() if aux or k != "aux"}
         self.heads = nn.LayerDict({k: PyramidHead(n, classes, dilations) for k, n in channels.items()})

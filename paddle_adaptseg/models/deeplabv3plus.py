@@ -13,7 +13,7 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.models.aspp import DILATIONS, PyramidHead
-from paddle_adaptseg.models.layers import NORMS, NormPolicy, resize
+from paddle_adaptseg.models.layers import NORMS, NormPolicy, resize_like
 from paddle_adaptseg.models.mobilenet import MobileNetV2
 from paddle_adaptseg.models.resnet import ResNet
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
@@ -41,12 +41,12 @@ class ImagePooling(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         pooled = x.mean(axis=[2, 3], keepdim=True)
         conv, norm, activation = self.project
-        if pooled.shape[0] == 1 and isinstance(norm, nn.BatchNorm2D):
+        if self.training and pooled.shape[0] == 1 and isinstance(norm, nn.BatchNorm2D):
             # One image leaves one value per channel, whose variance is 0: batch statistics would erase it.
             y = F.batch_norm(conv(pooled), norm._mean, norm._variance, norm.weight, norm.bias, training=False)
         else:
             y = norm(conv(pooled))
-        return resize(activation(y), x.shape[2:])
+        return resize_like(activation(y), x)
 
 
 class Pyramid(nn.Layer):
@@ -81,7 +81,7 @@ class Decoder(nn.Layer):
 
     def forward(self, x: Tensor, low: Tensor) -> Tensor:
         low = self.reduce(low)
-        return self.refine(paddle.concat([resize(x, low.shape[2:]), low], axis=1))
+        return self.refine(paddle.concat([resize_like(x, low), low], axis=1))
 
 
 class DeepLabV3Plus(Segmenter):

@@ -71,6 +71,15 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=True)
 
 
+def resize_like(x: Tensor, other: Tensor) -> Tensor:
+    """Resize to another map's height and width, which a traced program may learn only when it runs."""
+    size = list(other.shape[2:])
+    if all(isinstance(n, int) and n > 0 for n in size):
+        return resize(x, size)
+    shape = paddle.shape(other)
+    return F.interpolate(x, size=[shape[2], shape[3]], mode="bilinear", align_corners=True)
+
+
 _PRODUCTS: list[bool] = []  # not empty: inside resize_by_products()
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from paddle import nn
 
 from paddle_adaptseg.errors import CheckpointError, shorten
+
+HEADS = "heads."  # tensors whose shape follows the number of classes
+NOTHING = r"(?!)"  # a pattern that no name matches
 
 
 def arrays_of(layer: nn.Layer) -> dict[str, np.ndarray]:
@@ -15,33 +20,65 @@ def arrays_of(layer: nn.Layer) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in layer.state_dict().items()}
 
 
-HEADS = "heads."  # tensors whose shape follows the number of classes
+@dataclass(frozen=True)
+class Coverage:
+    """How arrays meet the tensors of a layer, by name."""
+
+    fitting: list[str]
+    missing: list[str]
+    unused: list[str]
+    reshaped: list[str]
+
+    def summary(self) -> str:
+        """All counts in one line."""
+        return (
+            f"{len(self.fitting)} tensors loaded, {len(self.missing)} missing, {len(self.unused)} unused, "
+            f"{len(self.reshaped)} of another shape"
+        )
+
+    def lines(self) -> list[str]:
+        """A line for each kind of difference that occurs."""
+        kinds = (("missing", self.missing), ("unused", self.unused), ("of another shape", self.reshaped))
+        return [f"{len(names)} {kind}: {shorten(names)}" for kind, names in kinds if names]
+
+
+def coverage(layer: nn.Layer, arrays: Mapping[str, np.ndarray]) -> Coverage:
+    """Compare arrays with a layer's tensors by name and shape."""
+    own = layer.state_dict()
+    shared = [name for name in own if name in arrays]
+    reshaped = [name for name in shared if tuple(own[name].shape) != tuple(arrays[name].shape)]
+    return Coverage(
+        fitting=[name for name in shared if name not in reshaped],
+        missing=[name for name in own if name not in arrays],
+        unused=[name for name in arrays if name not in own],
+        reshaped=reshaped,
+    )
 
 
 def load_arrays(
-    layer: nn.Layer, arrays: Mapping[str, np.ndarray], origin: str, partial: bool = False, new_heads: bool = False
+    layer: nn.Layer,
+    arrays: Mapping[str, np.ndarray],
+    origin: str,
+    partial: bool = False,
+    new_heads: bool = False,
+    absent: str = NOTHING,
 ) -> list[str]:
     """Set a layer's tensors from arrays. Anything missing, unused or of another shape is an error unless `partial`.
 
-    With `new_heads`, heads of another shape stay as they are initialised. Returns a line per kind of difference.
+    Names that match `absent` may be missing; with `new_heads`, heads of another shape stay as they are initialised.
+    Returns a line per kind of difference.
     """
-    own = layer.state_dict()
-    missing = [name for name in own if name not in arrays]
-    unused = [name for name in arrays if name not in own]
-    reshaped = [n for n in own if n in arrays and tuple(own[n].shape) != tuple(arrays[n].shape)]
-    report = [
-        f"{len(names)} {kind}: {shorten(names)}"
-        for kind, names in (("missing", missing), ("unused", unused), ("of another shape", reshaped))
-        if names
-    ]
-    only_heads = new_heads and not missing and not unused and all(n.startswith(HEADS) for n in reshaped)
-    if report and not partial and not only_heads:
+    found = coverage(layer, arrays)
+    report = found.lines()
+    odd = found.unused or [name for name in found.missing if not re.search(absent, name)]
+    odd = odd or [name for name in found.reshaped if not (new_heads and name.startswith(HEADS))]
+    if odd and not partial:
         raise CheckpointError(
             f"{origin} does not fit the model: {'; '.join(report)} (run.restore_partial=true loads what fits)"
         )
-    fitting = [name for name in own if name in arrays and name not in reshaped]
-    if not fitting:
+    if not found.fitting:
         raise CheckpointError(f"{origin} has no tensor that fits the model: {'; '.join(report)}")
-    for name in fitting:
+    own = layer.state_dict()
+    for name in found.fitting:
         own[name].set_value(np.ascontiguousarray(arrays[name]).astype(own[name].numpy().dtype))
     return report

@@ -16,6 +16,7 @@ Arrays = Mapping[str, np.ndarray]
 _BACKBONE = (r"^(conv1|bn1|layer[1-4])\.", r"backbone.\1.")
 _FEATURES = (r"^features\.", "backbone.")
 _VGG_SHIFT = tuple((rf"^features\.{n}\.", f"backbone.{n - 1}.") for n in (24, 26, 28))  # pool4 is gone
+_REST = r"^(heads|pyramid|decoder)\."  # all but the backbone
 TORCHVISION_PIXELS = {"order": "rgb", "mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 
 
@@ -27,9 +28,13 @@ class Kind:
     matches: Callable[[Arrays], bool]
     rules: Rules = ()
     leave_out: str = r"(?!)"  # a pattern of original names that have no place here
-    complete: bool = True  # heads included
+    absent: str = r"(?!)"  # a pattern of our names that such files lack
     model: Mapping[str, object] = field(default_factory=dict)
     pixels: Optional[Mapping[str, object]] = None  # None: Caffe's BGR means
+
+    def overrides(self) -> list[str]:
+        """The configuration overrides that these weights bring along."""
+        return [f"model.{k}={v}" for k, v in self.model.items()] + self.pixel_overrides()
 
     def pixel_overrides(self) -> list[str]:
         """The configuration overrides that say what pixels these weights expect."""
@@ -62,12 +67,21 @@ KINDS: Mapping[str, Kind] = {
         "weights of this project",
         lambda arrays: any(name.startswith(("backbone.", "heads.", "stem.")) for name in arrays),
     ),
+    "paddleseg_resnet_vd": Kind(
+        "ImageNet ResNet_vd of PaddleSeg and PaddleClas: RGB mean and deviation, deep stem, averaged shortcuts",
+        _has("conv1_1._conv.weight", "bb_0_0.short._conv.weight"),
+        ORIGINAL_NAMES["resnet_vd"],
+        leave_out=r"^(out|fc)\.",
+        absent=_REST,
+        model={"name": "deeplabv2_resnet", "stride_in": "3x3", "variant": "vd"},
+        pixels=TORCHVISION_PIXELS,
+    ),
     "initial": Kind(
         "AdaptSegNet's initial ResNet-101 (ImageNet and COCO); its 21-class head is left out",
         _has("Scale.conv1.weight"),
         ((r"^Scale\.", ""), _BACKBONE, *STATISTICS),
         leave_out=r"^Scale\.layer5\.",
-        complete=False,
+        absent=_REST,
         model={"name": "deeplabv2_resnet"},
     ),
     "clan": Kind(
@@ -86,7 +100,14 @@ KINDS: Mapping[str, Kind] = {
         "DeepLabV2 ResNet with one level (AdaptSegNet single); it has no auxiliary head",
         _deeplab(2048, 0),
         (_BACKBONE, (r"^layer5\.conv2d_list\.", "heads.main.branches."), *STATISTICS),
-        complete=False,  # where the network has an auxiliary head
+        absent=r"^heads\.aux\.",
+        model={"name": "deeplabv2_resnet", "aux": False},
+    ),
+    "single_last": Kind(
+        "DeepLabV2 ResNet with its last level alone (ADVENT single); it has no auxiliary head",
+        _deeplab(0, 2048),
+        ORIGINAL_NAMES["deeplabv2_resnet"],
+        absent=r"^heads\.aux\.",
         model={"name": "deeplabv2_resnet", "aux": False},
     ),
     "vgg": Kind(
@@ -100,7 +121,7 @@ KINDS: Mapping[str, Kind] = {
         _has("conv1.weight", "layer4.0.conv3.weight", "fc.weight"),
         (_BACKBONE, *STATISTICS),
         leave_out=r"^fc\.",
-        complete=False,
+        absent=_REST,
         model={"name": "deeplabv2_resnet", "stride_in": "3x3"},
         pixels=TORCHVISION_PIXELS,
     ),
@@ -109,7 +130,7 @@ KINDS: Mapping[str, Kind] = {
         _has("features.0.0.weight", "features.17.conv.2.weight"),
         ((r"^features\.", "backbone.features."), *STATISTICS),
         leave_out=r"^(classifier|features\.18)\.",
-        complete=False,
+        absent=_REST,
         model={"name": "deeplabv3plus_mobilenetv2"},
         pixels=TORCHVISION_PIXELS,
     ),
@@ -118,7 +139,7 @@ KINDS: Mapping[str, Kind] = {
         _has("features.0.weight", "features.28.weight", "classifier.0.weight"),
         (*_VGG_SHIFT, _FEATURES),
         leave_out=r"^classifier\.",
-        complete=False,
+        absent=r"^(heads|backbone\.(29|31))\.",
         model={"name": "deeplabv2_vgg16"},
         pixels=TORCHVISION_PIXELS,
     ),

@@ -9,7 +9,19 @@ Rules = tuple[tuple[str, str], ...]
 
 STATISTICS: Rules = ((r"\.running_mean$", "._mean"), (r"\.running_var$", "._variance"))
 
+# PaddleSeg's ResNet_vd: bb_<stage>_<block>.conv<n>._conv and ._batch_norm, all numbers from zero.
+_RESNET_VD: Rules = (
+    *((rf"^conv1_{n + 1}\._conv\.", f"backbone.stem.{3 * n}.") for n in range(3)),
+    *((rf"^conv1_{n + 1}\._batch_norm\.", f"backbone.stem.{3 * n + 1}.") for n in range(3)),
+    *((rf"^bb_{n}_(\d+)\.", rf"backbone.layer{n + 1}.\1.") for n in range(4)),
+    *((rf"\.conv{n}\._conv\.", f".conv{n + 1}.") for n in (2, 1, 0)),
+    *((rf"\.conv{n}\._batch_norm\.", f".bn{n + 1}.") for n in (2, 1, 0)),
+    (r"\.short\._conv\.", ".downsample.0."),
+    (r"\.short\._batch_norm\.", ".downsample.1."),
+)
+
 ORIGINAL_NAMES: Mapping[str, Rules] = {
+    "resnet_vd": _RESNET_VD,
     "deeplabv2_resnet": (
         (r"^(conv1|bn1|layer[1-4])\.", r"backbone.\1."),
         (r"^layer5\.conv2d_list\.", "heads.aux.branches."),

@@ -1,0 +1,115 @@
+"""The public checkpoints that are known (zoo.yml), whether a file is one of them, and the page that lists them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Optional
+
+from paddle_adaptseg.errors import CheckpointError, suggest
+from paddle_adaptseg.files import sha256
+from paddle_adaptseg.schema import convert
+from paddle_adaptseg.weights.kinds import KINDS, Arrays, identify, trained_branches
+from paddle_adaptseg.yamltree import parse_tree, read_text
+
+MANIFEST = Path(__file__).with_name("zoo.yml")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One public checkpoint; what is not known is empty."""
+
+    project: str
+    home: str
+    about: str
+    kind: str
+    licence: str
+    file: str = ""
+    tensors: int = 0
+    classes: int = 0
+    branches: int = 0
+    sha256: str = ""
+    miou: dict[str, float] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=1)
+def zoo() -> Mapping[str, Entry]:
+    """All entries by name."""
+    tree = parse_tree(read_text(MANIFEST), str(MANIFEST))
+    return {name: convert(value, Entry, f"{MANIFEST.name}: {name}") for name, value in tree.items()}
+
+
+def find_entry(path: Path, arrays: Arrays, name: str = "") -> tuple[str, Entry]:
+    """The entry called `name`; without a name the one whose file is called so, else the only one of this kind."""
+    if name:
+        if name not in zoo():
+            raise CheckpointError(f"the model zoo has no '{name}': {suggest(name, zoo())}")
+        return name, zoo()[name]
+    same_file = [n for n, e in zoo().items() if e.file.split(" ")[0] == path.name]
+    same_kind = [n for n, e in zoo().items() if e.kind == identify(arrays)]
+    found = same_file or same_kind
+    if len(found) != 1:
+        several = f" (of this kind: {', '.join(same_kind)})" if same_kind else ""
+        raise CheckpointError(f"the name of '{path}' is in no entry of the model zoo; name one: --check ENTRY{several}")
+    return found[0], zoo()[found[0]]
+
+
+def check_entry(path: Path, arrays: Arrays, entry: Entry) -> list[tuple[bool, str]]:
+    """What a file has and what the entry says, point by point; only what the entry knows is compared."""
+    facts = [
+        ("kind", identify(arrays), entry.kind),
+        ("tensors", sum(not name.endswith("num_batches_tracked") for name in arrays), entry.tensors),
+        ("classes", head_classes(arrays), entry.classes),
+        ("trained pyramid branches", trained_branches(arrays), entry.branches),
+    ]
+    results = [(have == want, _line(what, have, want)) for what, have, want in facts if want]
+    if entry.sha256:
+        digest = sha256(path)
+        results.append((digest.startswith(entry.sha256), _line("sha256", digest[: len(entry.sha256)], entry.sha256)))
+    return results
+
+
+def head_classes(arrays: Arrays) -> Optional[int]:
+    """The number of classes of the first head."""
+    heads = (a for n, a in arrays.items() if re.search(r"(conv2d_list\.0|last_conv\.8|fc)\.weight$", n))
+    head = next(heads, None)
+    return None if head is None else head.shape[0]
+
+
+def _line(what: str, have: object, want: object) -> str:
+    return f"{what} {have}" + ("" if have == want else f", but {want} is expected")
+
+
+def zoo_page() -> str:
+    """docs/model_zoo.md."""
+    lines = [
+        "# Model zoo",
+        "",
+        "Public checkpoints that the readers know, written from `paddle_adaptseg/weights/zoo.yml` by `make pages`.",
+        "Nothing is downloaded for you: fetch a file from its project, then check and convert it, or name it in",
+        "`--restore-from` directly.",
+        "",
+        "```bash",
+        "python tools/convert_weights.py FILE --check",
+        "python tools/convert_weights.py FILE weights.pdparams",
+        "```",
+        "",
+        "mIoU is what the authors published (paper or repository; ours: not run). sha256 is the beginning that the",
+        "file's own name carries. Empty: not known here.",
+        "",
+        "| Entry | What | Kind | File | sha256 | Tensors | Published mIoU | Licence |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in zoo().items():
+        scores = ", ".join(f"{value} ({protocol})" for protocol, value in entry.miou.items())
+        lines.append(
+            f"| {name} | [{entry.project}]({entry.home}): {entry.about} | {entry.kind} | {entry.file} | {entry.sha256} "
+            f"| {entry.tensors or ''} | {scores} | {entry.licence} |"
+        )
+    lines += ["", "## Kinds", "", "What the readers tell apart by names and shapes, and what each brings along.", ""]
+    lines += ["| Kind | What | Set by it |", "|---|---|---|"]
+    lines += [f"| {n} | {k.title} | {' '.join(f'`{o}`' for o in k.overrides())} |" for n, k in KINDS.items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,27 @@
+#!/usr/bin/env python3
+"""Write the pages of docs/ that are generated from tables; a test says when they are out of date."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from _cli import run
+
+
+def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    from paddle_adaptseg import runtime
+
+    runtime.import_paddle()
+    from paddle_adaptseg.weights.zoo import zoo_page
+
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    for name, text in {"model_zoo.md": zoo_page()}.items():
+        (docs / name).write_text(text, encoding="utf-8")
+        print(docs / name)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
