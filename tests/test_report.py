@@ -135,7 +135,7 @@ def test_published_means_are_drawn_and_listed_beside_ones_own(findings, tmp_path
 
 def test_what_was_not_measured_is_an_empty_cell():
     lines = csv_of(trajectory().rows).decode().splitlines()
-    assert lines[0].startswith("iterations,mIoU,mIoU low (95 %)")
+    assert lines[0].startswith("iterations,mIoU,interval low")
     assert lines[1].split(",")[:2] == ["10", "20.0"] and lines[1].split(",")[6] == ""
 
 

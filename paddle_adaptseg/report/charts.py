@@ -31,7 +31,7 @@ def _png(figure) -> bytes:
 
 def run_curve(run: Trajectory, title: str) -> bytes:
     """mIoU over iterations with its interval; the best checkpoint and the mean of the last ones are marked."""
-    figure, axes = _figure(8, 4)
+    figure, axes = _figure(6.4, 3.8)
     steps, head = [row["step"] for row in run.rows], run.headline
     axes.fill_between(steps, [r["low"] for r in run.rows], [r["high"] for r in run.rows], color=OURS, alpha=0.15, lw=0)
     axes.plot(
@@ -53,7 +53,7 @@ def run_curve(run: Trajectory, title: str) -> bytes:
 
 def class_bars(names: Sequence[str], iou: np.ndarray, baseline: np.ndarray | None, domain: str) -> bytes:
     """IoU of every class, beside the baseline's where there is one."""
-    figure, axes = _figure(8, 0.8 + 0.3 * len(names))
+    figure, axes = _figure(6.4, 0.8 + 0.28 * len(names))
     places = np.arange(len(names))[::-1]
     both = baseline is not None
     axes.barh(
@@ -69,13 +69,14 @@ def class_bars(names: Sequence[str], iou: np.ndarray, baseline: np.ndarray | Non
         )
     axes.set_yticks(places, names)
     axes.set_xlim(0, 105)
+    axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel(f"IoU on the {domain}, %")
     return _png(figure)
 
 
 def published_bars(own: Mapping[str, float], numbers: Sequence[Published], classes: int) -> bytes:
     """Mean IoU of this evaluation beside the published means of the same setting, which are hatched."""
-    figure, axes = _figure(8, 0.9 + 0.32 * (len(own) + len(numbers)))
+    figure, axes = _figure(6.4, 0.9 + 0.3 * (len(own) + len(numbers)))
     rows = [(name, value, False) for name, value in own.items()]
     rows += [(f"{n.method} (published)", n.miou, True) for n in numbers]
     for place, (_, value, theirs) in enumerate(reversed(rows)):

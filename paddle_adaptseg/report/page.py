@@ -157,7 +157,7 @@ def _domain(findings: Findings, name: str, scores: DomainScores, pictures: Pictu
         f"Classes on the {name}, %",
         html.table(["class", *columns], rows),
         html.picture(pictures[f"classes_{name}.png"], f"IoU by class ({name})"),
-        html.picture(pictures[f"confusion_{name}.png"], f"Confusion matrix ({name}): rows are the truth, in per cent"),
+        html.picture(pictures[f"confusion_{name}.png"], f"Confusion matrix ({name}): rows are the truth, in %", True),
     )
 
 
