@@ -64,9 +64,9 @@ def fitting_weights(arrays: Arrays, path: Path, config: Config) -> tuple[dict[st
     if kind.pixels is not None and any(getattr(pixels, k) != v for k, v in kind.pixels.items()):
         wanted = " ".join(kind.pixel_overrides())
         raise CheckpointError(f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}")
-    own = config.model.params.get("stride_in") or getattr(MODELS.get(config.model.name), "stride_in", "1x1")
-    if kind.model.get("stride_in", "1x1") != own and name != "ours":
-        raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.stride_in={kind.model.get('stride_in', '1x1')}")
+    wanted, default = kind.model.get("stride_in", "1x1"), getattr(MODELS.get(config.model.name), "stride_in", None)
+    if default and wanted != config.model.params.get("stride_in", default) and name != "ours":
+        raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.stride_in={wanted}")
     return translate(arrays, name, config.model.params.get("aspp_branches", 2)), kind
 
 
