@@ -76,9 +76,9 @@ def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[
         wanted = " ".join(kind.pixel_overrides())
         raise CheckpointError(f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}")
     for key, usual in ARCHITECTURE.items():
-        own = config.model.params.get(key) or getattr(MODELS.get(config.model.name), key, usual)
-        if kind.model.get(key, usual) != own and kind is not KINDS["ours"]:
-            raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.{key}={kind.model.get(key, usual)}")
+        wanted, default = kind.model.get(key, usual), getattr(MODELS.get(config.model.name), key, None)
+        if default and wanted != config.model.params.get(key, default) and kind is not KINDS["ours"]:
+            raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.{key}={wanted}")
     return translate(weights.arrays, name, config.model.params.get("aspp_branches", 2)), kind
 
 
