@@ -51,16 +51,20 @@ def run_curve(run: Trajectory, title: str) -> bytes:
     return _png(figure)
 
 
-def class_bars(names: Sequence[str], iou: np.ndarray, baseline: np.ndarray | None, domain: str) -> bytes:
-    """IoU of every class, beside the baseline's where there is one."""
+def class_bars(
+    names: Sequence[str], iou: np.ndarray, other: np.ndarray | None, domain: str, called: str = "baseline"
+) -> bytes:
+    """IoU of every class, beside another network's where there is one; published ones are hatched."""
     figure, axes = _figure(6.4, 0.8 + 0.28 * len(names))
     places = np.arange(len(names))[::-1]
-    both = baseline is not None
+    both, style = other is not None, {"color": GREY}
+    if "published" in called:
+        style = {"color": "white", "edgecolor": GREY, "hatch": "///"}
     axes.barh(
         places + (0.2 if both else 0), 100 * np.nan_to_num(iou), 0.4 if both else 0.7, color=OURS, label="this model"
     )
     if both:
-        axes.barh(places - 0.2, 100 * np.nan_to_num(baseline), 0.4, color=GREY, label="baseline")
+        axes.barh(places - 0.2, 100 * np.nan_to_num(other), 0.4, label=called, **style)
         axes.legend(fontsize=8, frameon=False, loc="lower right")
     for place, value in zip(places, iou):
         text = "absent" if np.isnan(value) else f"{100 * value:.1f}"
