@@ -65,7 +65,7 @@ def class_bars(
     )
     if both:
         axes.barh(places - 0.2, 100 * np.nan_to_num(other), 0.4, label=called, **style)
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     for place, value in zip(places, iou):
         text = "absent" if np.isnan(value) else f"{100 * value:.1f}"
         axes.text(

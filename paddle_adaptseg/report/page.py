@@ -147,7 +147,7 @@ def _published_classes(findings: Findings, numbers: Sequence[Published], picture
         iou = findings.domains["target"].matrix.iou()
         pictures[key] = charts.class_bars(names, iou, theirs, "target", f"{number.method} (published)")
         parts.append(
-            html.picture(pictures[key], f"By class beside {number.method}, {number.source}: not measured here")
+            html.picture(pictures[key], f"By class beside {number.method} ({number.source}), not measured here")
         )
     return parts or [html.text("No class's IoU was published for this setting, only means.", small=True)]
 
