@@ -26,6 +26,18 @@ class TrainingError(UserError):
     """Training produced something that must not go on, such as a loss that is not finite."""
 
 
+class StorageError(UserError):
+    """A file cannot be written: the disk is full, a limit is reached, or permission is missing."""
+
+
+class Stopped(Exception):
+    """Not an error: a run was asked to end, and everything it needs to go on is saved. `code` is the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """The tail of an 'unknown name' message: the nearest known name if there is one, and all known ones."""
     known = sorted(known)

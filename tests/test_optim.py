@@ -128,7 +128,7 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_is_touched(tiny):
         before = {k: v.numpy() for k, v in state.method.state_dict().items()}
         real = state.method.seg_terms
         state.method.seg_terms = lambda *a: {**real(*a), "seg_aux": Term(paddle.to_tensor(float("nan")))}
-        with pytest.raises(TrainingError, match=r"step 3: seg_aux = nan; batch: .*images.000"):
+        with pytest.raises(TrainingError, match=r"step 4: seg_aux = nan; batch: .*images.000"):
             train_step(state, Clock(3, 8), config.schedule, data.batches(0))
         assert all((state.method.state_dict()[k].numpy() == v).all() for k, v in before.items())
 

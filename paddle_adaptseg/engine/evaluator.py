@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 from paddle import Tensor
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.data import class_set, eval_samples, label_space, open_validation
 from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.files import writing
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.losses import entropy_map
 from paddle_adaptseg.metrics import ConfusionMatrix
@@ -29,27 +31,38 @@ def predict_label(model: Segmenter, image: Tensor, size: tuple[int, int]) -> np.
 
 
 def evaluate_model(
-    model: Segmenter, config: Config, files: Optional[DomainFiles] = None, save: Optional[Path] = None
+    model: Segmenter,
+    config: Config,
+    files: Optional[DomainFiles] = None,
+    save: Optional[Path] = None,
+    check: Callable[[], object] = lambda: None,
 ) -> ConfusionMatrix:
-    """Score a model on the validation domain; `save` also writes label and colour pictures there."""
+    """Score a model on the validation domain; `save` also writes label and colour pictures there.
+
+    `check` is called before every image and may raise to break the evaluation off.
+    """
     space = label_space(config)
     files = files or open_validation(config)
     matrix = ConfusionMatrix(len(space))
-    samples = eval_samples(files, config.data.pixels, config.data.workers)
-    with inference(model):
+    samples = eval_samples(files, config.data.pixels, config.data.workers, config.data.timeout)
+    with contextlib.closing(samples), inference(model):
+        check()
         for image, truth, stem in tqdm(samples, "evaluate", len(files), leave=False, unit="image", disable=None):
             prediction = predict_label(model, image, truth.shape)
             matrix.update(truth, prediction)
             if save is not None:
                 save_prediction(prediction, stem, save, space)
+            check()
     return matrix
 
 
 def save_prediction(prediction: np.ndarray, stem: str, folder: Path, space: LabelSpace) -> None:
     """Write `<stem>.png` with class indices and `<stem>_color.png`, the names that the originals use."""
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(prediction).save(folder / f"{stem}.png")
-    palette_image(prediction, space).save(folder / f"{stem}_color.png")
+    for name, picture in ((stem, Image.fromarray(prediction)), (f"{stem}_color", palette_image(prediction, space))):
+        path = folder / f"{name}.png"
+        with writing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
 
 
 def look(model: Segmenter, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
