@@ -21,6 +21,7 @@ from PIL import Image
 from paddle_adaptseg.errors import TrainingError
 
 BATCHES_AHEAD, SPARE = 4, 32 * 2**20  # what each worker may have in /dev/shm, and what others may need there
+SHARED = Path("/dev/shm")
 GRACE = 2.0  # seconds for workers to end by themselves
 
 
@@ -74,8 +75,7 @@ def load(
 
 def shared_memory_suffices(workers: int, size: int) -> bool:
     """Whether /dev/shm can hold the batches that workers prepare ahead; a container's often has 64 MB only."""
-    shm = Path("/dev/shm")
-    return shm.is_dir() and shutil.disk_usage(shm).free >= workers * BATCHES_AHEAD * size + SPARE
+    return SHARED.is_dir() and shutil.disk_usage(SHARED).free >= workers * BATCHES_AHEAD * size + SPARE
 
 
 class _Watch:
@@ -124,7 +124,14 @@ def _settle(worker: int) -> None:
 def _die_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
+    _free(os.getpid())
     os._exit(1)
+
+
+def _free(worker: int) -> None:
+    """Delete the batches of a worker that nobody will fetch any more; Paddle leaves them until the machine restarts."""
+    for path in SHARED.glob(f"paddle_{worker}_*"):
+        path.unlink(missing_ok=True)
 
 
 def _end(iterator: Any) -> None:
@@ -136,3 +143,5 @@ def _end(iterator: Any) -> None:
     for worker in workers:
         if worker.is_alive():
             worker.kill()
+            worker.join(GRACE)
+        _free(worker.pid)

@@ -116,7 +116,7 @@ def batch_bytes(stream: PairStream, batch_size: int) -> int:
 
 
 class EvalFiles(Dataset):
-    """Images at network size with their labels as stored, in order. None is ever passed over: it would change scores."""
+    """Images at network size with their labels as stored, in order. None is passed over: it would change scores."""
 
     def __init__(self, files: DomainFiles) -> None:
         super().__init__()

@@ -148,11 +148,15 @@ class _Run:
             state.pending = False
         except Asked:
             state.pending = True  # it is the first thing the continued run does
-        ends = self.stop.asked() and (state.step < last or state.pending)
-        if improved or ends or state.step % run.save_every == 0 or state.step == last:
+        saves = improved or self.ends() or state.step % run.save_every == 0 or state.step == last
+        if saves:
             self.save(improved)
-        if ends:
+        if saves and self.ends():
             raise Asked
+
+    def ends(self) -> bool:
+        """Whether the run was asked to end and has not reached its end anyway."""
+        return self.stop.asked() and (self.state.step < self.config.schedule.stop or self.state.pending)
 
     def evaluate(self) -> bool:
         """Score the model on the validation domain, draw the panels, and say whether it is the best so far."""
