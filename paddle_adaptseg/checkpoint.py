@@ -137,7 +137,8 @@ def is_better(miou: float, best: float) -> bool:
 # What a record may hold. What is not listed as needed is absent in older states.
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "step": (int,), "arrays": (list,), "config": (str,), "format": (int,), "paddle": (str,),
-    "best_step": (int,), "best_miou": (float, int, type(None)), "skipped": (int,), "pending": (bool,), "quarantined": (dict,),
+    "best_step": (int,), "best_miou": (float, int, type(None)), "skipped": (int,), "pending": (bool,),
+    "quarantined": (dict,),
 }  # fmt: skip
 _NEEDED = ("step", "arrays", "config", "format")
 

@@ -53,7 +53,7 @@ FAULTS = {  # what is done to which file, and what the report must say of it
     "16-bit confusion": (
         "labels/00006.png",
         lambda p: cv2.imwrite(str(p), np.full((32, 64), 300, np.uint16)),
-        "must hold 8-bit ids, but its mode is I;16",
+        "must hold 8-bit ids, but its mode is I",
     ),
     "unknown ids": (
         "labels/00007.png",

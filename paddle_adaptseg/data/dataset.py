@@ -74,9 +74,7 @@ class DomainFiles:
             return self.cache.image(index), self._train_ids(ids, label_size)
         image, stored = decode_sized(item.image, size)
         if stored != (width, height):
-            raise DataError(
-                f"label '{item.label}' is {width}x{height}, but its image '{item.image}' is {stored[0]}x{stored[1]}"
-            )
+            raise DataError(f"label '{item.label}' is {width}x{height}, but its image is {stored[0]}x{stored[1]}")
         return image, self._train_ids(ids, label_size)
 
     def _prepared(self, size: Optional[Sequence[int]]) -> bool:
@@ -88,7 +86,7 @@ class DomainFiles:
         ids = self.decode(label)
         if cv2.countNonZero(cv2.LUT(ids, self.unknown_ids)):
             found = [str(i) for i in np.unique(ids) if self.unknown_ids[i]]
-            raise DataError(f"label '{label}' holds ids that its data set does not know: {shorten(found)}")
+            raise DataError(f"label '{label}' holds unknown ids {shorten(found)}")
         return ids
 
     def _train_ids(self, ids: np.ndarray, size: Optional[Sequence[int]]) -> np.ndarray:

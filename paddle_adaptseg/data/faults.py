@@ -67,12 +67,12 @@ class Quarantine:
             if len(self.entries) >= self.limit:
                 raise DataError(f"{fault.reason}; {self._advice()}")
             self.entries[key] = fault.reason
-            self.fresh.append(fault.reason)
+            self.fresh.append(f"passed over ({len(self.entries)} of at most {self.limit}): {fault.reason}")
 
     def news(self) -> Iterator[str]:
         """What was passed over since the last call."""
         while self.fresh:
-            yield f"passed over ({len(self.entries)} of at most {self.limit}): {self.fresh.pop(0)}"
+            yield self.fresh.pop(0)
 
     def write(self, folder: Path) -> None:
         """The lists quarantine_<domain>.txt, each a valid data.<domain>.exclude; none where nothing is listed."""

@@ -1,7 +1,7 @@
-"""Numbers that are not finite: found before any weight is touched, said with all that helps, or passed over when asked.
+"""Numbers that are not finite: found before any weight is touched, said with all that helps, or passed over if asked.
 
-A step that is passed over leaves no trace: gradients are cleared and buffers (running statistics) are put back, so only
-the count in the state tells of it.
+A step that is passed over leaves no trace: gradients are cleared, and what no optimiser trains (running statistics) is
+put back, so only the count in the state tells of it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Guard:
     def before_step(self) -> None:
         """Remember what a forward pass changes."""
         if self.skips:
-            self.buffers = [(b, b.clone()) for b in self.method.buffers()]
+            moving = (t for t in self.method.state_dict().values() if t.stop_gradient)
+            self.buffers = [(tensor, tensor.clone()) for tensor in moving]
 
     def finished(self, step: int, losses: Mapping[str, float]) -> None:
         """Remember the losses of a finished step."""

@@ -13,6 +13,7 @@ from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import dump
 from paddle_adaptseg.data import TrainData, label_space, open_validation
 from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.data.faults import Fault
 from paddle_adaptseg.data.transforms import normalise
 from paddle_adaptseg.engine.ending import explained
 from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model, look, protocol_line, score_scalars
@@ -22,7 +23,7 @@ from paddle_adaptseg.engine.interrupt import Asked, Interruption
 from paddle_adaptseg.engine.optim import build_players
 from paddle_adaptseg.engine.resume import restore_best, restore_weights, starting_point
 from paddle_adaptseg.engine.trainer import StepReport, TrainState, run_steps
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.errors import CheckpointError, DataError
 from paddle_adaptseg.files import sweep, write_atomically
 from paddle_adaptseg.lock import RunLock
 from paddle_adaptseg.logger import Console, RunLog
@@ -198,10 +199,15 @@ class _Run:
         import paddle
 
         for index in range(min(PANELS, len(files))):
-            image = files.image(index)
+            try:
+                image, truth = files.image(index), files.label(index, files.size)
+            except DataError as error:
+                if files is self.validation:
+                    raise
+                self.data.quarantine.meet([Fault(0, 0, files.items[index].image.name, str(error))])
+                continue
             tensor = normalise(paddle.to_tensor(image[None]), self.config.data.pixels)
             prediction, entropy = look(self.state.method.eval_model, tensor)
-            truth = files.label(index, files.size)
             self.log.picture(self.state.step, f"{domain}/{index}", panel(image, prediction, truth, entropy, self.space))
 
     def save(self, improved: bool) -> None:

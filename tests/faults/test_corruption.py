@@ -69,11 +69,12 @@ def record(**values):
     return change
 
 
-def member(data):
-    return lambda members: members.update({"method/0.npy": data})
+def array(kind, shape):
+    """A member that says it is an array of this kind and shape, and holds nothing."""
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape},)}}".ljust(118).encode()
+    return lambda members: members.update({"method/0.npy": b"\x93NUMPY\x01\x00\x76\x00" + text})
 
 
-HEADER = b"\x93NUMPY\x01\x00"
 HOSTILE = {
     "compressed": lambda members: zipfile.ZIP_DEFLATED,
     "text for a step": record(step="seven"),
@@ -82,12 +83,11 @@ HOSTILE = {
     "a list of the wrong kind": record(arrays=7),
     "quarantine of the wrong kind": record(quarantined=[1]),
     "another format": record(format=99),
-    "pickled array": member(HEADER + b"\x76\x00" + b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}".ljust(118)),
-    "a petabyte": member(HEADER + b"\x76\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1<<50,)}".ljust(118)),
-    "huge": member(
-        HEADER + b"\x76\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1125899906842624,)}".ljust(118)),
-    "text": member(HEADER + b"\x76\x00" + b"{'descr': '<U1', 'fortran_order': False, 'shape': (0,)}".ljust(118)),
-}  # fmt: skip
+    "pickled array": array("|O", 1),
+    "a shape to be computed": array("<f4", "1<<50"),
+    "petabytes": array("<f4", 2**50),
+    "text": array("<U1", 0),
+}
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

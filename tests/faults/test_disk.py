@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -29,9 +29,7 @@ def test_a_full_disk_stops_with_one_line_and_the_run_goes_on_after_space_is_made
     assert left is None or steps == left
     for step in steps:
         assert load_state(state_path(tmp_path / "run", step)).step == step
-    assert (
-        "no checkpoint was written yet" if not steps else f"step_{steps[-1]:08d}.npz; continue with"
-    ) in training.error
+    assert (f"step_{steps[-1]:08d}.npz; continue with" if steps else "no checkpoint was written yet") in training.error
     assert not list((tmp_path / "run").rglob("*.tmp"))
     assert trainer(resume=True).wait().code == 0
     assert_same_run(straight[0], tmp_path / "run", 6)
@@ -58,11 +56,9 @@ def test_a_disk_that_is_really_full_does_the_same(trainer, tmp_path, straight, s
 
 
 def test_predictions_that_do_not_fit_are_one_line_too(straight, small_disk):
-    (small_disk / "ballast").write_bytes(
-        bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 4096)
-    )
+    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - 4096))
     done = subprocess.run(
-        [os.sys.executable, ROOT / "tools/eval.py", "--restore-from", straight[0], "--save", small_disk / "out"],
+        [sys.executable, ROOT / "tools/eval.py", "--restore-from", straight[0], "--save", small_disk / "out"],
         capture_output=True, text=True, check=False)  # fmt: skip
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert done.returncode == 2 and "Traceback" not in done.stderr

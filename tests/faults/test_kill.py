@@ -51,7 +51,6 @@ def test_a_run_killed_at_a_random_time_continues_exactly(trainer, tmp_path, stra
 
 
 def test_loader_workers_die_with_a_killed_parent_and_leave_nothing_in_shared_memory(trainer, straight):
-    before = set(os.listdir("/dev/shm"))
     training = trainer("run", options=("data.workers=2", "schedule.horizon=9000", "schedule.stop=9000"))
     training.wait_for("step 2/9000")
     workers = children(training.pid)
@@ -62,7 +61,7 @@ def test_loader_workers_die_with_a_killed_parent_and_leave_nothing_in_shared_mem
     while time.monotonic() < end and any(Path(f"/proc/{pid}").exists() for pid in workers):
         time.sleep(0.2)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
-    assert not {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("paddle")}
+    assert not [p for pid in workers for p in Path("/dev/shm").glob(f"paddle_{pid}_*")]
 
 
 def children(parent: int) -> list[str]:
