@@ -16,7 +16,7 @@ import yaml
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.schema import convert, dotted
-from paddle_adaptseg.yamltree import override_tree, parse_tree, read_tree
+from paddle_adaptseg.yamltree import check_text, override_tree, parse_tree, read_tree
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -81,6 +81,7 @@ def to_plain(value: Any) -> Any:
 
 def _convert(tree: Mapping, origins: Mapping[str, str], name: str) -> Config:
     try:
+        check_text(tree)
         config = convert(tree, Config, "")
     except ConfigError as error:
         quoted = str(error).split("'")  # messages quote the dotted path first

@@ -7,7 +7,10 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something outside the program is wrong; the message names the thing, the value and the fix."""
+    """Something outside the program is wrong; the message names the thing, the value and the fix, in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # names and values of others may hold line breaks
 
 
 class ConfigError(UserError):

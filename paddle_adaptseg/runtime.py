@@ -39,6 +39,8 @@ def import_paddle() -> None:
     """Import Paddle without its two start-up notes (the thread count, which is deliberate, and a missing ccache)."""
     if "paddle" in sys.modules:
         return
+    import zlib  # noqa: F401 (Paddle 2.6 brings a zlib that breaks every PNG when it is loaded before Python's)
+
     caught = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stderr(caught):
         warnings.filterwarnings("ignore", message="No ccache")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -133,7 +132,7 @@ class _Run:
             self.log.scalars(step, report.scalars())
             for warning in self.health.observe(report.losses, report.readings):
                 self.warn(warning)
-            text = summary(report)
+            text = report.line()
             if self.console.bar.disable:
                 self.console.line(f"step {step}/{last}  {text}  {self.console.pace(step)}")
         self.console.tick(text)
@@ -244,10 +243,3 @@ def build_state(config: Config) -> TrainState:
     classes = len(label_space(config))
     method = build_method(config.method, build_model(config.model, classes), classes)
     return TrainState(method, build_players(method, config))
-
-
-def summary(report: StepReport) -> str:
-    """The losses of a step in one line."""
-    losses = "  ".join(f"{name} {value:.4g}" for name, value in report.losses.items())
-    miou = report.readings.get("source_batch/mIoU", math.nan)
-    return losses + ("" if math.isnan(miou) else f"  source mIoU {miou:.1f}")

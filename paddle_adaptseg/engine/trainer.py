@@ -84,6 +84,12 @@ class StepReport:
             "speed/images_per_second": self.images / self.seconds if self.seconds else 0.0,
         }
 
+    def line(self) -> str:
+        """The losses in one line."""
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
+        miou = self.readings.get("source_batch/mIoU", float("nan"))
+        return losses + ("" if np.isnan(miou) else f"  source mIoU {miou:.1f}")
+
 
 def run_steps(state: TrainState, config: Config, batches: Iterator[Batch], after: Callable[[StepReport], None]) -> None:
     """Train from the state's step to the schedule's stop; `after` is called when a step is finished."""

@@ -63,7 +63,7 @@ class Training:
     def wait_for(self, text: str) -> None:
         """Wait until the training has printed something."""
         end = time.monotonic() + 30
-        while text not in self.text:
+        while not self.output.exists() or text not in self.text:
             assert time.monotonic() < end, self.text
             time.sleep(0.01)
 

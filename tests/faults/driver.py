@@ -1,7 +1,6 @@
 """Runs tools/train.py in a child process for each line on stdin, with a fault planted where the line says.
 
-Paddle is imported once and children are forked, which saves seconds for each. Paddle 2.6 cannot be forked after its
-import (its reader's threads are started by it), so there every child is a new process.
+Paddle is imported once and children are forked, which saves seconds for each.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import os
 import resource
 import runpy
 import signal
-import subprocess
 import sys
 import traceback
 from collections import Counter
@@ -125,18 +123,14 @@ def child(order: dict) -> int:
     return code
 
 
-def start(order: dict, forks: bool) -> int:
+def start(order: dict) -> int:
     """The child's process id."""
-    out = os.open(order["output"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    if not forks:
-        command = [sys.executable, __file__, json.dumps(order)]
-        return subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL).pid
     pid = os.fork()
     if pid:
-        os.close(out)
         return pid
+    output = os.open(order["output"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     for number in (1, 2):
-        os.dup2(out, number)
+        os.dup2(output, number)
     code = child(order)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -148,15 +142,10 @@ def main() -> None:
     from paddle_adaptseg import runtime
 
     runtime.import_paddle()
-    import paddle
+    import paddle_adaptseg.engine  # noqa: F401 (what every child would import anyway)
 
-    if len(sys.argv) > 1:
-        sys.exit(child(json.loads(sys.argv[1])))
-    forks = int(paddle.__version__.split(".")[0]) >= 3
-    if forks:  # what every child would import anyway
-        import paddle_adaptseg.engine  # noqa: F401
     for line in sys.stdin:
-        pid = start(json.loads(line), forks)
+        pid = start(json.loads(line))
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
         print(-os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), flush=True)
