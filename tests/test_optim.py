@@ -148,3 +148,17 @@ def test_every_trainable_parameter_needs_a_player(tiny):
         method.players = lambda: {"segmenter": method.segmenter.groups()}
         with pytest.raises(AssertionError, match="exactly once"):
             build_players(method, config)
+
+
+def test_a_state_that_was_loaded_is_there_before_any_step_has_used_it(tiny):
+    config = tiny("toy/adaptsegnet_multi", "method.ramp.start=0")
+    with runtime.fresh_names():
+        state = build_state(config)
+        train_step(state, Clock(0, 8), config.schedule, TrainData(config, True).batches(0))
+        trained = {name: player.state() for name, player in state.players.items()}
+    with runtime.fresh_names():
+        fresh = build_state(config)
+    for name, player in fresh.players.items():
+        player.load(trained[name])
+        again = player.state()
+        assert set(again) == set(trained[name]) and all((again[k] == v).all() for k, v in trained[name].items())
