@@ -28,10 +28,10 @@ def test_a_run_killed_at_a_moment_continues_exactly(trainer, tmp_path, straight,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(18))
+@pytest.mark.parametrize("seed", range(27))
 def test_a_run_killed_at_a_planted_random_moment_continues_exactly(trainer, tmp_path, straight, seed):
     moments = sorted(straight[1])
-    name = moments[seed % len(moments)]  # two of each kind
+    name = moments[seed % len(moments)]  # three of each kind
     at = random.Random(seed).randint(1, straight[1][name])
     assert trainer("run", (name, at, "kill")).wait().code == KILLED, (name, at)
     assert_continues(trainer, tmp_path, straight)
