@@ -146,7 +146,7 @@ class Run:
     max_hours: float = 0.0  # end this session with a checkpoint after so long; 0: no limit
     on_nonfinite: str = "stop"  # or skip: take the step back and go on, up to max_nonfinite times
     max_nonfinite: int = 10
-    deterministic: bool = False  # also choose deterministic GPU kernels
+    deterministic: bool = False  # also choose deterministic cuDNN kernels
     baseline: str = ""  # folder of a source-only run; evaluations then tell the lift over it
 
 

@@ -43,6 +43,8 @@ class RunLock:
         self._over.set()
         if _text(self.path) == self._text:
             self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()  # nothing was written: the run was refused before it began
 
     def confirm(self) -> None:
         """Refuse to go on when another run has taken the folder, as after a long sleep of this machine."""

@@ -17,9 +17,6 @@ from pathlib import Path
 
 from paddle_adaptseg.errors import ConfigError
 
-# What makes a GPU repeat itself: cuDNN's kernels, the choice among them, and the gradient of embeddings.
-GPU_FLAGS = ("FLAGS_cudnn_deterministic", "FLAGS_embedding_deterministic")
-
 
 def set_cpu_threads() -> None:
     """Choose thread variables for this machine; what the user has set stays."""
@@ -67,11 +64,11 @@ def set_device(name: str) -> str:
 
 
 def set_deterministic(wanted: bool) -> None:
-    """Choose GPU kernels that repeat themselves, which are slower; on a CPU every run repeats itself anyway."""
+    """Choose cuDNN kernels that repeat themselves, which are slower; on a CPU every run repeats itself anyway."""
     import paddle
 
     if wanted and paddle.device.is_compiled_with_cuda():
-        paddle.set_flags(dict.fromkeys(GPU_FLAGS, True))
+        paddle.set_flags({"FLAGS_cudnn_deterministic": True})
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -19,7 +19,8 @@ FLAGS = {
     "--batch-size": ("data.batch_size", "images of each domain in a step"),
 }
 TEXT = ("run.output", "run.restore_from", "method.gan")  # taken as they are, not as YAML
-SWITCHES = {"--deterministic": ("run.deterministic=true", "also choose deterministic GPU kernels (run.deterministic)")}
+# Flags without a value, and what they set.
+SWITCHES = {"--deterministic": ("run.deterministic=true", "also choose deterministic cuDNN kernels")}
 
 
 def train_parser(description: str) -> argparse.ArgumentParser:

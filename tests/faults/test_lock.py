@@ -14,7 +14,7 @@ import pytest
 
 from paddle_adaptseg import lock
 from paddle_adaptseg.engine import fit
-from paddle_adaptseg.errors import TrainingError
+from paddle_adaptseg.errors import DataError, TrainingError
 from paddle_adaptseg.lock import NAME, RunLock
 
 
@@ -98,3 +98,9 @@ def test_of_many_that_start_at_once_one_gets_the_folder(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path), root, at]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(6)]
     assert [run.communicate()[0] for run in runs].count(b"mine\n") == 1
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tiny, tmp_path):
+    with pytest.raises(DataError):
+        fit(tiny("toy/source_only", "data.source.root=absent"))
+    assert not (tmp_path / "run").exists()
