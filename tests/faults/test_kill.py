@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -44,8 +45,9 @@ def test_a_run_killed_at_a_random_time_continues_exactly(trainer, tmp_path, stra
     options = (f"data.workers={workers}",)
     training = trainer("run", options=options)
     training.wait_for("step 1/6")
-    time.sleep(random.Random(seed).uniform(0, 0.6))
-    os.kill(training.pid, signal.SIGKILL)
+    time.sleep(random.Random(seed).uniform(0, 0.35))
+    with contextlib.suppress(ProcessLookupError):  # a quick machine may be through by then
+        os.kill(training.pid, signal.SIGKILL)
     assert training.wait().code in (KILLED, 0)
     assert_continues(trainer, tmp_path, straight, options=options)
 
