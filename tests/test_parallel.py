@@ -1,0 +1,155 @@
+"""Several processes compute what one does, and fail and stop together. Paddle's launcher starts them, as users do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from conftest import ROOT, tiny_overrides
+from test_resume import EXPERIMENTS
+
+from paddle_adaptseg.checkpoint import load_state, state_path
+from paddle_adaptseg.configfile import load_config
+from paddle_adaptseg.data import TrainData
+from paddle_adaptseg.engine import evaluate, fit
+from paddle_adaptseg.engine.bulk import Bench
+from paddle_adaptseg.engine.inference import Inference
+from paddle_adaptseg.engine.ranks import batch_norms, synchronise_norms
+from paddle_adaptseg.engine.restore import load_model
+from paddle_adaptseg.labels import IGNORE
+from paddle_adaptseg.methods import METHODS
+
+pytestmark = pytest.mark.skipif(not paddle.distributed.is_available(), reason="this Paddle has no paddle.distributed")
+STEPS = 3
+CLOSE = 1e-5
+# Variants of methods whose terms are means over different things; every method but bn_adapt is in one (asserted below).
+COMPARED = {
+    **{name: (config, []) for name, config in EXPERIMENTS.items() if name != "bn_adapt"},
+    "hard": ("toy/minent", ["method.target_loss=hard", "method.options={threshold: 0.1}"]),
+    "parts": ("toy/adaptsegnet_single_ls", ["schedule.iter_size=2"]),
+}
+
+
+def settings(root: Path, output: Path, batch: int, *more: str) -> list[str]:
+    return [*tiny_overrides(root, output), f"data.batch_size={batch}", "schedule.horizon=6", f"schedule.stop={STEPS}",
+            "run.save_every=1", "run.eval_every=3", "run.keep=9", "data.augment.scale=[0.5, 1.0]", *more]  # fmt: skip
+
+
+def early(name: str) -> list[str]:
+    return ["model.norm=group", *([] if name == "source_only" else ["method.ramp.start=0"])]
+
+
+def launch(folder: Path, *arguments: object, processes: int = 2, node: tuple[str, ...] = (), **options):
+    """Paddle's launcher on a script, as a process that is running."""
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", processes, *node]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [*map(str, command), "--log_dir", str(folder), *map(str, arguments)], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
+    )  # fmt: skip
+
+
+def run_tasks(folder: Path, tasks: list, processes: int = 2) -> list[list[str]]:
+    """What each process said to each task."""
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+    text, _ = launch(folder / "log", ROOT / "tests/parallel_driver.py", folder / "tasks.json", processes=processes
+                     ).communicate(timeout=180)  # fmt: skip
+    said = [folder / f"{n}.{r}" for n in range(len(tasks)) for r in range(processes)]
+    assert all(path.is_file() for path in said), text
+    return [[(folder / f"{n}.{r}").read_text() for r in range(processes)] for n in range(len(tasks))]
+
+
+@pytest.fixture(scope="module")
+def scored(toy_root, tmp_path_factory) -> Path:
+    """A run whose weights are evaluated."""
+    folder = tmp_path_factory.mktemp("scored") / "run"
+    fit(load_config(ROOT / "configs/toy/source_only.yml", settings(toy_root, folder, 2, "schedule.stop=1")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(toy_root, scored, tmp_path_factory) -> dict[str, list[str]]:
+    """All that two processes do, in one launch, for starting them takes longer than their work."""
+    folder = tmp_path_factory.mktemp("two")
+    tasks = {"exchange": ["exchange", {}]}
+    for name, (config, more) in {**COMPARED, "bn_adapt": ("toy/bn_adapt", [])}.items():
+        norm = early(name) if name in COMPARED else []
+        overrides = settings(toy_root, folder / name, 1, *more, *norm)
+        tasks[name] = ["train", {"config": f"{ROOT}/configs/{config}.yml", "overrides": overrides}]
+    weights, keep = str(scored / "weights/step_00000001.pdparams"), str(folder / "scored.npz")
+    tasks["score"] = ["score", {"weights": weights, "overrides": [], "keep": keep}]
+    said = run_tasks(folder, list(tasks.values()))
+    return {"folder": folder, **dict(zip(tasks, said))}
+
+
+def test_every_method_is_compared_here():
+    assert {*COMPARED, "bn_adapt"} >= set(METHODS)
+
+
+def test_the_common_batch_is_dealt_out_position_by_position(tiny):
+    whole = list(TrainData(tiny("toy/maxsquare", "data.batch_size=4"), True).batches(2))
+    parts = [list(TrainData(tiny("toy/maxsquare", "data.batch_size=2"), True, r, 2).batches(2)) for r in range(2)]
+    for batch, *mine in zip(whole, *parts):
+        for r, part in enumerate(mine):
+            assert part.files == batch.files
+            for name in ("source_image", "source_label", "target_image"):
+                np.testing.assert_array_equal(getattr(part, name).numpy(), getattr(batch, name).numpy()[r::2])
+
+
+def test_processes_exchange_numbers_texts_and_tensors_and_find_differences(together):
+    assert all("weights differ between the processes" in said for said in together["exchange"])
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_two_processes_with_one_image_equal_one_process_with_two(together, toy_root, tmp_path, name):
+    assert together[name] == [str(STEPS)] * 2
+    config, more = COMPARED[name]
+    alone = load_config(ROOT / f"configs/{config}.yml", settings(toy_root, tmp_path / "run", 2, *more, *early(name)))
+    labels = [batch.source_label.numpy() for batch in TrainData(alone, False).batches(0)]
+    assert any((one != IGNORE).sum() != (other != IGNORE).sum() for one, other in labels)  # padded
+    fit(alone)
+    for step in range(1, STEPS + 1):
+        one = load_state(state_path(tmp_path / "run", step)).arrays
+        two = load_state(state_path(together["folder"] / name, step)).arrays
+        assert one.keys() == two.keys()
+        for key, array in one.items():
+            np.testing.assert_allclose(two[key], array, rtol=0, atol=CLOSE, err_msg=f"step {step}: {key}")
+    losses = [
+        json.loads((f / "log.jsonl").read_text().splitlines()[0]) for f in (tmp_path / "run", together["folder"] / name)
+    ]
+    for key in (key for key in losses[0] if key.startswith("loss/")):
+        assert losses[1][key] == pytest.approx(losses[0][key], abs=1e-5), key
+
+
+def test_batch_statistics_are_of_each_process_and_their_averages_are_the_same_everywhere(together):
+    assert together["bn_adapt"] == [str(STEPS)] * 2  # the run compares all processes' weights at each checkpoint
+
+
+def test_a_shared_evaluation_equals_one_of_one_process_to_the_last_count(together, scored):
+    assert together["score"] == ["3", "3"]  # an odd number of images
+    weights = scored / "weights/step_00000001.pdparams"
+    model, config = load_model(weights)
+    alone, found = Bench(config, "target", Inference()).measure(model), np.load(together["folder"] / "scored.npz")
+    np.testing.assert_array_equal(found["counts"], evaluate(weights)[0].counts)
+    assert found["stems"].tolist() == list(alone.stems)
+    for name in ("matrices", "boundary", "reliability", "coarse", "entropy"):
+        np.testing.assert_array_equal(found[name], getattr(alone, name), err_msg=name)
+
+
+def test_only_layers_with_batch_statistics_are_synchronised_and_keep_their_names(tiny):
+    from paddle_adaptseg.models import build_model
+
+    config = tiny("toy/source_only_bn")
+    model = build_model(config.model, 19)
+    before = {name: value.numpy() for name, value in model.state_dict().items()}
+    count = len(batch_norms(model))
+    assert count and synchronise_norms(model) == count == len(batch_norms(model))
+    assert all(isinstance(norm, paddle.nn.SyncBatchNorm) for norm in batch_norms(model))
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), before[name])
