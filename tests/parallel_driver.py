@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import os
+import signal
 import sys
 import traceback
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -18,16 +23,57 @@ import paddle  # noqa: E402
 
 from paddle_adaptseg import parallel  # noqa: E402
 from paddle_adaptseg.configfile import load_config  # noqa: E402
-from paddle_adaptseg.engine import evaluate, fit  # noqa: E402
+from paddle_adaptseg.data.sampling import PairStream  # noqa: E402
+from paddle_adaptseg.engine import evaluate, fit, trainer  # noqa: E402
 from paddle_adaptseg.engine.bulk import Bench  # noqa: E402
-from paddle_adaptseg.engine.inference import Inference  # noqa: E402
+from paddle_adaptseg.engine.finite import NotFinite  # noqa: E402
+from paddle_adaptseg.engine.inference import Inference, Predictor  # noqa: E402
+from paddle_adaptseg.engine.optim import Player  # noqa: E402
 from paddle_adaptseg.engine.restore import load_model  # noqa: E402
+from paddle_adaptseg.errors import DataError, Stopped, UserError  # noqa: E402
 from paddle_adaptseg.parallel import tensors  # noqa: E402
 
 
-def train(config: str, overrides: list[str], **options) -> str:
-    """One training; `fault` makes process 1 see what is not there."""
-    return str(fit(load_config(config, overrides), **options).step)
+def at_call(number: int, strike):
+    """Makes a function that strikes first at its call of that number, and only in process 1."""
+
+    def wrap(real):
+        calls = itertools.count(1)
+
+        def replaced(*args, **kwargs):
+            if next(calls) == number and parallel.rank() == 1:
+                strike()
+            return real(*args, **kwargs)
+
+        return replaced
+
+    return wrap
+
+
+def fail(error: Exception):
+    def strike():
+        raise error
+
+    return strike
+
+
+# What happens to process 1: where, at which call, and what.
+FAULTS = {
+    "not finite": (trainer, "check_losses", 2, fail(NotFinite("step 2: seg_main = nan"))),
+    "image": (PairStream, "_item", 2, fail(DataError("image '7.png' is cut short"))),
+    "bug": (trainer, "backward", 2, fail(KeyError("wrong"))),
+    "terminate": (Player, "step", 3, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+    "evaluating": (Predictor, "views", 1, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+}
+
+
+def train(config: str, overrides: list[str], fault: str = "", **options) -> str:
+    """One training; `fault` is planted in process 1."""
+    with contextlib.ExitStack() as planted:
+        if fault:
+            owner, name, number, strike = FAULTS[fault]
+            planted.enter_context(mock.patch.object(owner, name, at_call(number, strike)(getattr(owner, name))))
+        return str(fit(load_config(config, overrides), **options).step)
 
 
 def score(weights: str, overrides: list[str], keep: str) -> str:
@@ -72,6 +118,8 @@ def main(path: Path) -> None:
     for number, (task, options) in enumerate(json.loads(path.read_text())):
         try:
             said = TASKS[task](**options)
+        except (UserError, Stopped, KeyError) as error:
+            said = f"{type(error).__name__}: {error}"
         except Exception:
             said = traceback.format_exc()
         (path.parent / f"{number}.{parallel.rank()}").write_text(said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,12 @@ def together(toy_root, scored, tmp_path_factory) -> dict[str, list[str]]:
         norm = early(name) if name in COMPARED else []
         overrides = settings(toy_root, folder / name, 1, *more, *norm)
         tasks[name] = ["train", {"config": f"{ROOT}/configs/{config}.yml", "overrides": overrides}]
+    for fault, more in {"not finite": [], "skipped": ["run.on_nonfinite=skip"], "image": [], "bug": [], "terminate": [],
+                        "evaluating": [], "quarantine": ["data.quarantine=2"]}.items():  # fmt: skip
+        overrides = settings(toy_root, folder / fault, 1, *more, *early("source_only"))
+        planted = {"skipped": "not finite", "quarantine": "image"}.get(fault, fault)
+        options = {"config": f"{ROOT}/configs/toy/source_only.yml", "overrides": overrides, "fault": planted}
+        tasks[fault] = ["train", options]
     weights, keep = str(scored / "weights/step_00000001.pdparams"), str(folder / "scored.npz")
     tasks["score"] = ["score", {"weights": weights, "overrides": [], "keep": keep}]
     said = run_tasks(folder, list(tasks.values()))
@@ -153,3 +160,57 @@ def test_only_layers_with_batch_statistics_are_synchronised_and_keep_their_names
     assert all(isinstance(norm, paddle.nn.SyncBatchNorm) for norm in batch_norms(model))
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), before[name])
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "text"),
+    [
+        ("not finite", "NotFinite", "step 2: seg_main = nan"),
+        ("image", "DataError", "image '7.png' is cut short"),
+        ("bug", "TrainingError", "KeyError: 'wrong'"),
+    ],
+)
+def test_an_error_of_one_process_ends_all_with_its_message(together, fault, kind, text):
+    first, second = together[fault]
+    assert first.startswith(kind) and text in first
+    assert text in second  # as it was raised there
+    assert (
+        "continue with: python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py" in first
+        or fault == "image"
+    )
+    assert not (together["folder"] / fault / "lock.json").exists()
+
+
+def test_a_step_that_is_not_finite_in_one_process_is_taken_back_in_all(together):
+    assert together["skipped"] == [str(STEPS)] * 2  # each checkpoint compares the weights of all
+    assert load_state(state_path(together["folder"] / "skipped", STEPS)).record["skipped"] == 1
+
+
+def test_a_file_that_one_process_passes_over_is_in_the_state_of_all(together):
+    assert together["quarantine"] == [str(STEPS)] * 2
+    (entry,) = load_state(state_path(together["folder"] / "quarantine", STEPS)).record["quarantined"].values()
+    assert "7.png" in entry
+
+
+@pytest.mark.parametrize(("fault", "step"), [("terminate", 3), ("evaluating", 3)])
+def test_a_signal_to_one_process_stops_all_at_one_step(together, fault, step):
+    assert all("terminated (SIGTERM)" in said for said in together[fault]), together[fault]
+    assert len(set(together[fault])) == 1
+
+
+@pytest.mark.parametrize(("batch", "text"), [(1, "the global batch is now 1 instead of 2"), (2, "stays 2")])
+def test_a_run_continues_with_another_number_of_processes_and_says_what_changes(
+    together, toy_root, tmp_path, capsys, batch, text
+):
+    shutil.copytree(together["folder"] / "output_adversarial", tmp_path / "run")
+    for step in (2, 3):  # as if it had been killed after the first step
+        state_path(tmp_path / "run", step).unlink()
+    config, more = COMPARED["output_adversarial"]
+    overrides = settings(toy_root, tmp_path / "run", batch, *more, *early("output_adversarial"))
+    fit(load_config(ROOT / f"configs/{config}.yml", overrides), resume="latest", accept_changes=True)
+    said = capsys.readouterr().out
+    assert "continuing with 1 process instead of 2: " in said and text in said
+    if batch == 2:
+        one = load_state(state_path(tmp_path / "run", STEPS)).arrays
+        for key, array in load_state(state_path(together["folder"] / "output_adversarial", STEPS)).arrays.items():
+            np.testing.assert_allclose(one[key], array, rtol=0, atol=CLOSE, err_msg=key)

@@ -62,8 +62,9 @@ class Interruption:
         self.asked()
         reasons = [*SIGNALS.values(), self.spent]
         votes = parallel.meet([self.reason == reason for reason in reasons])
-        self.reason = next((reason for reason, vote in zip(reasons, votes) if vote), None)
-        return self.reason is not None
+        chosen = next((reason for reason, vote in zip(reasons, votes) if vote), None)
+        self.reason = chosen or self.reason  # a signal that comes meanwhile is for the next time
+        return chosen is not None
 
     def check(self) -> None:
         """Break off if the run should end."""

@@ -15,7 +15,6 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 
@@ -80,6 +79,7 @@ def check_device(device: str) -> None:
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """An error of this process inside ends all processes, each with the message of the one that failed."""
+    _STATE.over = False
     try:
         yield
         meet([])
