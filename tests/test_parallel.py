@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ import pytest
 from conftest import ROOT, tiny_overrides
 from test_resume import EXPERIMENTS
 
-from paddle_adaptseg.checkpoint import load_state, state_path
+from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
 from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.data import TrainData
 from paddle_adaptseg.engine import evaluate, fit
@@ -174,10 +177,8 @@ def test_an_error_of_one_process_ends_all_with_its_message(together, fault, kind
     first, second = together[fault]
     assert first.startswith(kind) and text in first
     assert text in second  # as it was raised there
-    assert (
-        "continue with: python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py" in first
-        or fault == "image"
-    )
+    command = "continue with: python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py"
+    assert command in first
     assert not (together["folder"] / fault / "lock.json").exists()
 
 
@@ -214,3 +215,82 @@ def test_a_run_continues_with_another_number_of_processes_and_says_what_changes(
         one = load_state(state_path(tmp_path / "run", STEPS)).arrays
         for key, array in load_state(state_path(together["folder"] / "output_adversarial", STEPS)).arrays.items():
             np.testing.assert_allclose(one[key], array, rtol=0, atol=CLOSE, err_msg=key)
+
+
+TRAIN = ROOT / "tools/train.py"
+LONG = ("schedule.horizon=900", "schedule.stop=900", "run.save_every=2", "run.eval_every=0")
+
+
+def long_run(root: Path, output: Path, *more: str, batch: int = 1) -> list[str]:
+    """Overrides of a run that is broken off."""
+    return settings(root, output, batch, *early("source_only"), *LONG, *more)
+
+
+def arguments(overrides: list[str]) -> list[str]:
+    return [str(TRAIN), "--config", f"{ROOT}/configs/toy/source_only.yml", "-o", *overrides]
+
+
+def test_killing_a_process_of_another_machine_ends_all_and_a_new_launch_continues_exactly(toy_root, tmp_path):
+    run, port = tmp_path / "run", free_port()
+    launchers = [
+        launch(tmp_path / f"node{n}", *arguments(long_run(toy_root, run)), processes=1,
+               node=("--nnodes", "2", "--master", f"127.0.0.1:{port}", "--rank", str(n)))
+        for n in range(2)
+    ]  # fmt: skip
+    wait_for(run / "log.jsonl", '"step": 5')
+    began = time.monotonic()
+    os.kill(process_of(launchers[1]), signal.SIGKILL)
+    text = [launcher.communicate(timeout=60)[0] for launcher in launchers][0]
+    assert time.monotonic() - began < 60 and all(launcher.returncode for launcher in launchers)
+    assert "process 0 of 2 lost the others" in text and "the last good checkpoint is" in text
+    stop = list_steps(run)[-1] + 2
+    more = [f"schedule.stop={stop}", "--continue-train"]
+    again = launch(tmp_path / "again", *arguments(long_run(toy_root, run, *more)))
+    text, _ = again.communicate(timeout=60)
+    assert again.returncode == 0 and "2 processes x 1 image = global batch 2; rates unchanged (0.02)" in text, text
+    assert not (run / "lock.json").exists() and list_steps(run)[-1] == stop
+    alone = long_run(toy_root, tmp_path / "alone", f"schedule.stop={stop}", batch=2)
+    fit(load_config(ROOT / "configs/toy/source_only.yml", alone))
+    one, two = (load_state(state_path(folder, stop)).arrays for folder in (tmp_path / "alone", run))
+    for key, array in one.items():
+        np.testing.assert_allclose(two[key], array, rtol=0, atol=CLOSE, err_msg=key)
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, stop + 1))  # no gap, and no step twice
+
+
+def test_a_process_that_hangs_ends_all_when_the_time_is_up(toy_root, tmp_path):
+    running = launch(tmp_path / "log", *arguments(long_run(toy_root, tmp_path / "run", "run.timeout=4")))
+    wait_for(tmp_path / "run/log.jsonl", '"step": 3')
+    os.kill(process_of(running, 1), signal.SIGSTOP)
+    text, _ = running.communicate(timeout=60)
+    assert running.returncode and "process 0 of 2 waited 4 s for the others (run.timeout)" in text
+    assert list_steps(tmp_path / "run")[-1] >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [3, 4])
+def test_an_evaluation_is_shared_by_more_processes_than_there_are_images(scored, tmp_path, processes):
+    weights = scored / "weights/step_00000001.pdparams"
+    task = ["score", {"weights": str(weights), "overrides": [], "keep": str(tmp_path / "scored.npz")}]
+    assert run_tasks(tmp_path, [["exchange", {}], task], processes)[1] == ["3"] * processes
+    np.testing.assert_array_equal(np.load(tmp_path / "scored.npz")["counts"], evaluate(weights)[0].counts)
+
+
+def wait_for(path: Path, text: str, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not (path.is_file() and text in path.read_text()):
+        assert time.monotonic() < end, f"'{text}' never stood in {path}"
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def process_of(launcher: subprocess.Popen, number: int = 0) -> int:
+    """A training process that a launcher has started."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    found = [int(pid) for pid in children if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return sorted(found)[number]
