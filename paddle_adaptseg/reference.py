@@ -47,7 +47,7 @@ _DOMAIN = {
 MEANINGS: Mapping[str, str] = {
     **{DOMAIN + key: text for key, text in _DOMAIN.items()},
     "data.classes": f"what the network predicts: {_one_of(LABEL_SPACES)}, or a data set's YAML file",
-    "data.protocols": "class sets that evaluation reports; the first decides which checkpoint is best; empty: all classes",
+    "data.protocols": "class sets to report; the first decides which checkpoint is best; empty: all classes",
     "data.cache": "folder of what `tools/prepare.py` stored; used where it is up to date",
     "data.pixels.order": "`bgr` (Caffe's weights) or `rgb` (torchvision's and Paddle's)",
     "data.pixels.mean": "subtracted from 0..255, in the order above",
@@ -177,8 +177,8 @@ def configuration_page() -> str:
         "Written from the dataclasses and constructors that check configurations, by `make pages`.",
         "",
         "A configuration is a YAML file. Its `base:` files are merged from left to right, then the file itself, then",
-        "`-o key=value` from the command line. An unknown key, a wrong type or an impossible value is one line that names",
-        "the file and the key. Every run saves its resolved configuration as `config.yml`, which is itself valid.",
+        "`-o key=value` from the command line. An unknown key, a wrong type or an impossible value is one line that",
+        "names the file and the key. Every run saves its resolved configuration as `config.yml`, itself a valid file.",
         "",
         "```yaml",
         "base: [../_base_/data/gta5_cityscapes.yml, ../_base_/model/deeplabv2_resnet101.yml]",
@@ -197,6 +197,12 @@ def configuration_page() -> str:
         for name, cls in table.items():
             lines += ["", f"## {section}: {name}", "", f"{inspect.getdoc(cls).splitlines()[0]}", ""]
             lines += _table(keywords(cls), KEYWORDS)
-    lines += ["", "## A data set of your own", "", "The YAML file that `dataset:` may name ([example](datasets.md)).", ""]
+    lines += [
+        "",
+        "## A data set of your own",
+        "",
+        "The YAML file that `dataset:` may name ([example](datasets.md)).",
+        "",
+    ]
     own = [*fields(OwnDataset), *fields(OwnClass, "classes[].")]
     return "\n".join([*lines, *_table(own, OWN)]) + "\n"

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from conftest import ROOT, tiny_overrides
 
-from paddle_adaptseg import methods, models
+from paddle_adaptseg import models
 from paddle_adaptseg.configfile import load_config, to_plain
 from paddle_adaptseg.data import catalog
 from paddle_adaptseg.engine import fit
