@@ -27,7 +27,9 @@ from paddle_adaptseg.models import build_model
 from paddle_adaptseg.weights import arrays_of
 from paddle_adaptseg.weights.pdparams import save_weights
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])
+PAGES = sorted(
+    {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md"), ROOT / "tests/parity/README.md"}
+)
 SHELL, OTHER = ("sh", "bash"), ("text", "python", "yaml", "json")
 PROGRAMS = ("python", "make", "pip", "visualdl", "git", "cd", "source", "ssh", "scp", "export", "docker", "pre-commit")
 # What is not even planned, and why.
