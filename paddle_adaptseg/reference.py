@@ -137,7 +137,7 @@ def type_text(hint: Any) -> str:
     return names.get(hint, "mapping")
 
 
-def fields(cls: type, path: str = "") -> Iterator[tuple[str, str, str]]:
+def fields(cls: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
     """Key, type and default of everything below a dataclass; components are listed with their own table."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -152,7 +152,7 @@ def fields(cls: type, path: str = "") -> Iterator[tuple[str, str, str]]:
         yield key, type_text(hint), _default(default, dataclasses.MISSING)
 
 
-def keywords(cls: type) -> Iterator[tuple[str, str, str]]:
+def keywords(cls: Any) -> Iterator[tuple[str, str, str]]:
     """Key, type and default of what a network's or method's constructor takes from a configuration."""
     hints = typing.get_type_hints(cls.__init__)
     for name, parameter in inspect.signature(cls.__init__).parameters.items():
@@ -195,7 +195,7 @@ def configuration_page() -> str:
         lines += _table([row for row in everything if row[0].startswith(f"{section}.")], MEANINGS)
     for section, table in (("model", MODELS), ("method", METHODS)):
         for name, cls in table.items():
-            lines += ["", f"## {section}: {name}", "", f"{inspect.getdoc(cls).splitlines()[0]}", ""]
+            lines += ["", f"## {section}: {name}", "", (inspect.getdoc(cls) or "").splitlines()[0], ""]
             lines += _table(keywords(cls), KEYWORDS)
     lines += [
         "",

@@ -60,5 +60,8 @@ class DomainFiles:
         """Train ids [H, W] uint8 at `size`; as stored without one."""
         if self.cache is not None and size is not None and tuple(size) == self.size:
             return self.cache.label(index)
-        ids = self.decode(self.items[index].label)
+        ref = self.items[index].label
+        if ref is None:
+            raise DataError(f"'{self.name(index)}' has no label")
+        ids = self.decode(ref)
         return cv2.LUT(ids if size is None else resize_label(ids, size), self.lut)

@@ -59,7 +59,7 @@ def class_bars(names: Sequence[str], iou: np.ndarray, baseline: np.ndarray | Non
     axes.barh(
         places + (0.2 if both else 0), 100 * np.nan_to_num(iou), 0.4 if both else 0.7, color=OURS, label="this model"
     )
-    if both:
+    if baseline is not None:
         axes.barh(places - 0.2, 100 * np.nan_to_num(baseline), 0.4, color=GREY, label="baseline")
         axes.legend(fontsize=8, frameon=False, loc="lower right")
     for place, value in zip(places, iou):
