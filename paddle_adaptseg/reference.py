@@ -59,6 +59,8 @@ MEANINGS: Mapping[str, str] = {
     "data.augment.blur": "chance of a Gaussian blur",
     "data.batch_size": "images of each domain in a batch",
     "data.workers": "loader processes; 0 reads in the training process; changes no result",
+    "data.timeout": "seconds that loader workers may take for a batch",
+    "data.quarantine": "unusable training items that are [replaced](reliability.md) and listed; one more stops the run",
     "optim.segmenter.lr": "base rate of momentum SGD",
     "optim.segmenter.momentum": "its momentum",
     "optim.segmenter.weight_decay": "its weight decay",
@@ -80,6 +82,10 @@ MEANINGS: Mapping[str, str] = {
     "run.keep": "how many of the last full states stay (the best stays too; weights stay of every checkpoint)",
     "run.restore_from": "starting weights: a file, or a run's folder (`FOLDER@latest`, `FOLDER@12000`)",
     "run.restore_partial": "load what fits although tensors are missing or left over, and list them",
+    "run.max_hours": "end this session with a checkpoint after so many hours; 0: no limit",
+    "run.on_nonfinite": "`stop`, or `skip`: take a step back whose numbers are not finite, and go on",
+    "run.max_nonfinite": "steps that may be skipped in a run",
+    "run.deterministic": "also choose deterministic cuDNN kernels",
     "run.baseline": "folder of a source-only run; evaluations then tell the lift over it",
 }
 # Keywords of networks and methods mean the same wherever they occur.

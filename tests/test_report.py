@@ -18,7 +18,7 @@ from paddle_adaptseg.labels import CITYSCAPES_19, LabelSpace
 from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.report import Findings, Shown, Trajectory, write_report
 from paddle_adaptseg.report.findings import DomainScores
-from paddle_adaptseg.report.published import published
+from paddle_adaptseg.report.published import PUBLISHED, published
 from paddle_adaptseg.report.sheets import csv_of
 from paddle_adaptseg.selection import headline, pick_all
 
@@ -131,11 +131,18 @@ def test_published_means_are_drawn_and_listed_beside_ones_own(findings, tmp_path
     page = write_report(found, tmp_path).read_text(encoding="utf-8")
     assert (tmp_path / "published_19.png").is_file() and "hatched bars are published means" in page
     assert '<td data-v="43.2">43.20</td>' in page
+    assert (tmp_path / "published_classes_0.png").is_file() and "By class beside AdaptSegNet, released weights" in page
+
+
+def test_published_classes_have_the_published_mean():
+    for numbers in PUBLISHED.values():
+        for number in numbers:
+            assert not number.classes or abs(np.mean(number.classes) - number.miou) < 0.005
 
 
 def test_what_was_not_measured_is_an_empty_cell():
     lines = csv_of(trajectory().rows).decode().splitlines()
-    assert lines[0].startswith("iterations,mIoU,mIoU low (95 %)")
+    assert lines[0].startswith("iterations,mIoU,interval low")
     assert lines[1].split(",")[:2] == ["10", "20.0"] and lines[1].split(",")[6] == ""
 
 

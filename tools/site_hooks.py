@@ -21,6 +21,8 @@ def inside(path: str) -> Optional[str]:
         return START[path]
     if path.startswith("docs/"):
         return path[len("docs/") :]
+    if (ROOT / path).is_dir():
+        return f"repository/{path}/index.md"
     if not (ROOT / path).is_file():
         return None
     shown = Path(path).suffix in SHOWN
@@ -42,23 +44,29 @@ def relinked(text: str, page: str, wanted: set[str]) -> str:
     return LINK.sub(lead, text)
 
 
+def content_of(path: str, wanted: set[str]) -> str | bytes:
+    """What the site shows of a file or folder of the repository."""
+    file = ROOT / path
+    if file.is_dir():
+        return f"# {path}\n\n" + "\n".join(f"- `{entry.name}`" for entry in sorted(file.iterdir()) if entry.suffix)
+    if path.endswith(".md"):
+        return relinked(file.read_text(encoding="utf-8"), path, wanted)
+    if file.suffix in SHOWN:
+        return f"# {path}\n\n```{SHOWN[file.suffix]}\n{file.read_text(encoding='utf-8')}```\n"
+    return file.read_bytes()
+
+
 def on_files(files: Files, config) -> Files:
     """Add the READMEs, and whatever pages link to outside docs/."""
-    waiting = {*START, *(f"docs/{f.src_uri}" for f in files if f.src_uri.endswith(".md"))}
-    waiting |= {"CONTRIBUTING.md", "CHANGELOG.md"}
+    wanted = {*START, "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{f.src_uri}" for f in files.documentation_pages())}
     done: set[str] = set()
-    while waiting - done:
-        path = min(waiting - done)
+    while wanted - done:
+        path = min(wanted - done)
         done.add(path)
         to = inside(path)
-        if to is None or not (ROOT / path).is_file() or (path.startswith("docs/") and not path.endswith(".md")):
+        if to is None or not (ROOT / path).exists() or (path.startswith("docs/") and not path.endswith(".md")):
             continue
-        if path.endswith(".md"):
-            content = relinked((ROOT / path).read_text(encoding="utf-8"), path, waiting)
-        elif to.endswith(".md"):
-            content = f"# {path}\n\n```{SHOWN[Path(path).suffix]}\n{(ROOT / path).read_text(encoding='utf-8')}```\n"
-        else:
-            content = (ROOT / path).read_bytes()
+        content = content_of(path, wanted)
         if files.get_file_from_path(to):
             files.remove(files.get_file_from_path(to))
         files.append(File.generated(config, to, content=content))

@@ -31,7 +31,7 @@ def _png(figure) -> bytes:
 
 def run_curve(run: Trajectory, title: str) -> bytes:
     """mIoU over iterations with its interval; the best checkpoint and the mean of the last ones are marked."""
-    figure, axes = _figure(8, 4)
+    figure, axes = _figure(6.4, 3.8)
     steps, head = [row["step"] for row in run.rows], run.headline
     axes.fill_between(steps, [r["low"] for r in run.rows], [r["high"] for r in run.rows], color=OURS, alpha=0.15, lw=0)
     axes.plot(
@@ -51,17 +51,21 @@ def run_curve(run: Trajectory, title: str) -> bytes:
     return _png(figure)
 
 
-def class_bars(names: Sequence[str], iou: np.ndarray, baseline: np.ndarray | None, domain: str) -> bytes:
-    """IoU of every class, beside the baseline's where there is one."""
-    figure, axes = _figure(8, 0.8 + 0.3 * len(names))
+def class_bars(
+    names: Sequence[str], iou: np.ndarray, other: np.ndarray | None, domain: str, called: str = "baseline"
+) -> bytes:
+    """IoU of every class, beside another network's where there is one; published ones are hatched."""
+    figure, axes = _figure(6.4, 0.8 + 0.28 * len(names))
     places = np.arange(len(names))[::-1]
-    both = baseline is not None
+    both, style = other is not None, {"color": GREY}
+    if "published" in called:
+        style = {"color": "white", "edgecolor": GREY, "hatch": "///"}
     axes.barh(
         places + (0.2 if both else 0), 100 * np.nan_to_num(iou), 0.4 if both else 0.7, color=OURS, label="this model"
     )
-    if baseline is not None:
-        axes.barh(places - 0.2, 100 * np.nan_to_num(baseline), 0.4, color=GREY, label="baseline")
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
+    if other is not None:
+        axes.barh(places - 0.2, 100 * np.nan_to_num(other), 0.4, label=called, **style)
+        axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     for place, value in zip(places, iou):
         text = "absent" if np.isnan(value) else f"{100 * value:.1f}"
         axes.text(
@@ -69,13 +73,14 @@ def class_bars(names: Sequence[str], iou: np.ndarray, baseline: np.ndarray | Non
         )
     axes.set_yticks(places, names)
     axes.set_xlim(0, 105)
+    axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel(f"IoU on the {domain}, %")
     return _png(figure)
 
 
 def published_bars(own: Mapping[str, float], numbers: Sequence[Published], classes: int) -> bytes:
     """Mean IoU of this evaluation beside the published means of the same setting, which are hatched."""
-    figure, axes = _figure(8, 0.9 + 0.32 * (len(own) + len(numbers)))
+    figure, axes = _figure(6.4, 0.9 + 0.3 * (len(own) + len(numbers)))
     rows = [(name, value, False) for name, value in own.items()]
     rows += [(f"{n.method} (published)", n.miou, True) for n in numbers]
     for place, (_, value, theirs) in enumerate(reversed(rows)):

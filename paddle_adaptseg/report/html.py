@@ -36,7 +36,7 @@ img{max-width:100%;height:auto;display:block}
 figure{margin:12px 0}figcaption{font-size:.875rem;color:#4a5568;margin-bottom:4px}
 .three{display:grid;grid-template-columns:repeat(3,1fr);gap:6px}.three img{width:100%}
 @media(max-width:640px){main{padding:8px}section{padding:12px}.three{grid-template-columns:1fr}
-.wide>img{max-width:none;width:620px}}
+.wide>img{max-width:none;width:620px}td:first-child{white-space:normal}}
 """
 
 _SCRIPT = """
@@ -119,9 +119,10 @@ def _cell(value: Cell, column: int, digits: int) -> str:
     return f'<td data-v="{value!r}">{shown}</td>'
 
 
-def picture(png: bytes, caption: str) -> str:
-    """A PNG inside the page."""
-    return f'<figure><figcaption>{escape(caption)}</figcaption><div class="wide">{_image(png, caption)}</div></figure>'
+def picture(png: bytes, caption: str, dense: bool = False) -> str:
+    """A PNG inside the page; a dense one keeps its size on a phone and is moved sideways."""
+    image = f'<div class="wide">{_image(png, caption)}</div>' if dense else _image(png, caption)
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{image}</figure>"
 
 
 def three(pngs: Sequence[bytes], captions: Sequence[str], title: str) -> str:

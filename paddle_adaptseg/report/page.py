@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from paddle_adaptseg.files import write_atomically
 from paddle_adaptseg.metrics import mean_present
 from paddle_adaptseg.report import charts, html
 from paddle_adaptseg.report.findings import DomainScores, Findings, Shown, Trajectory
-from paddle_adaptseg.report.published import published
+from paddle_adaptseg.report.published import Published, published
 from paddle_adaptseg.report.sheets import digits_of, rounded, summary_rows, title_of
 from paddle_adaptseg.scores import boundary_iou, calibration_error
 from paddle_adaptseg.selection import CRITERIA
@@ -136,9 +136,22 @@ def _published(findings: Findings, pictures: Pictures) -> str:
         parts += [
             html.picture(pictures[name], f"{protocol}: hatched bars are published means, not measured here"),
             html.table(["published", "mIoU", "this model minus it", "where"], rows),
+            *_published_classes(findings, numbers, pictures),
         ]
-    parts.append(html.text("Originals publish means; no class's IoU is on record here, so none is shown.", small=True))
     return html.section("Against published numbers of the same setting", *parts)
+
+
+def _published_classes(findings: Findings, numbers: Sequence[Published], pictures: Pictures) -> list[str]:
+    """Bars of every class beside each published number that tells its classes."""
+    parts, names = [], findings.space.names
+    for place, number in enumerate(n for n in numbers if len(n.classes) == len(names)):
+        key, theirs = f"published_classes_{place}.png", np.array(number.classes) / 100
+        iou = findings.domains["target"].matrix.iou()
+        pictures[key] = charts.class_bars(names, iou, theirs, "target", f"{number.method} (published)")
+        parts.append(
+            html.picture(pictures[key], f"By class beside {number.method} ({number.source}), not measured here")
+        )
+    return parts or [html.text("No class's IoU was published for this setting, only means.", small=True)]
 
 
 def _domain(findings: Findings, name: str, scores: DomainScores, pictures: Pictures) -> str:
@@ -161,7 +174,7 @@ def _domain(findings: Findings, name: str, scores: DomainScores, pictures: Pictu
         f"Classes on the {name}, %",
         html.table(["class", *columns], rows),
         html.picture(pictures[f"classes_{name}.png"], f"IoU by class ({name})"),
-        html.picture(pictures[f"confusion_{name}.png"], f"Confusion matrix ({name}): rows are the truth, in per cent"),
+        html.picture(pictures[f"confusion_{name}.png"], f"Confusion matrix ({name}): rows are the truth, in %", True),
     )
 
 

@@ -16,8 +16,8 @@ from paddle_adaptseg.selection import CRITERIA
 TITLES: Mapping[str, str] = {
     "step": "iterations",
     "miou": "mIoU",
-    "low": "mIoU low (95 %)",
-    "high": "mIoU high (95 %)",
+    "low": "interval low",
+    "high": "interval high",
     "pixel_accuracy": "pixel accuracy",
     "source_miou": "source mIoU",
     "entropy": "target entropy",
@@ -97,7 +97,7 @@ def summary_rows(run: Trajectory) -> list[tuple]:
     rows = [
         ("rule", "iterations", "mIoU", "cost against the best"),
         ("last", head.last_step, round(head.last, 2), round(head.best - head.last, 2)),
-        ("best (chosen on target labels)", head.best_step, round(head.best, 2), 0),
+        ("best (chosen on target labels)", head.best_step, round(head.best, 2), 0.0),
         (f"mean of the last {head.tail}", "", round(head.tail_mean, 2), round(head.best - head.tail_mean, 2)),
     ]
     named = [pick for pick in run.picks if pick.criterion in CRITERIA and pick.criterion != "last"]
