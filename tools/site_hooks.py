@@ -21,12 +21,10 @@ def inside(path: str) -> Optional[str]:
         return START[path]
     if path.startswith("docs/"):
         return path[len("docs/") :]
-    if (ROOT / path).is_dir():
-        return f"repository/{path}/index.md"
-    if not (ROOT / path).is_file():
+    if not (ROOT / path).exists():
         return None
-    shown = Path(path).suffix in SHOWN
-    return f"repository/{path}" + (".md" if shown else "")
+    ending = "/index.md" if (ROOT / path).is_dir() else ".md" if Path(path).suffix in SHOWN else ""
+    return f"repository/{path}{ending}"
 
 
 def relinked(text: str, page: str, wanted: set[str]) -> str:
@@ -61,13 +59,11 @@ def on_files(files: Files, config) -> Files:
     wanted = {*START, "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{f.src_uri}" for f in files.documentation_pages())}
     done: set[str] = set()
     while wanted - done:
-        path = min(wanted - done)
-        done.add(path)
+        done.add(path := min(wanted - done))
         to = inside(path)
         if to is None or not (ROOT / path).exists() or (path.startswith("docs/") and not path.endswith(".md")):
             continue
-        content = content_of(path, wanted)
-        if files.get_file_from_path(to):
-            files.remove(files.get_file_from_path(to))
-        files.append(File.generated(config, to, content=content))
+        if known := files.get_file_from_path(to):
+            files.remove(known)
+        files.append(File.generated(config, to, content=content_of(path, wanted)))
     return files
