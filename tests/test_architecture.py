@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "evaluation": BASICS | {"evaluation", "data", "deploy", "engine", "models", "parallel", "report", "runtime",
                             "scores", "selection", "visual"},
     "deploy": BASICS | {"deploy", "data", "engine", "models", "parallel", "runtime", "visual", "weights"},
+    "reference": BASICS | {"data.catalog", "data.decode", "losses", "methods", "models"},
     "study": {"configfile", "errors", "files", "launch"},
     "sweep": {"configfile", "errors", "files", "launch", "logger", "study", "yamltree"},
     "demo": BASICS | {"data", "engine", "launch", "metrics", "models.layers", "runtime", "visual"},

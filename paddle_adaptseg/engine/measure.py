@@ -105,12 +105,12 @@ def scores(
 ) -> Iterator[tuple[Sample, Scored]]:  # fmt: skip
     """Every image with its scores, in order; a few are in flight at once."""
     samples = read_ahead(files, indices, predictor.options.scales, files.size if at_training_size else None, workers)
-    size = _coarse_size(files)
+    height, width = coarse_size(files)
     waiting: deque[tuple[Sample, Future]] = deque()
     with ThreadPoolExecutor(SCORERS) as pool:
         for sample in tqdm(samples, "evaluate", len(indices), leave=False, unit="image", disable=None):
             views = predictor.views(sample.images)
-            waiting.append((sample, pool.submit(score, views, sample, size, classes, detail)))
+            waiting.append((sample, pool.submit(score, views, sample, (height, width), classes, detail)))
             if len(waiting) > SCORERS:
                 done, future = waiting.popleft()
                 yield done, future.result()
@@ -127,7 +127,7 @@ def measure(
     Each of several processes measures its share of the images, and all return the same.
     """
     began = time.perf_counter()
-    mine, size = parallel.share(indices), _coarse_size(files)
+    mine, size = parallel.share(indices), coarse_size(files)
     shapes = {"matrix": (classes, classes), "boundary": (3, classes), "reliability": (3, BINS), "coarse": size}
     kinds = {"matrix": np.int64, "coarse": np.uint8}
     rows = {name: np.zeros((len(mine), *shape), kinds.get(name, np.float64)) for name, shape in shapes.items()}
@@ -150,8 +150,10 @@ def measure(
     )
 
 
-def _coarse_size(files: DomainFiles) -> tuple[int, int]:
-    return tuple(max(1, side // COARSE) for side in files.size[::-1])
+def coarse_size(files: DomainFiles) -> tuple[int, int]:
+    """Height and width of coarse labels."""
+    width, height = files.size
+    return max(1, height // COARSE), max(1, width // COARSE)
 
 
 _ARRAYS = ("matrices", "boundary", "reliability", "coarse")

@@ -7,7 +7,7 @@ of a step need nothing of their own. A mean over labelled pixels is weighed by e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 from paddle import nn
@@ -26,7 +26,7 @@ def weigh(terms: Terms) -> None:
     """Scale means over counted pixels, so that their mean over the processes is the mean over all pixels."""
     if parallel.world() == 1:
         return
-    counted = {name: float(term.count) for name, term in terms.items() if term.count is not None}
+    counted = {name: float(term.pixels) for name, term in terms.items() if term.pixels is not None}
     sums = parallel.meet(list(counted.values()))
     for (name, mine), all_pixels in zip(counted.items(), sums):
         factor = parallel.world() * mine / all_pixels if all_pixels else 1.0
@@ -107,7 +107,7 @@ def rule(config: Config) -> str:
     )
 
 
-def change(record: Mapping[str, object], step: int, config: Config) -> str:
+def change(record: Mapping[str, Any], step: int, config: Config) -> str:
     """What another number of processes than a checkpoint's changes for the run that goes on; empty: nothing."""
     before, now, batch = int(record.get("processes", 1)), parallel.world(), common_batch(config)
     if before == now:

@@ -5,35 +5,29 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from paddle_adaptseg import checkpoint, parallel, runtime
 from paddle_adaptseg.checkpoint import Snapshot
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import dump
-from paddle_adaptseg.data import TrainData, label_space, open_validation
-from paddle_adaptseg.data.dataset import DomainFiles
-from paddle_adaptseg.data.faults import Fault
-from paddle_adaptseg.data.transforms import normalise
+from paddle_adaptseg.data import TrainData, open_validation
 from paddle_adaptseg.engine.build import build_state
 from paddle_adaptseg.engine.ending import explained
-from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model, look, protocol_line, score_scalars
+from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model, protocol_line, score_scalars
 from paddle_adaptseg.engine.finite import check_arrays
 from paddle_adaptseg.engine.health import HealthMonitor, last_score
 from paddle_adaptseg.engine.interrupt import Asked, Interruption
+from paddle_adaptseg.engine.panels import panels
 from paddle_adaptseg.engine.ranks import change, check_sync_norm, rule
 from paddle_adaptseg.engine.resume import restore_best, restore_weights, starting_point
 from paddle_adaptseg.engine.trainer import StepReport, run_steps
-from paddle_adaptseg.errors import DataError
 from paddle_adaptseg.files import sweep, write_atomically
 from paddle_adaptseg.lock import RunLock
 from paddle_adaptseg.logger import Console, RunLog, Silent
 from paddle_adaptseg.parallel.tensors import copy_from_first
-from paddle_adaptseg.visual import panel
 from paddle_adaptseg.weights import arrays_of
 from paddle_adaptseg.weights.pdparams import save_weights
-
-PANELS = 2  # fixed images of each domain that are drawn at every evaluation
 
 
 @dataclass(frozen=True)
@@ -69,10 +63,8 @@ def fit(
 class _Run:
     """The parts of one run and what happens after each of its steps."""
 
-    def __init__(
-        self, config: Config, resume: Optional[str], overwrite: bool, accept_changes: bool, lock: RunLock
-    ) -> None:
-        self.config, self.space, self.lock = config, label_space(config), lock
+    def __init__(self, config: Config, resume: Optional[str], overwrite: bool, accept_changes: bool, lock: Any) -> None:
+        self.config, self.lock = config, lock
         self.folder = Path(config.run.output)
         self.miou = float("nan")
         self.health, self.baseline = HealthMonitor(), last_score(config.run.baseline)
@@ -90,7 +82,8 @@ class _Run:
         moved = snapshot and change(snapshot.record, self.state.step, config)
         copy_from_first(list(self.state.method.state_dict().values()))
         # Everything that can be wrong has been looked at, by every process; from here on the folder is written to.
-        self.log = self.console = Silent()
+        self.log: Any = Silent()
+        self.console: Any = Silent()
         self.notes = [note for note in (lock.note, changes, moved) if note]
         if parallel.is_first():
             self.open_folder()
@@ -183,8 +176,10 @@ class _Run:
         self.miou = scores["target/mIoU"]
         self.log.scalars(step, scores)
         for domain, files in (("source", self.data.source), ("target", self.validation)):
-            if parallel.is_first():
-                self.draw(domain, files)
+            if files is not None and parallel.is_first():
+                meet = None if files is self.validation else self.data.quarantine.meet
+                for name, picture in panels(model, files, self.config, meet):
+                    self.log.picture(step, f"{domain}/{name}", picture)
         improved = checkpoint.is_better(self.miou, state.best_miou)
         if improved:
             state.best_step, state.best_miou = step, self.miou
@@ -211,22 +206,6 @@ class _Run:
         self.console.line(f"warning: step {self.state.step}: {text}")
         self.log.text(self.state.step, tag, text)
 
-    def draw(self, domain: str, files: DomainFiles) -> None:
-        """Panels of the first images of a domain: image, prediction, truth, entropy."""
-        import paddle
-
-        for index in range(min(PANELS, len(files))):
-            try:
-                image, truth = files.image(index), files.label(index, files.size)
-            except DataError as error:
-                if files is self.validation:
-                    raise
-                self.data.quarantine.meet([Fault(0, 0, files.items[index].image.name, str(error))])
-                continue
-            tensor = normalise(paddle.to_tensor(image[None]), self.config.data.pixels)
-            prediction, entropy = look(self.state.method.eval_model, tensor)
-            self.log.picture(self.state.step, f"{domain}/{index}", panel(image, prediction, truth, entropy, self.space))
-
     def save(self, evaluated: bool, improved: bool) -> None:
         """Log first, then weights, then the state: whatever a crash leaves, a state is never ahead of the rest."""
         self.lock.confirm()
@@ -240,7 +219,7 @@ class _Run:
         """Bring log, weights and state to disk."""
         self.log.flush()
         arrays, text = arrays_of(self.state.method.eval_model), dump(self.config)
-        origin = {"trained_steps": self.state.step, "planned_steps": self.config.schedule.stop}
+        origin: dict[str, object] = {"trained_steps": self.state.step, "planned_steps": self.config.schedule.stop}
         if evaluated:
             origin["target_miou"] = round(self.miou, 4)
         save_weights(self.folder / "weights" / f"step_{self.state.step:08d}.pdparams", arrays, text, origin)

@@ -22,13 +22,13 @@ from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter
 class Term(NamedTuple):
     """A loss as it is logged, and the weight with which it is summed.
 
-    `count`: of how many pixels it is the mean, where batches of one size differ in that; with several processes the
+    `pixels`: of how many it is the mean, where batches of one size differ in that; with several processes the
     trainer weighs each one's mean by it, so that all together compute the mean over the common batch.
     """
 
     loss: Tensor
     weight: float = 1.0
-    count: Optional[Tensor] = None
+    pixels: Optional[Tensor] = None
 
 
 Terms = dict[str, Term]

@@ -53,7 +53,7 @@ class CLAN(Method):
         full = resize_all(source, batch.source_image.shape[2:])
         self.observe_source(full["main"], clock)
         seg = sum(focal_cross_entropy(full[k], batch.source_label) for k in ("first", "second"))
-        yield {"seg": Term(seg, count=labelled(batch.source_label))}
+        yield {"seg": Term(seg, pixels=labelled(batch.source_label))}
         del full
         fade = self.ramp(clock.step) * (1.0 - clock.step / clock.horizon)
         if fade == 0.0:

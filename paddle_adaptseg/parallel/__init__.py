@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,15 +94,15 @@ def together() -> Iterator[None]:
 
 def meet(values: Sequence[float]) -> np.ndarray:
     """Sums of a few numbers over all processes [len(values)] float64; an error if one of the processes has failed."""
-    values = np.asarray(values, np.float64).reshape(-1)
+    mine = np.array(values, np.float64)
     if not _STATE.started:
-        return values
-    if len(values) >= ROOM:
-        raise AssertionError(f"a meeting carries {ROOM - 1} numbers, not {len(values)}")
-    sums = _sum(np.concatenate([[0.0], values, np.zeros(ROOM - 1 - len(values))]))
+        return mine
+    if len(mine) >= ROOM:
+        raise AssertionError(f"a meeting carries {ROOM - 1} numbers, not {len(mine)}")
+    sums = _sum(np.concatenate([[0.0], mine, np.zeros(ROOM - 1 - len(mine))]))
     if sums[0]:
         _raise_first(_exchange(""))
-    return sums[1 : len(values) + 1]
+    return sums[1 : len(mine) + 1]
 
 
 def total(array: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ def from_first(number: int) -> int:
     return int(meet([number if is_first() else 0])[0])
 
 
-def same_everywhere(what: str, arrays: dict[str, np.ndarray]) -> None:
+def same_everywhere(what: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Refuse to go on when arrays differ between processes."""
     if _STATE.started:
         digest = 0
@@ -181,7 +181,7 @@ def _raise_first(said: Sequence[str]) -> None:
     raise known.get(kind, TrainingError)(f"process {number} of {world()} failed: {message}")
 
 
-def _kinds(kind: type) -> Iterator[type]:
+def _kinds(kind: type[UserError]) -> Iterator[type[UserError]]:
     for below in kind.__subclasses__():
         yield below
         yield from _kinds(below)
