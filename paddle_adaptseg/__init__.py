@@ -19,6 +19,12 @@ _LAZY = {
     "evaluate": "paddle_adaptseg.engine",
     "evaluate_request": "paddle_adaptseg.evaluation",
     "predict": "paddle_adaptseg.deploy",
+    "train": "paddle_adaptseg.notebook",
+    "show_run": "paddle_adaptseg.notebook",
+    "show_predictions": "paddle_adaptseg.notebook",
+    "show_report": "paddle_adaptseg.notebook",
+    "find_places": "paddle_adaptseg.aistudio",
+    "check_room": "paddle_adaptseg.aistudio",
 }
 __all__ = [*_LAZY, "__version__"]
 

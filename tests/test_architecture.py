@@ -45,6 +45,8 @@ MAY_IMPORT = {
     "evaluation": BASICS | {"evaluation", "data", "deploy", "engine", "models", "report", "runtime", "scores",
                             "selection", "visual"},
     "deploy": BASICS | {"deploy", "data", "engine", "models", "runtime", "visual", "weights"},
+    "notebook": BASICS | {"data", "engine", "models", "report", "visual"},
+    "aistudio": {"data", "errors", "registry"},
     "study": {"configfile", "errors", "files", "launch"},
     "sweep": {"configfile", "errors", "files", "launch", "logger", "study", "yamltree"},
     "demo": BASICS | {"data", "engine", "launch", "metrics", "models.layers", "runtime", "visual"},
