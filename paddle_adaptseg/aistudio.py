@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from paddle_adaptseg.data.catalog import DATASETS
-from paddle_adaptseg.data.stores import fill, find
+from paddle_adaptseg.data.stores import expand, fill, find
 from paddle_adaptseg.errors import DataError
 from paddle_adaptseg.registry import lookup
 
@@ -99,11 +99,9 @@ def check_room(places: Optional[Places] = None, hours: float = 0.0, quota_gb: fl
 
 
 def _chosen(name: str, roots: Given) -> Found:
-    paths = [str(root) for root in (roots if isinstance(roots, (list, tuple)) else [roots])]
-    absent = [path for path in paths if not any(c in path for c in "*?[") and not Path(path).exists()]
-    if absent:
-        raise DataError(f"find_places({name}=...): '{absent[0]}' does not exist")
-    return _search(name, paths) or Found(tuple(paths), 0, 0)
+    paths = tuple(str(root) for root in (roots if isinstance(roots, (list, tuple)) else [roots]))
+    found = _search(name, expand(paths))
+    return Found(paths, found.images if found else 0, found.labels if found else 0)
 
 
 def _stores(data: Path) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 
 from paddle_adaptseg.config import Config
-from paddle_adaptseg.data import label_space, open_validation
+from paddle_adaptseg.data import label_space, open_domain
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.reading import spread
 from paddle_adaptseg.data.toy import ensure_toy
@@ -89,6 +89,21 @@ def show_run(run: Union[str, Path], *others: Union[str, Path]) -> Shown:
     return Shown(draw_curves(names if len(names) == len(folders) else curves, text), "\n".join([text, *notes]))
 
 
+def show_data(config: Config, count: int = 3) -> Shown:
+    """Pictures of the source with their labels beside pictures of the target with theirs, which only scoring sees."""
+    ensure_toy(config.data.source.root)
+    space, rows = label_space(config), []
+    source, target = open_domain(config, "source"), open_domain(config, "target")
+    for pair in zip(spread(len(source), count), spread(len(target), count)):
+        row = []
+        for files, index in zip((source, target), pair):
+            row += [_small(files.image(index), True), _small(colourise(files.label(index, files.size), space), False)]
+        rows.append([at_size(cell, row[0].shape[1::-1], smooth=False) for cell in row])
+    captions = ["source", "its labels", "target", "truth (scoring only)"]
+    text = f"source: {len(source)} images of {source.title}; target: {len(target)} images of {target.title}"
+    return Shown(png_bytes(grid(rows, captions)), text)
+
+
 def show_predictions(*runs: Union[str, Path], count: int = 3, entropy: bool = True) -> Shown:
     """Target images with their truth and what the newest weights of several runs make of them.
 
@@ -99,7 +114,7 @@ def show_predictions(*runs: Union[str, Path], count: int = 3, entropy: bool = Tr
         raise CheckpointError("show_predictions needs at least one run or weights file")
     loaded = [load_model(_newest(run)) for run in runs]
     config = loaded[0][1]
-    files, space = open_validation(config), label_space(config)
+    files, space = open_domain(config, "target"), label_space(config)
     captions, rows = ["target image", "truth"], []
     for run in runs:
         captions += [_title(run), "entropy"] if entropy else [_title(run)]
