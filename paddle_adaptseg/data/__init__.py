@@ -10,8 +10,10 @@ from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.config import Config, Domain
 from paddle_adaptseg.data.catalog import dataset_spec, own_dataset
 from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.data.faults import Quarantine
+from paddle_adaptseg.data.loading import shared_memory_suffices
 from paddle_adaptseg.data.reading import eval_samples
-from paddle_adaptseg.data.sampling import PairStream, batch_bytes, shared_memory_suffices, train_batches
+from paddle_adaptseg.data.sampling import PairStream, batch_bytes, train_batches
 from paddle_adaptseg.labels import LABEL_SPACES, LabelSpace
 from paddle_adaptseg.registry import lookup
 
@@ -73,7 +75,8 @@ class TrainData:
         data = config.data
         self.source = DomainFiles(data.source, space, labelled=True, cache=data.cache)
         self.target = DomainFiles(data.target, space, labelled=False, cache=data.cache) if with_target else None
-        self.stream = PairStream(self.source, self.target, config.data.augment, config.run.seed)
+        self.stream = PairStream(self.source, self.target, data.augment, config.run.seed, data.quarantine)
+        self.quarantine = Quarantine(data.quarantine)
 
     def notes(self) -> list[str]:
         """What a user should know about how the data is read."""
@@ -98,4 +101,6 @@ class TrainData:
         """All batches from a step to the end of the schedule."""
         schedule, data = self.config.schedule, self.config.data
         first, last = first_step * schedule.iter_size, schedule.stop * schedule.iter_size
-        return train_batches(self.stream, data.pixels, data.batch_size, first, last, data.workers)
+        return train_batches(
+            self.stream, data.pixels, data.batch_size, first, last, data.workers, data.timeout, self.quarantine
+        )

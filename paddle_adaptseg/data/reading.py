@@ -18,6 +18,7 @@ import paddle
 from paddle_adaptseg.config import Pixels
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.transforms import normalise
+from paddle_adaptseg.errors import DataError
 
 AHEAD = 2  # samples that wait for each thread
 
@@ -50,8 +51,11 @@ def read_ahead(
 
     def read(index: int) -> Sample:
         sizes = [tuple(max(1, round(scale * side)) for side in files.size) for scale in scales]
-        images = tuple(files.image(index, size) for size in sizes)
-        return Sample(index, files.stem(index), images, files.label(index, truth_size))
+        try:
+            images = tuple(files.image(index, size) for size in sizes)
+            return Sample(index, files.stem(index), images, files.label(index, truth_size))
+        except DataError as error:
+            raise DataError(f"{error}; an evaluation passes over no image") from None
 
     if not workers:
         yield from map(read, indices)

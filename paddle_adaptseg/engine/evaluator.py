@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 from paddle import Tensor
@@ -16,6 +16,7 @@ from paddle_adaptseg.data import class_set, label_space, open_validation, scored
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.engine.inference import Inference, Predictor
 from paddle_adaptseg.engine.measure import scores
+from paddle_adaptseg.files import writing
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.losses import entropy_map
 from paddle_adaptseg.metrics import ConfusionMatrix
@@ -37,27 +38,35 @@ def evaluate_model(
     files: Optional[DomainFiles] = None,
     save: Optional[Path] = None,
     options: Inference = PLAIN,
+    check: Callable[[], object] = lambda: None,
 ) -> ConfusionMatrix:
-    """Score a model on the validation domain; `save` also writes label and colour pictures there."""
+    """Score a model on the validation domain; `save` also writes label and colour pictures there.
+
+    `check` is called before every image and may raise to break the evaluation off.
+    """
     space = label_space(config)
     files = files or open_validation(config)
     matrix = ConfusionMatrix(len(space))
     predictor = Predictor(model, options, config.data.pixels)
     everything = list(range(len(files)))
     with inference(model):
+        check()
         for sample, scored in scores(predictor, files, everything, len(space), False, False, config.data.workers):
             matrix.counts += scored.matrix
             matrix.images += 1
             if save is not None:
                 save_prediction(scored.label, sample.stem, save, space)
+            check()
     return matrix
 
 
 def save_prediction(prediction: np.ndarray, stem: str, folder: Path, space: LabelSpace) -> None:
     """Write `<stem>.png` with class indices and `<stem>_color.png`, the names that the originals use."""
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(prediction).save(folder / f"{stem}.png")
-    palette_image(prediction, space).save(folder / f"{stem}_color.png")
+    for name, picture in ((stem, Image.fromarray(prediction)), (f"{stem}_color", palette_image(prediction, space))):
+        path = folder / f"{name}.png"
+        with writing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
 
 
 def look(model: Segmenter, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
