@@ -22,7 +22,7 @@ from paddle_adaptseg.data.toy import ensure_toy
 from paddle_adaptseg.data.transforms import normalise
 from paddle_adaptseg.engine import fit, load_model
 from paddle_adaptseg.engine.evaluator import look
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.errors import CheckpointError, Stopped
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.report.curves import draw_curves, read_curves, warnings_of
 from paddle_adaptseg.visual import at_size, colourise, grid, heat, png_bytes
@@ -59,17 +59,21 @@ class Page:
     def _repr_html_(self) -> str:
         """What notebooks show."""
         text = html.escape(self.path.read_text(encoding="utf-8"))
-        style = f"width:100%;height:{self.height}px;border:1px solid #d0d7de"
+        style = f"width:100%;height:{self.height}px;border:1px solid #d0d7de;box-sizing:border-box"
         return f'<iframe srcdoc="{text}" style="{style}"></iframe>'
 
 
 def train(config: Config, resume: str = "latest", overwrite: bool = False) -> Shown:
     """Train a configuration, or go on where its folder stands, and show the curves; draws the toy pair if asked for.
 
-    Running the same cell again goes on; a run that has come to its end is only shown.
+    Running the same cell again goes on; a run that has come to its end is only shown. Interrupting the kernel and the
+    end of run.max_hours save and stop, which is no error here.
     """
     ensure_toy(config.data.source.root)
-    fit(config, None if overwrite else resume, overwrite)
+    try:
+        fit(config, None if overwrite else resume, overwrite)
+    except Stopped as stopped:
+        print(stopped)
     return show_run(config.run.output)
 
 
@@ -116,8 +120,8 @@ def show_predictions(*runs: Union[str, Path], count: int = 3, entropy: bool = Tr
     config = loaded[0][1]
     files, space = open_domain(config, "target"), label_space(config)
     captions, rows = ["target image", "truth"], []
-    for run in runs:
-        captions += [_title(run), "entropy"] if entropy else [_title(run)]
+    for title in _titles(runs):
+        captions += [title, "entropy"] if entropy else [title]
     for index in spread(len(files), count):
         image = files.image(index)
         cells = [image, colourise(files.label(index, files.size), space)]
@@ -141,9 +145,13 @@ def _newest(run: Union[str, Path]) -> str:
     return f"{run}@latest" if Path(run).is_dir() else str(run)
 
 
-def _title(run: Union[str, Path]) -> str:
-    path = Path(run)
-    return path.stem if path.is_file() else path.name
+def _titles(runs: Sequence[Union[str, Path]]) -> list[str]:
+    """Short names of runs that tell them apart: their own, or their parents' (METHOD/seed_0), or whole paths."""
+    paths = [Path(run) for run in runs]
+    for names in ([path.name for path in paths], [path.parent.name for path in paths]):
+        if len(set(names)) == len(names):
+            return names
+    return [str(run) for run in runs]
 
 
 def _seen(model: Segmenter, config: Config, files: DomainFiles, index: int) -> Sequence[np.ndarray]:

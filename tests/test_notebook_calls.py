@@ -13,6 +13,7 @@ from PIL import Image
 import paddle_adaptseg
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.notebook import _titles
 from paddle_adaptseg.report.curves import PANELS, draw_curves, read_curves
 
 
@@ -32,6 +33,20 @@ def test_the_same_call_starts_goes_on_and_shows_what_is_finished(tiny, capsys):
     assert read_curves(Path(config.run.output)) == before, "a finished run is not trained further"
     assert paddle_adaptseg.train(override(config, "schedule.stop=1"), overwrite=True)
     assert "steps 0 to 1" in capsys.readouterr().out
+
+
+def test_a_training_whose_time_is_up_is_shown_and_goes_on(tiny, capsys):
+    config = tiny("toy/source_only")
+    shown = paddle_adaptseg.train(override(config, "run.max_hours=1e-9"))
+    out = capsys.readouterr().out
+    assert "step 1, 0 warnings" in repr(shown) and "run.max_hours" in out and "step 1 is saved" in out
+    assert "step 6" in repr(paddle_adaptseg.train(config)) and "steps 1 to 6" in capsys.readouterr().out
+
+
+def test_an_error_that_a_user_can_mend_is_one_line_in_a_notebook():
+    with pytest.raises(CheckpointError) as caught:
+        paddle_adaptseg.show_run("absent")
+    assert caught.value._render_traceback_() == ["error: 'absent' is no run's folder (it has no log.jsonl)"]
 
 
 @pytest.fixture
@@ -92,6 +107,12 @@ def test_predictions_of_several_runs_stand_beside_the_truth(tiny, tmp_path):
     assert (tmp_path / "sheet.png").read_bytes() == narrow.png
     with pytest.raises(CheckpointError, match="at least one run"):
         paddle_adaptseg.show_predictions()
+
+
+def test_runs_of_a_comparison_are_named_by_what_tells_them_apart():
+    assert _titles(["a/advent", "a/clan@best"]) == ["advent", "clan@best"]
+    assert _titles([Path("advent/seed_0"), Path("clan/seed_0")]) == ["advent", "clan"]
+    assert _titles(["x/advent/seed_0", "y/advent/seed_0"]) == ["x/advent/seed_0", "y/advent/seed_0"]
 
 
 def test_data_is_shown_with_its_labels(tiny):

@@ -76,7 +76,8 @@ def check_domain(
     report.read = len(chosen)
     with ThreadPoolExecutor(workers) as pool:
         results = pool.map(lambda item: _look(item, listing, space), chosen)
-        for problems, size, pixels in tqdm(results, f"check {listing.spec.title}", len(chosen), unit="image"):
+        title, total = f"check {listing.spec.title}", len(chosen)
+        for problems, size, pixels in tqdm(results, title, total, unit="image", disable=None):
             report.problems += problems
             if size is not None:
                 report.sizes[size] = report.sizes.get(size, 0) + 1
