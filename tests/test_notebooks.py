@@ -19,6 +19,8 @@ nbformat = pytest.importorskip("nbformat", reason="requirements-test.txt is not 
 nbconvert = pytest.importorskip("nbconvert", reason="requirements-test.txt is not installed")
 nbclient = pytest.importorskip("nbclient", reason="requirements-test.txt is not installed")
 
+start_new_kernel = pytest.importorskip("jupyter_client.manager").start_new_kernel
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WITH_OUTPUTS = "1_quick_start"
 MAX_BYTES = 1_500_000
@@ -183,3 +185,28 @@ def test_a_notebook_runs_from_top_to_bottom(path, toy_root, tmp_path, monkeypatc
     text = printed(notebook)
     assert all(part in text for part in SAID[path.stem]), text
     assert own_folders() == before, "written into the tree"
+
+
+def test_interrupting_the_kernel_saves_and_user_errors_are_one_line(toy_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    endless = ["schedule.horizon=1000000", "schedule.stop=1000000", "run.eval_every=0", "run.save_every=1000000"]
+    keys = [*tiny_overrides(toy_root, tmp_path / "run"), *endless]
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT))
+    seen: list[str] = []
+
+    def watch(message):
+        seen.append(str(message["content"]))
+        if "step 5/" in seen[-1] and not any("saving" in text for text in seen):
+            manager.interrupt_kernel()
+
+    try:
+        load = f"import paddle_adaptseg as p; c = p.load_config('configs/toy/source_only.yml', {keys!r})"
+        client.execute_interactive(f"{load}; p.train(c)", output_hook=watch, timeout=SECONDS)
+        assert "is saved; continue with" in "".join(seen) and "image/png" in "".join(seen)
+        assert len(list((tmp_path / "run/states").iterdir())) == 1
+        seen.clear()
+        client.execute_interactive("p.show_run('absent')", output_hook=watch, timeout=SECONDS)
+        assert "error: 'absent' is no run's folder" in "".join(seen) and "paddle_adaptseg/report" not in "".join(seen)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
