@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "deploy": BASICS | {"deploy", "data", "engine", "models", "runtime", "visual", "weights"},
     "notebook": BASICS | {"data", "engine", "models", "report", "visual"},
     "aistudio": {"data", "errors", "registry"},
+    "reference": BASICS | {"data.catalog", "data.decode", "losses", "methods", "models"},
     "study": {"configfile", "errors", "files", "launch"},
     "sweep": {"configfile", "errors", "files", "launch", "logger", "study", "yamltree"},
     "demo": BASICS | {"data", "engine", "launch", "metrics", "models.layers", "runtime", "visual"},

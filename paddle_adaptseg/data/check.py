@@ -92,9 +92,9 @@ def _look(item: Item, listing: Listing, space: LabelSpace) -> tuple[list[str], O
         size = decode_rgb(item.image).shape[1::-1]
     except DataError as error:
         problems.append(f"{item.image}: {error}")
-    if item.label is None:
-        return problems, size, pixels
     source = listing.labels
+    if item.label is None or source is None:
+        return problems, size, pixels
     try:
         ids = LABELS[source.decode](item.label)
     except DataError as error:
@@ -126,7 +126,7 @@ def describe(report: Report, space: LabelSpace) -> Iterator[str]:
 def contact_sheet(domain: Domain, space: LabelSpace, labelled: bool, path: Path) -> None:
     """Pictures spread over the domain, each beside itself with its label laid over it."""
     listing = survey(domain, labelled)
-    chosen = np.unique(np.linspace(0, len(listing.items) - 1, SHEET).astype(int)) if listing.items else []
+    chosen = sorted({*np.linspace(0, len(listing.items) - 1, SHEET).astype(int)}) if listing.items else []
     cells = [cell for index in chosen if (cell := _cell(listing.items[index], listing, space)) is not None]
     if not cells:
         return
@@ -139,7 +139,7 @@ def contact_sheet(domain: Domain, space: LabelSpace, labelled: bool, path: Path)
 def _cell(item: Item, listing: Listing, space: LabelSpace) -> Optional[np.ndarray]:
     try:
         image = decode_rgb(item.image, CELL)
-        if item.label is None:
+        if item.label is None or listing.labels is None:
             return image
         ids = resize_label(LABELS[listing.labels.decode](item.label), CELL)
     except DataError:

@@ -64,7 +64,7 @@ def class_bars(
     axes.barh(
         places + (0.2 if both else 0), 100 * np.nan_to_num(iou), 0.4 if both else 0.7, color=OURS, label="this model"
     )
-    if both:
+    if other is not None:
         axes.barh(places - 0.2, 100 * np.nan_to_num(other), 0.4, label=called, **style)
         axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     for place, value in zip(places, iou):
