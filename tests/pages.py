@@ -31,9 +31,10 @@ PAGES = sorted(
     {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md"), ROOT / "tests/parity/README.md"}
 )
 SHELL, OTHER = ("sh", "bash"), ("text", "python", "yaml", "json")
-PROGRAMS = ("python", "make", "pip", "visualdl", "git", "cd", "source", "ssh", "scp", "export", "docker", "pre-commit")
+PROGRAMS = ("python", "make", "pip", "jupyter", "visualdl", "git", "cd", "source", "ssh", "scp", "export", "docker", "pre-commit")
 # What is not even planned, and why.
 EXCEPTIONS = {
+    "jupyter": "a server that runs until it is stopped",
     "visualdl": "a server that runs until it is stopped",
     "git": "needs a remote repository",
     "pre-commit": "a program of its own; tests/test_habits.py reads its configuration",
