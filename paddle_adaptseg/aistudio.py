@@ -87,8 +87,8 @@ def find_places(home: Union[str, Path, None] = None, work: Union[str, Path, None
     for name in given:
         lookup(SOUGHT, name, "data set")
     stores = _stores(home / "data")
-    found = {n: _chosen(n, given[n]) if n in given else _search(n, stores) for n in SOUGHT}
-    found = {name: row for name, row in found.items() if row is not None}
+    rows = {n: _chosen(n, given[n]) if n in given else _search(n, stores) for n in SOUGHT}
+    found = {name: row for name, row in rows.items() if row is not None}
     return Places(home, Path(work), found, tuple(_tars(home / "data")), tuple(_weights(home)))
 
 

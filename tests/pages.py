@@ -31,7 +31,21 @@ PAGES = sorted(
     {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md"), ROOT / "tests/parity/README.md"}
 )
 SHELL, OTHER = ("sh", "bash"), ("text", "python", "yaml", "json")
-PROGRAMS = ("python", "make", "pip", "jupyter", "visualdl", "git", "cd", "source", "ssh", "scp", "export", "docker", "pre-commit")
+PROGRAMS = (
+    "python",
+    "make",
+    "pip",
+    "jupyter",
+    "visualdl",
+    "git",
+    "cd",
+    "source",
+    "ssh",
+    "scp",
+    "export",
+    "docker",
+    "pre-commit",
+)
 # What is not even planned, and why.
 EXCEPTIONS = {
     "jupyter": "a server that runs until it is stopped",

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from paddle_adaptseg.errors import CheckpointError
 from paddle_adaptseg.report.charts import png_of
@@ -71,12 +71,12 @@ def draw_curves(runs: Mapping[str, Mapping[str, Curve]], title: str = "") -> byt
     return png_of(figure)
 
 
-def _line(axes: object, points: Curve, label: str, **style: object) -> None:
+def _line(axes: Any, points: Curve, label: str, **style: object) -> None:
     few = "o" if len(points) < 12 else None
     axes.plot([p[0] for p in points], [p[1] for p in points], label=label, marker=few, markersize=4, lw=1.3, **style)
 
 
-def _dress(axes: object, title: str) -> None:
+def _dress(axes: Any, title: str) -> None:
     axes.set_title(title, fontsize=9, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e5e7eb")
