@@ -147,6 +147,8 @@ class Run:
     on_nonfinite: str = "stop"  # or skip: take the step back and go on, up to max_nonfinite times
     max_nonfinite: int = 10
     deterministic: bool = False  # also choose deterministic cuDNN kernels
+    timeout: float = 600.0  # seconds that one of several processes waits for the others (docs/scaling.md)
+    sync_norm: bool = False  # batch statistics over the images of all processes (GPUs only)
     baseline: str = ""  # folder of a source-only run; evaluations then tell the lift over it
 
 

@@ -47,12 +47,13 @@ def dump(config: Config) -> str:
 # What may change between the parts of one run without changing what it computes.
 _FREE = ("run.", "data.workers", "data.timeout", "data.quarantine", "data.cache", "data.protocols", "data.validation.",
          "schedule.stop", "data.source.root", "data.target.root")  # fmt: skip
+_BINDING = ("run.seed", "run.sync_norm")
 
 
 def differences(old: Config, new: Config) -> list[str]:
     """A line per key in which a run cannot be continued: 'key: old -> new'."""
     before, after = _flat(to_plain(old)), _flat(to_plain(new))
-    keys = [k for k in {**before, **after} if k == "run.seed" or not k.startswith(_FREE)]
+    keys = [k for k in {**before, **after} if k in _BINDING or not k.startswith(_FREE)]
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
 
 
@@ -116,6 +117,7 @@ def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
             value = getattr(section, key)
             checks[f"{'data' if section is data else 'schedule'}.{key}"] = (value, value > 0, "be more than 0")
     checks["run.on_nonfinite"] = (run.on_nonfinite, run.on_nonfinite in ("stop", "skip"), "be stop or skip")
+    checks["run.timeout"] = (run.timeout, run.timeout > 0, "be more than 0")
     checks["data.timeout"] = (data.timeout, data.timeout > 0, "be more than 0")
     for key, least in (("log_every", 1), ("save_every", 1), ("keep", 1), ("eval_every", 0), ("seed", 0),
                        ("max_hours", 0), ("max_nonfinite", 0)):  # fmt: skip

@@ -165,3 +165,13 @@ class Console:
 
     def close(self) -> None:
         self.bar.close()
+
+
+class Silent:
+    """Stands for log, console and lock in processes that have none: whatever it is asked to do, it does nothing."""
+
+    def __getattr__(self, name: str) -> Silent:
+        return self
+
+    def __call__(self, *_: object, **__: object) -> Silent:
+        return self

@@ -18,6 +18,11 @@ from paddle_adaptseg.labels import IGNORE
 SOURCE, TARGET = 0.0, 1.0  # what a critic answers for each domain
 
 
+def labelled(label: Tensor) -> Tensor:
+    """How many pixels carry a label: what cross_entropy and focal_cross_entropy are means over."""
+    return (label != IGNORE).sum()
+
+
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """Mean over labelled pixels; logits [N, C, H, W], label [N, H, W] with IGNORE. 0 when nothing is labelled."""
     return F.cross_entropy(logits, label.unsqueeze(1), ignore_index=IGNORE, axis=1)
@@ -114,7 +119,8 @@ def hard_labels(p: Tensor, sure: Tensor) -> Tensor:
     return paddle.where(sure, p.argmax(axis=1), paddle.full_like(sure.astype("int64"), IGNORE)).detach()
 
 
-def hard_label(logits: Tensor, threshold: float = 0.95) -> Tensor:
-    """Cross entropy with the network's own predictions where they are surer than `threshold`."""
+def hard_label(logits: Tensor, threshold: float = 0.95) -> tuple[Tensor, Tensor]:
+    """Cross entropy with the network's own predictions where they are surer than `threshold`, and how many are."""
     p = softmax(logits)
-    return cross_entropy(logits, hard_labels(p, p.max(axis=1) > threshold))
+    label = hard_labels(p, p.max(axis=1) > threshold)
+    return cross_entropy(logits, label), labelled(label)

@@ -72,11 +72,11 @@ def set_deterministic(wanted: bool) -> None:
         paddle.set_flags({"FLAGS_cudnn_deterministic": True})
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Make this step's randomness (dropout) a function of (seed, step): nothing needs saving to resume exactly."""
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Make this step's randomness (dropout) a function of (seed, step, rank): resuming needs nothing that was saved."""
     import paddle
 
-    paddle.seed((seed * 1_000_003 + step) % (2**31))
+    paddle.seed((seed * 1_000_003 + rank * 15_485_863 + step) % (2**31))
 
 
 @contextlib.contextmanager

@@ -104,8 +104,8 @@ def test_entropy_may_be_restricted_to_the_least_certain_pixels_of_each_image():
 
 
 def test_hard_labels_teach_only_where_the_network_is_sure():
-    assert float(hard_label(logits_of(*PIXELS), 0.75)) == pytest.approx(-np.log([0.8, 0.9]).mean(), rel=1e-5)
-    assert float(hard_label(logits_of(*PIXELS), 0.95)) == 0.0
+    assert float(hard_label(logits_of(*PIXELS), 0.75)[0]) == pytest.approx(-np.log([0.8, 0.9]).mean(), rel=1e-5)
+    assert float(hard_label(logits_of(*PIXELS), 0.95)[0]) == 0.0
 
 
 def test_focal_loss_by_hand_and_without_labels():

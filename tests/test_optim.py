@@ -10,8 +10,8 @@ from paddle_adaptseg import runtime
 from paddle_adaptseg.config import CriticsOptim, Schedule, SegmenterOptim
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.data import TrainData
+from paddle_adaptseg.engine.build import build_state
 from paddle_adaptseg.engine.optim import Player, poly
-from paddle_adaptseg.engine.run import build_state
 from paddle_adaptseg.engine.trainer import backward, train_step
 from paddle_adaptseg.errors import CheckpointError, TrainingError
 from paddle_adaptseg.methods.base import Clock, Term

@@ -11,7 +11,7 @@ from paddle_adaptseg.config import Config, Domain
 from paddle_adaptseg.data.catalog import dataset_spec, own_dataset
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.faults import Quarantine
-from paddle_adaptseg.data.loading import shared_memory_suffices
+from paddle_adaptseg.data.loading import Positions, shared_memory_suffices
 from paddle_adaptseg.data.reading import eval_samples
 from paddle_adaptseg.data.sampling import PairStream, batch_bytes, train_batches
 from paddle_adaptseg.labels import LABEL_SPACES, LabelSpace
@@ -68,10 +68,14 @@ def open_domain(config: Config, name: str) -> DomainFiles:
 
 
 class TrainData:
-    """The training stream of a configuration. `with_target` is false for methods that never look at the target."""
+    """The training stream of a configuration, or the part of it that one of `world` processes reads.
 
-    def __init__(self, config: Config, with_target: bool) -> None:
+    `with_target` is false for methods that never look at the target.
+    """
+
+    def __init__(self, config: Config, with_target: bool, rank: int = 0, world: int = 1) -> None:
         self.config, space = config, label_space(config)
+        self.rank, self.world = rank, world
         data = config.data
         self.source = DomainFiles(data.source, space, labelled=True, cache=data.cache)
         self.target = DomainFiles(data.target, space, labelled=False, cache=data.cache) if with_target else None
@@ -101,6 +105,5 @@ class TrainData:
         """All batches from a step to the end of the schedule."""
         schedule, data = self.config.schedule, self.config.data
         first, last = first_step * schedule.iter_size, schedule.stop * schedule.iter_size
-        return train_batches(
-            self.stream, data.pixels, data.batch_size, first, last, data.workers, data.timeout, self.quarantine
-        )
+        positions = Positions(data.batch_size, first, last, self.rank, self.world)
+        return train_batches(self.stream, data.pixels, positions, data.workers, data.timeout, self.quarantine)

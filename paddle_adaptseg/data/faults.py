@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
@@ -66,8 +66,23 @@ class Quarantine:
                 continue
             if len(self.entries) >= self.limit:
                 raise DataError(f"{fault.reason}; {self._advice()}")
-            self.entries[key] = fault.reason
-            self.fresh.append(f"passed over ({len(self.entries)} of at most {self.limit}): {fault.reason}")
+            self.add(key, fault.reason)
+
+    def add(self, key: str, reason: str) -> None:
+        """List a file."""
+        self.entries[key] = reason
+        self.fresh.append(f"passed over ({len(self.entries)} of at most {self.limit}): {reason}")
+
+    def share(self, exchange: Callable[[str], list[str]]) -> None:
+        """List what other processes met; `exchange` turns what one says into what all say. All must call it."""
+        if not self.limit:
+            return  # the first fault was an error
+        for text in exchange(json.dumps(self.entries)):
+            for key, reason in json.loads(text).items():
+                if key not in self.entries:
+                    self.add(key, reason)
+        if len(self.entries) > self.limit:
+            raise DataError(f"{next(reversed(self.entries.values()))}; {self._advice()}")
 
     def news(self) -> Iterator[str]:
         """What was passed over since the last call."""

@@ -26,17 +26,26 @@ GRACE = 2.0  # seconds for workers to end by themselves
 
 
 class Positions:
-    """Batches of consecutive positions; the loader's batch sampler."""
+    """Batches number `first` to `last` of consecutive positions; the loader's batch sampler.
 
-    def __init__(self, batch_size: int, first: int, last: int) -> None:
+    Of `world` processes, each with `batch_size` positions of a common batch, this one takes every world-th position.
+    """
+
+    def __init__(self, batch_size: int, first: int, last: int, rank: int = 0, world: int = 1) -> None:
         self.batch_size, self.first, self.last = batch_size, first, last
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         return self.last - self.first
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in range(self.first, self.last):
-            yield list(range(batch * self.batch_size, (batch + 1) * self.batch_size))
+            yield list(self.common(batch))[self.rank :: self.world]
+
+    def common(self, batch: int) -> range:
+        """The positions of a batch, those of all processes."""
+        size = self.batch_size * self.world
+        return range(batch * size, (batch + 1) * size)
 
 
 def load(

@@ -89,13 +89,15 @@ class PairStream(Dataset):
 
 
 def train_batches(
-    stream: PairStream, pixels: Pixels, batch_size: int, first: int, last: int, workers: int, timeout: float,
-    quarantine: Quarantine,
+    stream: PairStream, pixels: Pixels, positions: Positions, workers: int, timeout: float, quarantine: Quarantine
 ) -> Generator[Batch, None, None]:  # fmt: skip
-    """Batches number `first` to `last` of the stream, the same for any number of workers."""
-    size = batch_bytes(stream, batch_size)
-    loader = load(stream, Positions(batch_size, first, last), collate, workers, size, timeout)
-    for number, batch in enumerate(loader, first):
+    """The batches of the stream at `positions`, the same for any number of workers.
+
+    A batch names the files of all processes, so that all say the same when a step fails.
+    """
+    size = batch_bytes(stream, positions.batch_size)
+    loader = load(stream, positions, collate, workers, size, timeout)
+    for number, batch in enumerate(loader, positions.first):
         arrays, faults = separate(batch)
         quarantine.meet(faults)
         if not arrays:
@@ -105,7 +107,7 @@ def train_batches(
             normalise(source, pixels),
             label.astype("int64"),
             normalise(target[0], pixels) if target else None,
-            stream.names(range(number * batch_size, (number + 1) * batch_size), faults),
+            stream.names(positions.common(number), faults),
         )
 
 

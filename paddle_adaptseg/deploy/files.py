@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from paddle_adaptseg import parallel
 from paddle_adaptseg.deploy.media import Film, Picture, find_media, frames
 from paddle_adaptseg.deploy.runners import Runner
 from paddle_adaptseg.errors import ConfigError, DataError, suggest
@@ -49,12 +50,15 @@ class Tally:
 def predict_files(
     runner: Runner, inputs: Sequence[str], folder: Path, products: Sequence[str], limit: Optional[int] = None
 ) -> Tally:
-    """Label everything that `inputs` name; `limit` bounds the frames of a film or camera."""
+    """Label everything that `inputs` name; `limit` bounds the frames of a film or camera.
+
+    Each of several processes takes its share of the inputs; the tally is that of all.
+    """
     for name in products:
         if name not in PRODUCTS:
             raise ConfigError(f"--write: unknown product '{name}': {suggest(name, PRODUCTS)}")
-    media, problems = find_media(inputs)
-    tally, start = Tally(problems=problems), time.perf_counter()
+    everything, problems = find_media(inputs)
+    media, tally, start = parallel.share(everything), Tally(), time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     with tqdm(total=sum(isinstance(m, Picture) for m in media) or None, unit="image", disable=None) as bar:
         for item in media:
@@ -68,6 +72,10 @@ def predict_files(
                     bar.update()
             except DataError as error:
                 tally.problems.append(str(error))
+    tally.images = int(parallel.meet([tally.images])[0])
+    tally.problems = problems + [
+        line for text in parallel.texts("\n".join(tally.problems)) for line in text.splitlines()
+    ]
     tally.seconds = time.perf_counter() - start
     return tally
 

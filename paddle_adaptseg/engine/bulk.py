@@ -18,6 +18,7 @@ from typing import Callable, Optional
 
 import numpy as np
 
+from paddle_adaptseg import parallel
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import to_plain
 from paddle_adaptseg.data import label_space, open_domain, scored_domain
@@ -80,17 +81,23 @@ class Bench:
         """Where a run keeps the answers to this question."""
         text = json.dumps(self.question(), sort_keys=True)
         folder = run / "evaluation" / f"{self.domain}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-        if not (folder / "question.json").is_file():
+        if parallel.is_first() and not (folder / "question.json").is_file():
             write_atomically(folder / "question.json", lambda handle: handle.write(text.encode()))
         return folder
 
     def recall(self, folder: Path, name: str, weights: Path, load: Callable[[], Segmenter]) -> Measured:
-        """The kept measurement of a weights file, or a new one that is kept. `load` is called only for a new one."""
-        key = sha256(weights)
-        found = load_measured(folder / f"{name}.npz", key)
-        if found is None:
+        """The kept measurement of a weights file, or a new one that is kept. `load` is called only for a new one.
+
+        Of several processes the first one decides and writes; the others must see the same folder.
+        """
+        path, key = folder / f"{name}.npz", sha256(weights)
+        found = load_measured(path, key)
+        if not parallel.from_first(found is not None):
             found = self.measure(load())
-            save_measured(folder / f"{name}.npz", found, key)
+            if parallel.is_first():
+                save_measured(path, found, key)
+        elif found is None:
+            raise CheckpointError(f"process {parallel.rank()} does not see '{path}': let all machines share the folder")
         return found
 
 

@@ -11,10 +11,12 @@ import numpy as np
 from paddle import Tensor
 from PIL import Image
 
+from paddle_adaptseg import parallel
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.data import class_set, label_space, open_validation, scored_domain
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.engine.inference import Inference, Predictor
+from paddle_adaptseg.engine.interrupt import Asked
 from paddle_adaptseg.engine.measure import scores
 from paddle_adaptseg.files import writing
 from paddle_adaptseg.labels import LabelSpace
@@ -42,21 +44,27 @@ def evaluate_model(
 ) -> ConfusionMatrix:
     """Score a model on the validation domain; `save` also writes label and colour pictures there.
 
-    `check` is called before every image and may raise to break the evaluation off.
+    `check` is called before every image and may raise Asked to break the evaluation off, for all processes when one
+    does. Each of several processes scores its share of the images; the counts are those of all.
     """
     space = label_space(config)
     files = files or open_validation(config)
     matrix = ConfusionMatrix(len(space))
     predictor = Predictor(model, options, config.data.pixels)
-    everything = list(range(len(files)))
+    mine, stopped = parallel.share(range(len(files))), False
     with inference(model):
-        check()
-        for sample, scored in scores(predictor, files, everything, len(space), False, False, config.data.workers):
-            matrix.counts += scored.matrix
-            matrix.images += 1
-            if save is not None:
-                save_prediction(scored.label, sample.stem, save, space)
+        try:
             check()
+            for sample, scored in scores(predictor, files, mine, len(space), False, False, config.data.workers):
+                matrix.counts += scored.matrix
+                if save is not None:
+                    save_prediction(scored.label, sample.stem, save, space)
+                check()
+        except Asked:
+            stopped = True
+    if parallel.meet([stopped])[0]:
+        raise Asked
+    matrix.counts, matrix.images = parallel.total(matrix.counts), len(files)
     return matrix
 
 

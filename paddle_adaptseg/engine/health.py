@@ -11,6 +11,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Optional
+
+from paddle_adaptseg.errors import CheckpointError
 
 WINDOW = 10  # readings that must agree before anything is said
 QUIET = 20  # readings before the same thing is said again
@@ -79,3 +82,17 @@ def _critic(level: str, low: float, high: float) -> Iterator[tuple[str, str]]:
     elif low > 0.47 and high < 0.53:
         advice = "raise optim.critics.lr, or lower method.weights"
         yield f"{name} collapses", f"{name} cannot tell the domains apart (right on {share}): {advice}"
+
+
+def last_score(baseline: str) -> Optional[float]:
+    """The target mIoU of a run's last evaluation."""
+    if not baseline:
+        return None
+    log = Path(baseline) / "log.jsonl"
+    if not log.is_file():
+        raise CheckpointError(f"run.baseline: '{baseline}' is no run's folder (it has no log.jsonl)")
+    scores = [json.loads(line).get("target/mIoU") for line in log.read_text(encoding="utf-8").splitlines()]
+    scores = [score for score in scores if score is not None]
+    if not scores:
+        raise CheckpointError(f"run.baseline: the run in '{baseline}' was never evaluated")
+    return scores[-1]

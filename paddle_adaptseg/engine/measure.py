@@ -19,6 +19,7 @@ from typing import Callable, Optional
 import numpy as np
 from tqdm import tqdm
 
+from paddle_adaptseg import parallel
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.reading import Sample, read_ahead
 from paddle_adaptseg.engine.inference import Predictor
@@ -104,7 +105,7 @@ def scores(
 ) -> Iterator[tuple[Sample, Scored]]:  # fmt: skip
     """Every image with its scores, in order; a few are in flight at once."""
     samples = read_ahead(files, indices, predictor.options.scales, files.size if at_training_size else None, workers)
-    width, height = (max(1, side // COARSE) for side in files.size)
+    height, width = coarse_size(files)
     waiting: deque[tuple[Sample, Future]] = deque()
     with ThreadPoolExecutor(SCORERS) as pool:
         for sample in tqdm(samples, "evaluate", len(indices), leave=False, unit="image", disable=None):
@@ -121,28 +122,38 @@ def measure(
     predictor: Predictor, files: DomainFiles, indices: list[int], classes: int, at_training_size: bool = False,
     workers: int = 1, each: Optional[Callable[[Sample, Scored], object]] = None,
 ) -> Measured:  # fmt: skip
-    """Everything about a network on one domain, in one pass; `each` is called with every image and its labels."""
+    """Everything about a network on one domain, in one pass; `each` is called with every image and its labels.
+
+    Each of several processes measures its share of the images, and all return the same.
+    """
     began = time.perf_counter()
-    stems, matrices, coarse, entropies = [], [], [], []
-    boundary, reliability = np.zeros((3, classes)), np.zeros((3, BINS))
-    for sample, scored in scores(predictor, files, indices, classes, at_training_size, True, workers):
-        stems.append(sample.stem)
-        matrices.append(scored.matrix)
-        coarse.append(scored.coarse)
-        entropies.append(scored.entropy)
-        boundary += scored.boundary
-        reliability += scored.reliability
+    mine, size = parallel.share(indices), coarse_size(files)
+    shapes = {"matrix": (classes, classes), "boundary": (3, classes), "reliability": (3, BINS), "coarse": size}
+    kinds = {"matrix": np.int64, "coarse": np.uint8}
+    rows = {name: np.zeros((len(mine), *shape), kinds.get(name, np.float64)) for name, shape in shapes.items()}
+    entropies = np.zeros(len(mine))
+    for place, (sample, scored) in enumerate(scores(predictor, files, mine, classes, at_training_size, True, workers)):
+        for name, array in rows.items():
+            array[place] = getattr(scored, name)
+        entropies[place] = scored.entropy
         if each is not None:
             each(sample, scored)
+    found = {name: parallel.merged(array, len(indices)) for name, array in rows.items()}
     return Measured(
-        tuple(stems),
-        np.stack(matrices),
-        boundary,
-        reliability,
-        float(np.mean(entropies)),
-        np.stack(coarse),
+        tuple(files.stem(index) for index in indices),
+        found["matrix"],
+        found["boundary"].sum(0),
+        found["reliability"].sum(0),
+        float(parallel.merged(entropies, len(indices)).mean()),
+        found["coarse"],
         time.perf_counter() - began,
     )
+
+
+def coarse_size(files: DomainFiles) -> tuple[int, int]:
+    """Height and width of coarse labels."""
+    width, height = files.size
+    return max(1, height // COARSE), max(1, width // COARSE)
 
 
 _ARRAYS = ("matrices", "boundary", "reliability", "coarse")

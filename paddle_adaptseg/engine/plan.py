@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Optional
 
-from paddle_adaptseg import checkpoint, runtime
+from paddle_adaptseg import checkpoint, parallel, runtime
 from paddle_adaptseg.config import Config, Domain
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.items import list_items
+from paddle_adaptseg.engine.build import build_state
 from paddle_adaptseg.engine.evaluator import class_sets
+from paddle_adaptseg.engine.health import last_score
+from paddle_adaptseg.engine.ranks import check_sync_norm, common_batch, reduced, rule
 from paddle_adaptseg.engine.resume import restore_weights, starting_point
-from paddle_adaptseg.engine.run import build_state, last_score
 from paddle_adaptseg.engine.trainer import TrainState
 from paddle_adaptseg.errors import CheckpointError, DataError
 
@@ -41,7 +43,9 @@ class Plan:
 def plan_run(config: Config, resume: Optional[str] = None, overwrite: bool = False) -> Plan:
     """The plan of a configuration. A wrong configuration is an error, as it is when training; what is absent is not."""
     runtime.import_paddle()
-    runtime.set_device(config.run.device)
+    parallel.start(config.run.timeout)
+    parallel.check_device(config.run.device)
+    check_sync_norm(config, runtime.set_device(config.run.device).startswith("gpu"))
     plan = Plan([runtime.environment()])
     with runtime.fresh_names():
         state = build_state(config)
@@ -66,7 +70,10 @@ def describe(state: TrainState, config: Config) -> Iterator[str]:
             sizes[rate] = sizes.get(rate, 0) + sum(int(p.size) for p in group.parameters)
         yield f"{name}: " + " + ".join(f"{size / 1e6:.2f} M parameters at {rate:g}" for rate, size in sizes.items())
     warmup = f", {schedule.warmup} of them warm-up" if schedule.warmup else ""
-    images = f"{_images(config)} images of each domain a step"
+    images = f"{common_batch(config)} images of each domain a step"
+    if parallel.world() > 1:
+        yield rule(config)
+        yield f"every process sends {reduced(state.players) / 1e6:.1f} MB of gradients in a step"
     yield f"steps: {schedule.stop} of a horizon of {schedule.horizon}{warmup}; {images}"
     yield f"written to {run.output}: a checkpoint every {run.save_every} steps, an evaluation every {run.eval_every}"
 
@@ -80,17 +87,13 @@ def domains(state: TrainState, config: Config) -> Iterator[tuple[str, Domain, bo
         yield "validation", config.data.validation, True
 
 
-def _images(config: Config) -> int:
-    return config.data.batch_size * config.schedule.iter_size
-
-
 def _data(name: str, domain: Domain, labelled: bool, config: Config) -> str:
     listing = list_items(domain, labelled)
     count, (width, height) = len(listing.items), domain.size
     text = f"{name}: {count} images of {listing.spec.title} ({domain.split}) at {width}x{height}"
     if name == "validation":
         return text
-    epoch = count / _images(config)
+    epoch = count / common_batch(config)
     return f"{text}; an epoch is {epoch:.0f} steps, {config.schedule.stop / epoch:.1f} epochs in all"
 
 

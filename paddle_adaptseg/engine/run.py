@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
-from paddle_adaptseg import checkpoint, runtime
+from paddle_adaptseg import checkpoint, parallel, runtime
+from paddle_adaptseg.checkpoint import Snapshot
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import dump
-from paddle_adaptseg.data import TrainData, label_space, open_validation
-from paddle_adaptseg.data.dataset import DomainFiles
-from paddle_adaptseg.data.faults import Fault
-from paddle_adaptseg.data.transforms import normalise
+from paddle_adaptseg.data import TrainData, open_validation
+from paddle_adaptseg.engine.build import build_state
 from paddle_adaptseg.engine.ending import explained
-from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model, look, protocol_line, score_scalars
+from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model, protocol_line, score_scalars
 from paddle_adaptseg.engine.finite import check_arrays
-from paddle_adaptseg.engine.health import HealthMonitor
+from paddle_adaptseg.engine.health import HealthMonitor, last_score
 from paddle_adaptseg.engine.interrupt import Asked, Interruption
-from paddle_adaptseg.engine.optim import build_players
+from paddle_adaptseg.engine.panels import panels
+from paddle_adaptseg.engine.ranks import change, check_sync_norm, rule
 from paddle_adaptseg.engine.resume import restore_best, restore_weights, starting_point
-from paddle_adaptseg.engine.trainer import StepReport, TrainState, run_steps
-from paddle_adaptseg.errors import CheckpointError, DataError
+from paddle_adaptseg.engine.trainer import StepReport, run_steps
 from paddle_adaptseg.files import sweep, write_atomically
 from paddle_adaptseg.lock import RunLock
-from paddle_adaptseg.logger import Console, RunLog
-from paddle_adaptseg.methods import build_method
-from paddle_adaptseg.models import build_model
-from paddle_adaptseg.visual import panel
+from paddle_adaptseg.logger import Console, RunLog, Silent
+from paddle_adaptseg.parallel.tensors import copy_from_first
 from paddle_adaptseg.weights import arrays_of
 from paddle_adaptseg.weights.pdparams import save_weights
-
-PANELS = 2  # fixed images of each domain that are drawn at every evaluation
 
 
 @dataclass(frozen=True)
@@ -55,19 +50,21 @@ def fit(
     asked to end before its last step saves and raises `errors.Stopped`.
     """
     runtime.import_paddle()
-    runtime.set_device(config.run.device)
-    runtime.set_deterministic(config.run.deterministic)
-    with runtime.fresh_names(), RunLock(Path(config.run.output)) as lock:
-        return _Run(config, resume, overwrite, accept_changes, lock).train()
+    parallel.start(config.run.timeout)
+    with parallel.together():
+        parallel.check_device(config.run.device)
+        check_sync_norm(config, runtime.set_device(config.run.device).startswith("gpu"))
+        runtime.set_deterministic(config.run.deterministic)
+        mine = RunLock(Path(config.run.output)) if parallel.is_first() else contextlib.nullcontext(Silent())
+        with runtime.fresh_names(), mine as lock:
+            return _Run(config, resume, overwrite, accept_changes, lock).train()
 
 
 class _Run:
     """The parts of one run and what happens after each of its steps."""
 
-    def __init__(
-        self, config: Config, resume: Optional[str], overwrite: bool, accept_changes: bool, lock: RunLock
-    ) -> None:
-        self.config, self.space, self.lock = config, label_space(config), lock
+    def __init__(self, config: Config, resume: Optional[str], overwrite: bool, accept_changes: bool, lock: Any) -> None:
+        self.config, self.lock = config, lock
         self.folder = Path(config.run.output)
         self.miou = float("nan")
         self.health, self.baseline = HealthMonitor(), last_score(config.run.baseline)
@@ -75,24 +72,34 @@ class _Run:
         class_sets(config)  # a wrong protocol is said now, not at the first evaluation
         snapshot, changes = starting_point(self.folder, config, resume, overwrite, accept_changes)
         self.state = build_state(config)
-        self.data = TrainData(config, with_target=self.state.method.uses_target)
+        self.data = TrainData(config, self.state.method.uses_target, parallel.rank(), parallel.world())
         self.validation = open_validation(config) if config.run.eval_every else None
         if snapshot is not None:
             self.state.restore(snapshot)
         elif config.run.restore_from:
             restore_weights(self.state.method, config, print)
         self.data.quarantine.entries = self.state.quarantined
-        # Everything that can be wrong has been looked at; from here on the folder is written to.
+        moved = snapshot and change(snapshot.record, self.state.step, config)
+        copy_from_first(list(self.state.method.state_dict().values()))
+        # Everything that can be wrong has been looked at, by every process; from here on the folder is written to.
+        self.log: Any = Silent()
+        self.console: Any = Silent()
+        self.notes = [note for note in (lock.note, changes, moved) if note]
+        if parallel.is_first():
+            self.open_folder()
+
+    def open_folder(self) -> None:
+        """Drop what is of later steps, and open the log."""
         checkpoint.drop_after(self.folder, self.state.step)
         restore_best(self.folder, self.state.best_step)
         for folder in (self.folder, self.folder / "states", self.folder / "weights"):
             sweep(folder)
         self.log = RunLog(self.folder, self.state.step)
         self.health.replay(self.log.jsonl)
-        write_atomically(self.folder / "config.yml", lambda handle: handle.write(dump(config).encode()))
+        text = dump(self.config).encode()
+        write_atomically(self.folder / "config.yml", lambda handle: handle.write(text))
         self.data.quarantine.write(self.folder)
-        self.console = Console(self.state.step, config.schedule.stop)
-        self.notes = [note for note in (lock.note, changes) if note]
+        self.console = Console(self.state.step, self.config.schedule.stop)
 
     def train(self) -> FitResult:
         """Run all remaining steps."""
@@ -101,13 +108,14 @@ class _Run:
             f"{self.config.method.name} on {self.config.model.name}, steps {self.state.step} to "
             f"{self.config.schedule.stop}, writing to {self.folder} (curves: visualdl --logdir {self.folder / 'vdl'})"
         )
-        for note in (*self.notes, *self.data.notes()):
+        several = [rule(self.config)] if parallel.world() > 1 else []
+        for note in (*several, *self.notes, *self.data.notes()):
             self.console.line(note)
         if self.validation is not None:
             self.console.line(protocol_line(self.config, len(self.validation)))
         batches = self.data.batches(self.state.step)
         try:
-            with explained(self.folder), self.stop:
+            with explained(self.folder), parallel.together(), self.stop:
                 if self.state.pending:
                     self.conclude()
                 run_steps(self.state, self.config, batches, self.after_step)
@@ -123,9 +131,11 @@ class _Run:
         """Log, evaluate and save when they are due."""
         run, step, last = self.config.run, self.state.step, self.config.schedule.stop
         text = ""
+        self.data.quarantine.share(parallel.texts)
         for news in self.data.quarantine.news():
             self.warn(news, "quarantine")
-            self.data.quarantine.write(self.folder)
+            if parallel.is_first():
+                self.data.quarantine.write(self.folder)
         if report.skipped:
             self.warn(f"step taken back ({self.state.skipped} of at most {run.max_nonfinite}): {report.skipped}")
         elif step % run.log_every == 0 or step == last:
@@ -156,7 +166,7 @@ class _Run:
 
     def ends(self) -> bool:
         """Whether the run was asked to end and has not reached its end anyway."""
-        return self.stop.asked() and (self.state.step < self.config.schedule.stop or self.state.pending)
+        return self.stop.asked_anywhere() and (self.state.step < self.config.schedule.stop or self.state.pending)
 
     def evaluate(self) -> bool:
         """Score the model on the validation domain, draw the panels, and say whether it is the best so far."""
@@ -166,8 +176,10 @@ class _Run:
         self.miou = scores["target/mIoU"]
         self.log.scalars(step, scores)
         for domain, files in (("source", self.data.source), ("target", self.validation)):
-            if files is not None:
-                self.draw(domain, files)
+            if files is not None and parallel.is_first():
+                meet = None if files is self.validation else self.data.quarantine.meet
+                for name, picture in panels(model, files, self.config, meet):
+                    self.log.picture(step, f"{domain}/{name}", picture)
         improved = checkpoint.is_better(self.miou, state.best_miou)
         if improved:
             state.best_step, state.best_miou = step, self.miou
@@ -194,27 +206,17 @@ class _Run:
         self.console.line(f"warning: step {self.state.step}: {text}")
         self.log.text(self.state.step, tag, text)
 
-    def draw(self, domain: str, files: DomainFiles) -> None:
-        """Panels of the first images of a domain: image, prediction, truth, entropy."""
-        import paddle
-
-        for index in range(min(PANELS, len(files))):
-            try:
-                image, truth = files.image(index), files.label(index, files.size)
-            except DataError as error:
-                if files is self.validation:
-                    raise
-                self.data.quarantine.meet([Fault(0, 0, files.items[index].image.name, str(error))])
-                continue
-            tensor = normalise(paddle.to_tensor(image[None]), self.config.data.pixels)
-            prediction, entropy = look(self.state.method.eval_model, tensor)
-            self.log.picture(self.state.step, f"{domain}/{index}", panel(image, prediction, truth, entropy, self.space))
-
     def save(self, evaluated: bool, improved: bool) -> None:
         """Log first, then weights, then the state: whatever a crash leaves, a state is never ahead of the rest."""
         self.lock.confirm()
         snapshot = self.state.snapshot(self.config)
         check_arrays(snapshot.arrays, self.state.step)
+        parallel.same_everywhere("weights and optimiser states", snapshot.arrays)
+        if parallel.is_first():
+            self.write(snapshot, evaluated, improved)
+
+    def write(self, snapshot: Snapshot, evaluated: bool, improved: bool) -> None:
+        """Bring log, weights and state to disk."""
         self.log.flush()
         arrays, text = arrays_of(self.state.method.eval_model), dump(self.config)
         origin: dict[str, object] = {"trained_steps": self.state.step, "planned_steps": self.config.schedule.stop}
@@ -225,25 +227,3 @@ class _Run:
             save_weights(self.folder / "best.pdparams", arrays, text, origin)
         checkpoint.save_state(self.folder, snapshot)
         checkpoint.prune(self.folder, self.config.run.keep, self.state.best_step)
-
-
-def last_score(baseline: str) -> Optional[float]:
-    """The target mIoU of a run's last evaluation."""
-    if not baseline:
-        return None
-    log = Path(baseline) / "log.jsonl"
-    if not log.is_file():
-        raise CheckpointError(f"run.baseline: '{baseline}' is no run's folder (it has no log.jsonl)")
-    scores = [json.loads(line).get("target/mIoU") for line in log.read_text(encoding="utf-8").splitlines()]
-    scores = [score for score in scores if score is not None]
-    if not scores:
-        raise CheckpointError(f"run.baseline: the run in '{baseline}' was never evaluated")
-    return scores[-1]
-
-
-def build_state(config: Config) -> TrainState:
-    """Network, method and optimisers of a configuration, initialised from its seed."""
-    runtime.seed_step(config.run.seed, 0)
-    classes = len(label_space(config))
-    method = build_method(config.method, build_model(config.model, classes), classes)
-    return TrainState(method, build_players(method, config))

@@ -10,13 +10,14 @@ from typing import Any, Callable
 import numpy as np
 import paddle
 
-from paddle_adaptseg import runtime
+from paddle_adaptseg import parallel, runtime
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.checkpoint import Snapshot
 from paddle_adaptseg.config import Config, Schedule
 from paddle_adaptseg.configfile import dump
 from paddle_adaptseg.engine.finite import Guard, NotFinite, check_gradients, check_losses
 from paddle_adaptseg.engine.optim import Player, poly
+from paddle_adaptseg.engine.ranks import average_gradients, common_losses, weigh
 from paddle_adaptseg.errors import CheckpointError
 from paddle_adaptseg.methods.base import Clock, Method, Terms
 from paddle_adaptseg.metrics import ConfusionMatrix
@@ -43,7 +44,7 @@ class TrainState:
             arrays.update({f"optim/{name}/{k}": v for k, v in player.state().items()})
         best = {"best_step": self.best_step, "best_miou": None if np.isnan(self.best_miou) else self.best_miou}
         more = {"skipped": self.skipped, "pending": self.pending, "quarantined": dict(self.quarantined)}
-        version = {"config": dump(config), "paddle": paddle.__version__}
+        version = {"config": dump(config), "paddle": paddle.__version__, "processes": parallel.world()}
         return Snapshot(arrays, {"step": self.step, **best, **more, **version})
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -98,7 +99,7 @@ def run_steps(state: TrainState, config: Config, batches: Iterator[Batch], after
     while state.step < schedule.stop:
         watch = (state.step + 1) % log_every == 0 or state.step + 1 == schedule.stop
         clock = Clock(state.step, schedule.horizon, watch)
-        runtime.seed_step(config.run.seed, state.step)
+        runtime.seed_step(config.run.seed, state.step, parallel.rank())
         guard.before_step()
         try:
             report = train_step(state, clock, schedule, batches)
@@ -123,18 +124,20 @@ def train_step(state: TrainState, clock: Clock, schedule: Schedule, batches: Ite
     for _ in range(schedule.iter_size):
         batch = next(batches)
         for terms in state.method.losses(batch, clock):
+            weigh(terms)
             backward(terms, schedule.iter_size)
             collected += [(name, term.loss.detach()) for name, term in terms.items()]
             terms.clear()
         images, files = images + len(batch.source_label), files + batch.files
-    losses = check_losses(collected, clock.step + 1, files)
+    losses = common_losses(lambda: check_losses(collected, clock.step + 1, files))
+    average_gradients(state.players, state.method)
     check_gradients(state.players, clock.step + 1, files)
     for player in state.players.values():
         player.step()
     state.method.after_step(clock)
     if clock.watch:
         readings = read_observed(state.method.observed, batch)
-    return StepReport(losses, rates, readings, images, time.perf_counter() - began)
+    return StepReport(losses, rates, readings, images * parallel.world(), time.perf_counter() - began)
 
 
 def backward(terms: Terms, parts: int) -> None:

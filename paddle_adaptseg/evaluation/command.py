@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Callable, Optional
 
-from paddle_adaptseg import runtime
+from paddle_adaptseg import parallel, runtime
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.data import label_space, scored_domain
@@ -33,9 +33,21 @@ Tell = Callable[[str], object]
 def evaluate_request(request: Request, tell: Tell = print) -> Optional[Findings]:
     """Answer a request: print scores, write what was asked for, and return what a report shows."""
     check(request)
+    parallel.start()
+    with parallel.together():
+        return _answer(request, tell if parallel.is_first() else _nothing)
+
+
+def _nothing(_: str) -> None:
+    """Told to the processes that are not the first."""
+
+
+def _answer(request: Request, tell: Tell) -> Optional[Findings]:
+    if request.watch is not None and parallel.world() > 1:
+        raise ConfigError("--watch follows a training with one process: start it without paddle.distributed.launch")
     work = _every_checkpoint if request.run is not None else _one_model
     findings, where = work(request, tell), request.report
-    if findings is not None and where is not None:
+    if findings is not None and where is not None and parallel.is_first():
         tell(f"report: {write_report(findings, Path(where))}")
     return findings
 
@@ -73,8 +85,9 @@ def _every_checkpoint(request: Request, tell: Tell) -> Optional[Findings]:
     found = _findings(request, config, benches, last.measured, [f"{last.weights} (the last of {len(entries)})"])
     found = dataclasses.replace(found, run=trajectory)
     tell("\n".join([*score_lines(found), *rule_lines(trajectory)]))
-    files = write_tables(trajectory, benches[0].folder(run), str(run))
-    tell(f"tables: {', '.join(map(str, files))}")
+    if parallel.is_first():
+        files = write_tables(trajectory, benches[0].folder(run), str(run))
+        tell(f"tables: {', '.join(map(str, files))}")
     if not request.report:
         return found
     model = load_model(last.weights, config)[0]

@@ -15,15 +15,20 @@ from paddle import Tensor, nn
 
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.errors import ConfigError, suggest
-from paddle_adaptseg.losses import cross_entropy, entropy_map
+from paddle_adaptseg.losses import cross_entropy, entropy_map, labelled
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter
 
 
 class Term(NamedTuple):
-    """A loss as it is logged, and the weight with which it is summed."""
+    """A loss as it is logged, and the weight with which it is summed.
+
+    `pixels`: of how many it is the mean, where batches of one size differ in that; with several processes the
+    trainer weighs each one's mean by it, so that all together compute the mean over the common batch.
+    """
 
     loss: Tensor
     weight: float = 1.0
+    pixels: Optional[Tensor] = None
 
 
 Terms = dict[str, Term]
@@ -94,8 +99,9 @@ class Method(nn.Layer):
     def seg_terms(self, logits: Mapping[str, Tensor], batch: Batch, clock: Clock) -> Terms:
         """Cross entropy of every weighted level on the source."""
         self.observe_source(logits["main"], clock)
+        count = labelled(batch.source_label)
         return {
-            f"seg_{level}": Term(cross_entropy(logits[level], batch.source_label), weight)
+            f"seg_{level}": Term(cross_entropy(logits[level], batch.source_label), weight, count)
             for level, weight in self.seg_weights.items()
         }
 

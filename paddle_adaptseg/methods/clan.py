@@ -14,7 +14,7 @@ from paddle import Tensor
 
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.losses import SOURCE, TARGET, cosine, focal_cross_entropy, softmax, weighted_bce
+from paddle_adaptseg.losses import SOURCE, TARGET, cosine, focal_cross_entropy, labelled, softmax, weighted_bce
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.models.discriminator import discriminator
 from paddle_adaptseg.models.layers import frozen, resize, resize_all
@@ -52,7 +52,8 @@ class CLAN(Method):
         source = self.segmenter.logits(batch.source_image)
         full = resize_all(source, batch.source_image.shape[2:])
         self.observe_source(full["main"], clock)
-        yield {"seg": Term(sum(focal_cross_entropy(full[k], batch.source_label) for k in ("first", "second")))}
+        seg = sum(focal_cross_entropy(full[k], batch.source_label) for k in ("first", "second"))
+        yield {"seg": Term(seg, pixels=labelled(batch.source_label))}
         del full
         fade = self.ramp(clock.step) * (1.0 - clock.step / clock.horizon)
         if fade == 0.0:

@@ -19,6 +19,7 @@ from paddle_adaptseg.losses import (
     hard_labels,
     iw_entropy,
     iw_max_square,
+    labelled,
     max_square,
     mean_entropy,
     softmax,
@@ -37,6 +38,7 @@ class Prior:
     loss: Callable[..., Tensor]
     term: str = "target"
     logged_weighted: bool = True
+    counted: bool = False  # the loss comes with the number of pixels that it is the mean of
 
 
 PRIORS: Mapping[str, Prior] = {
@@ -44,7 +46,7 @@ PRIORS: Mapping[str, Prior] = {
     "max_square": Prior(max_square),
     "iw_max_square": Prior(iw_max_square),  # options: ratio
     "iw_entropy": Prior(iw_entropy),  # options: ratio
-    "hard": Prior(hard_label),  # options: threshold
+    "hard": Prior(hard_label, counted=True),  # options: threshold
 }
 
 
@@ -83,17 +85,21 @@ class TargetPrior(Method):
         self.observe_target(logits["main"], clock)
         terms = {f"{self.prior.term}_{k}": self.term(logits[k], w * factor) for k, w in self.weights.items()}
         if self.guidance is not None:
-            terms["target_aux"] = Term(self.guided(logits), self.seg_weights["aux"] * self.weights["main"] * factor)
+            loss, count = self.guided(logits)
+            terms["target_aux"] = Term(loss, self.seg_weights["aux"] * self.weights["main"] * factor, count)
         yield terms
 
     def term(self, logits: Tensor, weight: float) -> Term:
         """The prior as a term, weighted before or after it is logged."""
-        loss = self.prior.loss(logits, **self.options)
-        return Term(weight * loss) if self.prior.logged_weighted else Term(loss, weight)
+        loss, count = self.prior.loss(logits, **self.options), None
+        if self.prior.counted:
+            loss, count = loss
+        return Term(weight * loss, 1.0, count) if self.prior.logged_weighted else Term(loss, weight, count)
 
-    def guided(self, logits: Mapping[str, Tensor]) -> Tensor:
-        """Cross entropy of the aux head with the class of both heads' mean, where either is sure."""
+    def guided(self, logits: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Cross entropy of the aux head with the class of both heads' mean where either is sure, and how many are."""
         main, aux = softmax(logits["main"].detach()), softmax(logits["aux"].detach())
         sure = (main.max(axis=1) > self.guidance).logical_or(aux.max(axis=1) > self.guidance)
         self.observed["guided"] = sure.astype("float32").mean()
-        return cross_entropy(logits["aux"], hard_labels((main + aux) / 2, sure))
+        label = hard_labels((main + aux) / 2, sure)
+        return cross_entropy(logits["aux"], label), labelled(label)

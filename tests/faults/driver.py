@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 MOMENTS = {
     "optimise": "paddle_adaptseg.engine.optim:Player.step",
     "evaluate": "paddle_adaptseg.engine.inference:Predictor.views",
-    "draw": "paddle_adaptseg.engine.run:panel",
+    "draw": "paddle_adaptseg.engine.panels:panel",
     "inside a state": "numpy.lib.format:write_array",
     "file written, not moved": "os:fsync",
     "file moved": "paddle_adaptseg.files:_sync_folder",

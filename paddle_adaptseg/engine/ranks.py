@@ -1,0 +1,123 @@
+"""What several processes must share so that a step of all equals one step on their common batch.
+
+Gradients are held until a step's last backward pass and then averaged once, so that critics, frozen or not, and parts
+of a step need nothing of their own. A mean over labelled pixels is weighed by each process's share of them first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Callable
+
+import numpy as np
+from paddle import nn
+
+from paddle_adaptseg import parallel
+from paddle_adaptseg.config import Config
+from paddle_adaptseg.configfile import parse_config
+from paddle_adaptseg.engine.finite import NotFinite
+from paddle_adaptseg.engine.optim import Player
+from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.methods.base import Method, Terms
+from paddle_adaptseg.parallel.tensors import average
+
+
+def weigh(terms: Terms) -> None:
+    """Scale means over counted pixels, so that their mean over the processes is the mean over all pixels."""
+    if parallel.world() == 1:
+        return
+    counted = {name: float(term.pixels) for name, term in terms.items() if term.pixels is not None}
+    sums = parallel.meet(list(counted.values()))
+    for (name, mine), all_pixels in zip(counted.items(), sums):
+        factor = parallel.world() * mine / all_pixels if all_pixels else 1.0
+        terms[name] = terms[name]._replace(loss=terms[name].loss * factor)
+
+
+def common_losses(check: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """The losses of the common batch; where one process finds them not finite, all do."""
+    if parallel.world() == 1:
+        return check()
+    fault, losses = "", {}
+    try:
+        losses = check()
+    except NotFinite as error:
+        fault = str(error)
+    if parallel.meet([bool(fault)])[0]:
+        said = parallel.texts(fault)
+        raise NotFinite(next(text for text in said if text))
+    return dict(zip(losses, (parallel.meet(list(losses.values())) / parallel.world()).tolist()))
+
+
+def average_gradients(players: Mapping[str, Player], method: Method) -> None:
+    """Average all gradients and running statistics; every player's is on its way while the next one's is packed."""
+    if parallel.world() == 1:
+        return
+    gradients = {name: player.gradients() for name, player in players.items()}
+    names = [name for found in gradients.values() for name, _ in found]
+    parallel.same_everywhere("the parameters that have a gradient", {name: np.zeros(1) for name in names})
+    under_way = [average([g for _, g in found]) for found in gradients.values()]
+    under_way.append(average([t for norm in batch_norms(method) for t in (norm._mean, norm._variance)]))
+    for finish in under_way:
+        finish()
+
+
+def reduced(players: Mapping[str, Player]) -> int:
+    """Bytes of gradients that a process brings to a step's reductions."""
+    return sum(4 * int(p.size) for player in players.values() for g in player.groups for p in g.parameters)
+
+
+def batch_norms(layer: nn.Layer) -> list[nn.Layer]:
+    """The layers below that normalise with batch statistics."""
+    norms = [sub for sub in layer.sublayers() if isinstance(sub, (nn.BatchNorm2D, nn.SyncBatchNorm))]
+    return [norm for norm in norms if not norm._use_global_stats]
+
+
+def synchronise_norms(layer: nn.Layer) -> int:
+    """Let batch statistics be those of all processes' images; returns how many layers there are."""
+    wanted = batch_norms(layer)
+    for parent in layer.sublayers(include_self=True):
+        for name, child in parent.named_children():
+            if any(child is norm for norm in wanted):
+                setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+    return len(wanted)
+
+
+def check_sync_norm(config: Config, gpu: bool) -> None:
+    """Refuse what Paddle cannot do."""
+    if config.run.sync_norm and not gpu:
+        raise ConfigError(
+            "run.sync_norm=true needs GPUs (Paddle's SyncBatchNorm has no CPU form): leave it out, or choose "
+            "model.norm=frozen"
+        )
+
+
+def common_batch(config: Config) -> int:
+    """Images of each domain in a step of all processes."""
+    return config.data.batch_size * config.schedule.iter_size * parallel.world()
+
+
+def rule(config: Config) -> str:
+    """What several processes mean for batch, rate and steps, in one line."""
+    data, schedule = config.data, config.schedule
+    parts = f" x {schedule.iter_size} parts" if schedule.iter_size > 1 else ""
+    return (
+        f"{parallel.world()} processes x {data.batch_size} image{'s'[: data.batch_size > 1]}{parts} = global batch "
+        f"{common_batch(config)}; rates unchanged ({config.optim.segmenter.lr:g}); steps are not divided: "
+        f"{schedule.stop} steps see {parallel.world()} times the images that one process sees"
+    )
+
+
+def change(record: Mapping[str, Any], step: int, config: Config) -> str:
+    """What another number of processes than a checkpoint's changes for the run that goes on; empty: nothing."""
+    before, now, batch = int(record.get("processes", 1)), parallel.world(), common_batch(config)
+    if before == now:
+        return ""
+    old = parse_config(str(record["config"]), "configuration inside the checkpoint")
+    images = old.data.batch_size * old.schedule.iter_size * before
+    text = f"continuing with {now} process{'es'[: 2 * (now > 1)]} instead of {before}: "
+    if images == batch:
+        return text + f"the global batch stays {batch}, and the data goes on where it was"
+    return text + (
+        f"the global batch is now {batch} instead of {images}; rates and steps stay as they are; the data goes on at "
+        f"position {step * batch} of its stream instead of {step * images}"
+    )

@@ -1,0 +1,129 @@
+"""What the processes of tests/test_parallel.py do: the trainings in a JSON file, one after another."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from paddle_adaptseg import runtime  # noqa: E402
+
+runtime.import_paddle()
+
+import numpy as np  # noqa: E402
+import paddle  # noqa: E402
+
+from paddle_adaptseg import parallel  # noqa: E402
+from paddle_adaptseg.configfile import load_config  # noqa: E402
+from paddle_adaptseg.data.sampling import PairStream  # noqa: E402
+from paddle_adaptseg.engine import evaluate, fit, trainer  # noqa: E402
+from paddle_adaptseg.engine.bulk import Bench  # noqa: E402
+from paddle_adaptseg.engine.finite import NotFinite  # noqa: E402
+from paddle_adaptseg.engine.inference import Inference, Predictor  # noqa: E402
+from paddle_adaptseg.engine.optim import Player  # noqa: E402
+from paddle_adaptseg.engine.restore import load_model  # noqa: E402
+from paddle_adaptseg.errors import DataError, Stopped, UserError  # noqa: E402
+from paddle_adaptseg.parallel import tensors  # noqa: E402
+
+
+def at_call(number: int, strike):
+    """Makes a function that strikes first at its call of that number, and only in process 1."""
+
+    def wrap(real):
+        calls = itertools.count(1)
+
+        def replaced(*args, **kwargs):
+            if next(calls) == number and parallel.rank() == 1:
+                strike()
+            return real(*args, **kwargs)
+
+        return replaced
+
+    return wrap
+
+
+def fail(error: Exception):
+    def strike():
+        raise error
+
+    return strike
+
+
+# What happens to process 1: where, at which call, and what.
+FAULTS = {
+    "not finite": (trainer, "check_losses", 2, fail(NotFinite("step 2: seg_main = nan"))),
+    "image": (PairStream, "_item", 2, fail(DataError("image '7.png' is cut short"))),
+    "bug": (trainer, "backward", 2, fail(KeyError("wrong"))),
+    "terminate": (Player, "step", 3, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+    "evaluating": (Predictor, "views", 1, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+}
+
+
+def train(config: str, overrides: list[str], fault: str = "", **options) -> str:
+    """One training; `fault` is planted in process 1."""
+    with contextlib.ExitStack() as planted:
+        if fault:
+            owner, name, number, strike = FAULTS[fault]
+            planted.enter_context(mock.patch.object(owner, name, at_call(number, strike)(getattr(owner, name))))
+        return str(fit(load_config(config, overrides), **options).step)
+
+
+def score(weights: str, overrides: list[str], keep: str) -> str:
+    """Counts of an evaluation, plain and in detail."""
+    matrix, _ = evaluate(weights, overrides=overrides)
+    model, config = load_model(weights, None, overrides)
+    found = Bench(config, "target", Inference()).measure(model)
+    arrays = {"matrices": found.matrices, "boundary": found.boundary, "reliability": found.reliability,
+              "coarse": found.coarse, "entropy": np.array(found.entropy), "counts": matrix.counts}  # fmt: skip
+    if parallel.is_first():
+        np.savez(keep, stems=np.array(found.stems), **arrays)
+    return str(matrix.images)
+
+
+def exchange() -> str:
+    """The pieces on their own."""
+    rank, world = parallel.rank(), parallel.world()
+    assert parallel.meet([1, rank]).tolist() == [world, sum(range(world))]
+    assert parallel.texts(f"of {rank}, ä") == [f"of {r}, ä" for r in range(world)]
+    assert parallel.total(np.array([2**53 + 1, rank])).tolist() == [world * (2**53 + 1), sum(range(world))]
+    parts = [paddle.full([n], float(rank + n)) for n in (3, 5, 2)]
+    tensors.BUCKET, before = 6, tensors.BUCKET  # two tensors do not fit into one bucket, and 8 > 6
+    tensors.average(parts)()
+    tensors.BUCKET = before
+    assert [p.tolist() for p in parts] == [[n + (world - 1) / 2] * n for n in (3, 5, 2)]
+    rows = np.arange(5)[rank::world]
+    assert parallel.merged(rows, 5).tolist() == [0, 1, 2, 3, 4]
+    assert parallel.from_first(7 + rank) == 7
+    parallel.same_everywhere("it", {"a": np.ones(3)})
+    try:
+        parallel.same_everywhere("weights", {"a": np.full(3, rank)})
+    except Exception as error:
+        return str(error)
+    return "nothing was found"
+
+
+TASKS = {"train": train, "score": score, "exchange": exchange}
+
+
+def main(path: Path) -> None:
+    parallel.start(60.0)
+    for number, (task, options) in enumerate(json.loads(path.read_text())):
+        try:
+            said = TASKS[task](**options)
+        except (UserError, Stopped, KeyError) as error:
+            said = f"{type(error).__name__}: {error}"
+        except Exception:
+            said = traceback.format_exc()
+        (path.parent / f"{number}.{parallel.rank()}").write_text(said)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
