@@ -86,6 +86,8 @@ MEANINGS: Mapping[str, str] = {
     "run.on_nonfinite": "`stop`, or `skip`: take a step back whose numbers are not finite, and go on",
     "run.max_nonfinite": "steps that may be skipped in a run",
     "run.deterministic": "also choose deterministic cuDNN kernels",
+    "run.timeout": "seconds that one of [several processes](scaling.md) waits for the others before it ends",
+    "run.sync_norm": "batch statistics over the images of all processes; needs GPUs",
     "run.baseline": "folder of a source-only run; evaluations then tell the lift over it",
 }
 # Keywords of networks and methods mean the same wherever they occur.

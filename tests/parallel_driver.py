@@ -24,6 +24,8 @@ import paddle  # noqa: E402
 from paddle_adaptseg import parallel  # noqa: E402
 from paddle_adaptseg.configfile import load_config  # noqa: E402
 from paddle_adaptseg.data.sampling import PairStream  # noqa: E402
+from paddle_adaptseg.deploy.files import predict_files  # noqa: E402
+from paddle_adaptseg.deploy.runners import open_runner  # noqa: E402
 from paddle_adaptseg.engine import evaluate, fit, trainer  # noqa: E402
 from paddle_adaptseg.engine.bulk import Bench  # noqa: E402
 from paddle_adaptseg.engine.finite import NotFinite  # noqa: E402
@@ -31,6 +33,7 @@ from paddle_adaptseg.engine.inference import Inference, Predictor  # noqa: E402
 from paddle_adaptseg.engine.optim import Player  # noqa: E402
 from paddle_adaptseg.engine.restore import load_model  # noqa: E402
 from paddle_adaptseg.errors import DataError, Stopped, UserError  # noqa: E402
+from paddle_adaptseg.evaluation import Request, evaluate_request  # noqa: E402
 from paddle_adaptseg.parallel import tensors  # noqa: E402
 
 
@@ -88,6 +91,20 @@ def score(weights: str, overrides: list[str], keep: str) -> str:
     return str(matrix.images)
 
 
+def bulk(run: str, report: str) -> str:
+    """Every checkpoint of a run twice, the second time from what was kept, with a report."""
+    evaluate_request(Request((run,)))
+    told: list[str] = []
+    evaluate_request(Request((run,), report=report), told.append)
+    return "\n".join(told)
+
+
+def predict(weights: str, inputs: str, output: str) -> str:
+    """Labels of a folder's pictures, and what failed."""
+    tally = predict_files(open_runner(weights), [inputs], Path(output), ["label"])
+    return f"{tally.images} {tally.problems}"
+
+
 def exchange() -> str:
     """The pieces on their own."""
     rank, world = parallel.rank(), parallel.world()
@@ -110,7 +127,7 @@ def exchange() -> str:
     return "nothing was found"
 
 
-TASKS = {"train": train, "score": score, "exchange": exchange}
+TASKS = {"train": train, "score": score, "bulk": bulk, "predict": predict, "exchange": exchange}
 
 
 def main(path: Path) -> None:

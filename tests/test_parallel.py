@@ -26,6 +26,7 @@ from paddle_adaptseg.engine.bulk import Bench
 from paddle_adaptseg.engine.inference import Inference
 from paddle_adaptseg.engine.ranks import batch_norms, synchronise_norms
 from paddle_adaptseg.engine.restore import load_model
+from paddle_adaptseg.evaluation import Request, evaluate_request
 from paddle_adaptseg.labels import IGNORE
 from paddle_adaptseg.methods import METHODS
 
@@ -94,6 +95,12 @@ def together(toy_root, scored, tmp_path_factory) -> dict[str, list[str]]:
         tasks[fault] = ["train", options]
     weights, keep = str(scored / "weights/step_00000001.pdparams"), str(folder / "scored.npz")
     tasks["score"] = ["score", {"weights": weights, "overrides": [], "keep": keep}]
+    shutil.copytree(scored, folder / "run")
+    shutil.copytree(toy_root / "Cityscapes/leftImg8bit/val", folder / "pictures")
+    (folder / "pictures/broken.png").write_bytes(b"no picture")
+    tasks["bulk"] = ["bulk", {"run": str(folder / "run"), "report": str(folder / "report")}]
+    inputs = {"inputs": str(folder / "pictures"), "output": str(folder / "labels")}
+    tasks["predict"] = ["predict", {"weights": weights, **inputs}]
     said = run_tasks(folder, list(tasks.values()))
     return {"folder": folder, **dict(zip(tasks, said))}
 
@@ -150,6 +157,25 @@ def test_a_shared_evaluation_equals_one_of_one_process_to_the_last_count(togethe
     assert found["stems"].tolist() == list(alone.stems)
     for name in ("matrices", "boundary", "reliability", "coarse", "entropy"):
         np.testing.assert_array_equal(found[name], getattr(alone, name), err_msg=name)
+
+
+def test_every_checkpoint_of_a_run_is_measured_once_by_all_and_told_by_the_first(together, scored, tmp_path):
+    first, second = together["bulk"]
+    assert "(kept)" in first and "report: " in first and second == ""
+    shutil.copytree(scored, tmp_path / "run")
+    evaluate_request(Request((str(tmp_path / "run"),)), lambda _: None)
+    folders = (tmp_path / "run", together["folder"] / "run")
+    tables = [next(folder.glob("evaluation/target-*/*.csv")) for folder in folders]
+        next(folder.glob("evaluation/target-*/*.csv")) for folder in (tmp_path / "run", together["folder"] / "run")
+    ]
+    assert tables[0].read_text() == tables[1].read_text()
+    assert list((together["folder"] / "report").glob("*.html"))
+
+
+def test_the_pictures_of_a_folder_are_shared_and_what_failed_is_told_by_all(together):
+    (said,) = set(together["predict"])
+    assert said.startswith("3 [") and "broken.png" in said
+    assert len(list((together["folder"] / "labels").rglob("*.png"))) == 3
 
 
 def test_only_layers_with_batch_statistics_are_synchronised_and_keep_their_names(tiny):
