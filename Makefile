@@ -4,7 +4,7 @@ PY := .venv/bin/python
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test test-slow test-paddle26 bench-loading pages lint clean
+.PHONY: help setup demo demo-seeds test test-slow test-paddle26 bench bench-loading pages lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ test:  ## run the test suite
 test-slow:  ## run the checks that take minutes
 	@tools/setup_env.sh .venv "" requirements-test.txt
 	$(PY) -m pytest -m slow -s tests
+
+bench: setup  ## measure training against plain PyTorch and plain Paddle (about 8 minutes; needs `pip install torch`)
+	$(PY) benchmarks/training.py
 
 bench-loading: setup  ## measure reading and scoring against the originals' way
 	$(PY) benchmarks/loading.py
