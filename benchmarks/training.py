@@ -180,7 +180,7 @@ def main() -> None:
     print(f"{note}; {gflop:.0f} GFLOP a step, limit {best:.0f} GFLOP/s\n\n{show(table)}")
     path = args.output.with_name(args.output.name + ("_large" if args.large else ""))
     draw(peers, f"AdaptSegNet, multi level, ResNet-101, source {source}, target {target}", path.with_suffix(".png"))
-    with open(path.with_suffix(".csv"), "w", newline="", encoding="utf-8") as handle:
+    with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, list(table[0]))
         writer.writeheader()
         writer.writerows(table)

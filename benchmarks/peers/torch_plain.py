@@ -148,7 +148,7 @@ def train(network, critics, segmenter_step, critics_step, number: int, arrays: t
 
     critics.requires_grad_(False)
     source = network(source_image)
-    for level, weight in common.SEG_WEIGHTS.items():
+    for level in common.SEG_WEIGHTS:
         losses[f"seg_{level}"] = F.cross_entropy(source[level], label, ignore_index=255)
     sum(losses[f"seg_{k}"] * w for k, w in common.SEG_WEIGHTS.items()).backward()
     watch.lap("source")

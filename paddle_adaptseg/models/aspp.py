@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from paddle import Tensor, nn
 
-from paddle_adaptseg.models.layers import normal_init
+from paddle_adaptseg.models.layers import Conv2D, normal_init
 
 DILATIONS = (6, 12, 18, 24)
 
@@ -21,7 +21,7 @@ class PyramidHead(nn.Layer):
     def __init__(self, channels: int, classes: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.branches = nn.LayerList(
-            [nn.Conv2D(channels, classes, 3, padding=d, dilation=d, weight_attr=normal_init()) for d in dilations]
+            [Conv2D(channels, classes, 3, padding=d, dilation=d, weight_attr=normal_init()) for d in dilations]
         )
 
     def forward(self, x: Tensor) -> Tensor:

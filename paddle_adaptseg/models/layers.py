@@ -11,6 +11,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
+from paddle_adaptseg.models import onednn
+
 
 @dataclass(frozen=True)
 class NormPolicy:
@@ -49,12 +51,27 @@ NORMS: Mapping[str, NormPolicy] = {
 }
 
 
+class Conv2D(nn.Conv2D):
+    """A convolution. On a CPU oneDNN computes it, unless it is a mere product of matrices (1x1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = [tuple(_pair(value)) for value in (self._stride, self._padding, self._dilation)]
+        product = tuple(self._kernel_size) == pairs[0] == (1, 1)
+        if product or self._groups > 1 or not onednn.usable(x, self.weight):
+            return super().forward(x)
+        return onednn.convolve(x, self.weight, self.bias, *pairs)
+
+
+def _pair(value: int | Sequence[int]) -> Sequence[int]:
+    return (value, value) if isinstance(value, int) else value
+
+
 def conv(
     fan_in: int, fan_out: int, kernel: int, stride: int = 1, dilation: int = 1, padding: Optional[int] = None
-) -> nn.Conv2D:
+) -> Conv2D:
     """A convolution without bias that keeps the size (over the stride), as the originals initialise it."""
     padding = dilation * (kernel // 2) if padding is None else padding
-    return nn.Conv2D(fan_in, fan_out, kernel, stride, padding, dilation, weight_attr=normal_init(), bias_attr=False)
+    return Conv2D(fan_in, fan_out, kernel, stride, padding, dilation, weight_attr=normal_init(), bias_attr=False)
 
 
 def normal_init(std: float = 0.01) -> ParamAttr:

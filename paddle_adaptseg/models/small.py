@@ -10,14 +10,14 @@ from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.models.aspp import PyramidHead
 from paddle_adaptseg.models.deeplabv3plus import DeepLabV3Plus
-from paddle_adaptseg.models.layers import NORMS, NormPolicy
+from paddle_adaptseg.models.layers import NORMS, Conv2D, NormPolicy
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.registry import lookup
 
 
-def _conv(fan_in: int, fan_out: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Conv2D:
+def _conv(fan_in: int, fan_out: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> Conv2D:
     init = ParamAttr(initializer=nn.initializer.KaimingNormal())
-    return nn.Conv2D(
+    return Conv2D(
         fan_in, fan_out, kernel, stride, dilation * (kernel // 2), dilation, weight_attr=init, bias_attr=False
     )
 
