@@ -55,10 +55,10 @@ class LegacyMomentum:
             parameter.subtract_(rate * velocity)
         self.velocity[key] = velocity
 
-    def clear_grad(self) -> None:
+    def clear_grad(self, set_to_zero: bool) -> None:
         for group in self.groups:
             for parameter in group.parameters:
-                parameter.clear_grad()
+                parameter.clear_gradient(set_to_zero)
 
     def state_dict(self) -> dict[str, paddle.Tensor]:
         return dict(self.velocity)
@@ -82,8 +82,9 @@ class Player:
         return {g.name: self.lr * factor * g.rate for g in self.groups}
 
     def step(self) -> None:
+        """Update, then drop the gradients; kept as zeros they would lie beside the next step's activations."""
         self.optimiser.step()
-        self.optimiser.clear_grad()
+        self.optimiser.clear_grad(set_to_zero=False)
 
     def state(self) -> dict[str, np.ndarray]:
         """Optimiser state as arrays under structured names."""

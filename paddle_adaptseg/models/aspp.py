@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from paddle import Tensor, nn
 
-from paddle_adaptseg.models.layers import Conv2D, normal_init
+from paddle_adaptseg.models.convolution import Conv2D
+from paddle_adaptseg.models.layers import normal_init
 
 DILATIONS = (6, 12, 18, 24)
 

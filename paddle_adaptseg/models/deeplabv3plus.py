@@ -13,7 +13,8 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.models.aspp import DILATIONS, PyramidHead
-from paddle_adaptseg.models.layers import NORMS, Conv2D, NormPolicy, resize_like
+from paddle_adaptseg.models.convolution import Conv2D
+from paddle_adaptseg.models.layers import NORMS, NormPolicy, resize_like
 from paddle_adaptseg.models.mobilenet import MobileNetV2
 from paddle_adaptseg.models.resnet import ResNet
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group

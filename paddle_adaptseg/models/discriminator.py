@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paddle import nn
 
-from paddle_adaptseg.models.layers import Conv2D
+from paddle_adaptseg.models.convolution import Conv2D
 
 
 def discriminator(channels: int, width: int = 64) -> nn.Sequential:

@@ -11,7 +11,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
-from paddle_adaptseg.models import onednn
+from paddle_adaptseg.models.convolution import Conv2D
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,6 @@ NORMS: Mapping[str, NormPolicy] = {
 }
 
 
-class Conv2D(nn.Conv2D):
-    """A convolution. On a CPU oneDNN computes it, unless it is a mere product of matrices (1x1)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        pairs = [tuple(_pair(value)) for value in (self._stride, self._padding, self._dilation)]
-        product = tuple(self._kernel_size) == pairs[0] == (1, 1)
-        if product or self._groups > 1 or not onednn.usable(x, self.weight):
-            return super().forward(x)
-        return onednn.convolve(x, self.weight, self.bias, *pairs)
-
-
-def _pair(value: int | Sequence[int]) -> Sequence[int]:
-    return (value, value) if isinstance(value, int) else value
-
-
 def conv(
     fan_in: int, fan_out: int, kernel: int, stride: int = 1, dilation: int = 1, padding: Optional[int] = None
 ) -> Conv2D:
@@ -77,6 +62,16 @@ def conv(
 def normal_init(std: float = 0.01) -> ParamAttr:
     """Weights from a normal distribution."""
     return ParamAttr(initializer=nn.initializer.Normal(0.0, std))
+
+
+def relu_(x: Tensor) -> Tensor:
+    """relu(x) in the memory of `x`, which nobody may read afterwards; a traced program has no such thing."""
+    return F.relu_(x) if paddle.in_dynamic_mode() else F.relu(x)
+
+
+def add_(x: Tensor, other: Tensor) -> Tensor:
+    """x + other in the memory of `x`, which nobody may read afterwards; a traced program has no such thing."""
+    return x.add_(other) if paddle.in_dynamic_mode() else x + other
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:

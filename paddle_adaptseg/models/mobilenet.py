@@ -9,7 +9,8 @@ from __future__ import annotations
 from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.models.layers import Conv2D, NormPolicy
+from paddle_adaptseg.models.convolution import Conv2D
+from paddle_adaptseg.models.layers import NormPolicy
 
 # expansion, channels, blocks, stride of each group of blocks
 PLAN = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

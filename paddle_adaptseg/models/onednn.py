@@ -1,15 +1,13 @@
-"""Convolutions on a CPU through the oneDNN library that Paddle ships with itself but ignores when it runs eagerly.
+"""The oneDNN library that Paddle ships with itself but ignores when it runs eagerly, through its C interface.
 
-Paddle's own CPU convolution copies patches into a matrix on one core; oneDNN works on the image with all of them
-(docs/performance.md). The library's C interface has been the same through version 3; with any other version, and for
-what oneDNN does not do, Paddle's convolution is used.
+That interface has been the same through version 3; any other version is not used. What is needed of it here is one
+convolution of row-major float32 arrays, forward and backward; convolution.py makes a layer of it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from ctypes import byref, c_int, c_int64, c_size_t, c_void_p
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import Optional
 
 import paddle
 from paddle import Tensor
-from paddle.autograd import PyLayer
 
 # Values of the C interface (dnnl_types.h).
 _CPU, _IN_ORDER, _FLOAT, _ANY, _TRAINING, _DIRECT = 1, 1, 3, 1, 64, 1
@@ -192,68 +189,3 @@ def output_shape(geometry: Geometry) -> tuple[int, ...]:
         (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(src[2:], kernel[2:], strides, padding, dilation)
     ]
     return (src[0], kernel[0], *size)
-
-
-def _forward(x: Tensor, weight: Tensor, bias: Optional[Tensor], geometry: Geometry) -> Tensor:
-    y = paddle.empty(output_shape(geometry), dtype="float32")
-    given = {"src": x, "weights": weight, "dst": y}
-    operation("forward", geometry, bias is not None)(given if bias is None else {**given, "bias": bias})
-    return y
-
-
-class _Convolution(PyLayer):
-    @staticmethod
-    def forward(ctx, x, weight, bias, geometry, needed):
-        ctx.save_for_backward(x, weight)
-        ctx.geometry, ctx.needed, ctx.bias = geometry, needed, bias is not None
-        return _forward(x, weight, bias, geometry)
-
-    @staticmethod
-    def backward(ctx, dy):
-        x, weight = ctx.saved_tensor()
-        dy = _rows(dy)
-        dx, dw, db = None, None, None
-        if ctx.needed[0]:
-            dx = paddle.empty(x.shape, dtype="float32")
-            operation("backward_data", ctx.geometry, False)({"diff_src": dx, "weights": weight, "diff_dst": dy})
-        if ctx.needed[1]:
-            dw = paddle.empty(weight.shape, dtype="float32")
-            given = {"src": x, "diff_weights": dw, "diff_dst": dy}
-            if ctx.bias:
-                db = paddle.empty(weight.shape[:1], dtype="float32")
-                given["diff_bias"] = db
-            operation("backward_weights", ctx.geometry, ctx.bias)(given)
-        return (dx, dw, db) if ctx.bias else (dx, dw)
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x if x.is_contiguous() else x.contiguous()
-
-
-_OFF: list[bool] = []  # not empty: inside without_onednn()
-
-
-@contextlib.contextmanager
-def without_onednn() -> Iterator[None]:
-    """Inside, every convolution is Paddle's own: for mixed precision, whose casts it must see, and for comparisons."""
-    _OFF.append(True)
-    try:
-        yield
-    finally:
-        _OFF.pop()
-
-
-def usable(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can take this convolution now."""
-    if _OFF or not paddle.in_dynamic_mode() or not x.place.is_cpu_place():
-        return False
-    return x.dtype == weight.dtype == paddle.float32 and library() is not None
-
-
-def convolve(x: Tensor, weight: Tensor, bias: Optional[Tensor], stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
-    """A convolution of one group with gradients for whatever wants them."""
-    geometry = (tuple(x.shape), tuple(weight.shape), stride, padding, dilation)
-    needed = (not x.stop_gradient, not weight.stop_gradient)
-    if any(needed) and paddle.is_grad_enabled():
-        return _Convolution.apply(_rows(x), weight, bias, geometry, needed)
-    return _forward(_rows(x), weight, bias, geometry)

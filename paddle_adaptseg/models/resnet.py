@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.models.layers import NormPolicy, conv
+from paddle_adaptseg.models.layers import NormPolicy, add_, conv, relu_
 
 # output stride -> (stride, dilation) of each stage
 STAGES: Mapping[int, tuple[tuple[int, int], ...]] = {
@@ -50,12 +49,12 @@ class Bottleneck(nn.Layer):
         self.downsample = nn.Sequential(conv(fan_in, fan_out, 1, skipped), norm(fan_out)) if project else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
+        y = relu_(self.bn1(self.conv1(x)))
+        y = relu_(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
         if self.shrink is not None:
             x = self.shrink(x)
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return relu_(add_(y, x if self.downsample is None else self.downsample(x)))
 
 
 def deep_stem(norm: NormPolicy) -> nn.Sequential:
@@ -114,7 +113,7 @@ class ResNet(nn.Layer):
         return nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        x = self.stem(x) if self.vd else F.relu(self.bn1(self.conv1(x)))
+        x = self.stem(x) if self.vd else relu_(self.bn1(self.conv1(x)))
         stage1 = self.layer1(self.pool(x))
         stage2 = self.layer2(stage1)
         stage3 = self.layer3(stage2)

@@ -9,8 +9,9 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.models.aspp import PyramidHead
+from paddle_adaptseg.models.convolution import Conv2D
 from paddle_adaptseg.models.deeplabv3plus import DeepLabV3Plus
-from paddle_adaptseg.models.layers import NORMS, Conv2D, NormPolicy
+from paddle_adaptseg.models.layers import NORMS, NormPolicy
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.registry import lookup
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from paddle import nn
 
-from paddle_adaptseg.models.layers import Conv2D
+from paddle_adaptseg.models.convolution import Conv2D
 
 _PLAN = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512)
 
