@@ -4,7 +4,8 @@ PY := .venv/bin/python
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test test-slow test-paddle26 bench bench-loading pages lint clean
+.PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 bench bench-loading \
+  bench-evaluation pages lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -22,6 +23,15 @@ test:  ## run the test suite
 	@tools/setup_env.sh .venv "" requirements-test.txt
 	$(PY) -m pytest -n $(JOBS) -m "not slow" tests
 
+test-faults:  ## kill, interrupt, starve and corrupt real trainings (minutes)
+	@tools/setup_env.sh .venv "" requirements-test.txt
+	EXAMPLES=400 $(PY) -m pytest tests/faults tests/test_soak.py tests/test_dependencies.py
+
+test-min:  ## run the test suite on the lowest versions allowed, in .venv-min (on Python 3.9 where it is there)
+	@PYTHON=$(firstword $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python) python3.9) \
+	  tools/setup_env.sh .venv-min requirements-min.txt requirements-test.txt
+	.venv-min/bin/python -m pytest -n $(JOBS) -m "not slow" tests
+
 test-slow:  ## run the checks that take minutes
 	@tools/setup_env.sh .venv "" requirements-test.txt
 	$(PY) -m pytest -m slow -s tests
@@ -31,6 +41,10 @@ bench: setup  ## measure training against plain PyTorch and plain Paddle (about 
 
 bench-loading: setup  ## measure reading and scoring against the originals' way
 	$(PY) benchmarks/loading.py
+
+bench-evaluation:  ## measure whole evaluations against plain Paddle and plain PyTorch
+	@tools/setup_env.sh .venv "" requirements-test.txt
+	$(PY) benchmarks/evaluation.py
 
 test-paddle26:  ## run the test suite on Paddle 2.6.2 in .venv-paddle26
 	@tools/setup_env.sh .venv-paddle26 requirements-paddle26.txt requirements-test.txt
@@ -44,6 +58,6 @@ lint: setup  ## check style and formatting
 	$(PY) -m ruff format --check .
 
 clean:  ## remove environments, caches and the toy pair with its runs (never your data or checkpoints)
-	rm -rf .venv .venv-paddle26 .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-paddle26 .venv-min .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf dataset/toy dataset/toy_seed* checkpoint/toy checkpoint/toy_seed*

@@ -17,6 +17,7 @@ _LAZY = {
     "load_config": "paddle_adaptseg.configfile",
     "fit": "paddle_adaptseg.engine",
     "evaluate": "paddle_adaptseg.engine",
+    "evaluate_request": "paddle_adaptseg.evaluation",
     "predict": "paddle_adaptseg.deploy",
 }
 __all__ = [*_LAZY, "__version__"]

@@ -10,7 +10,6 @@ import json
 import math
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +68,17 @@ def load_state(path: Path) -> Snapshot:
     """Read and verify a state; a broken one is a CheckpointError that says how."""
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("its members are compressed, which ours never are")
             record = json.loads(archive.read(_RECORD))
+            _check_record(record)
             arrays = {name: _read_array(archive.read(f"{name}.npy")) for name in record["arrays"]}
-            step = int(record["step"])
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint '{path}' does not exist") from None
-    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, EOFError, NotImplementedError,
-            RuntimeError) as error:  # fmt: skip
-        raise CheckpointError(f"checkpoint '{path}' is damaged ({type(error).__name__}: {error})") from None
+    except Exception as error:  # a damaged or hostile file can raise anything at all
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"checkpoint '{path}' is damaged ({reason})") from None
+    step = record["step"]
     if record.get("format") != FORMAT or path.name != state_path(path.parent, step).name:
         raise CheckpointError(f"checkpoint '{path}' is damaged or of another format (it says step {step})")
     return Snapshot(arrays, record)
@@ -132,5 +134,27 @@ def is_better(miou: float, best: float) -> bool:
     return not math.isnan(miou) and (math.isnan(best) or miou > best)
 
 
+# What a record may hold. What is not listed as needed is absent in older states.
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "step": (int,), "arrays": (list,), "config": (str,), "format": (int,), "paddle": (str,),
+    "best_step": (int,), "best_miou": (float, int, type(None)), "skipped": (int,), "pending": (bool,),
+    "quarantined": (dict,),
+}  # fmt: skip
+_NEEDED = ("step", "arrays", "config", "format")
+
+
+def _check_record(record: object) -> None:
+    if not isinstance(record, dict):
+        raise ValueError("its record is no mapping")
+    for name, types in _TYPES.items():
+        if name not in record and name not in _NEEDED:
+            continue
+        if not isinstance(record.get(name), types):
+            raise ValueError(f"its record has {record.get(name)!r} for '{name}'")
+
+
 def _read_array(data: bytes) -> np.ndarray:
-    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"it holds an array of type '{array.dtype}'")
+    return array

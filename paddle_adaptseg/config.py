@@ -90,6 +90,8 @@ class Data:
     augment: Augment = field(default_factory=Augment)
     batch_size: int = 1
     workers: int = 2
+    timeout: float = 300.0  # seconds that loader workers may take for a batch
+    quarantine: int = 0  # unusable training items that are replaced and listed; one more stops the run
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,10 @@ class Run:
     keep: int = 3
     restore_from: str = ""
     restore_partial: bool = False
+    max_hours: float = 0.0  # end this session with a checkpoint after so long; 0: no limit
+    on_nonfinite: str = "stop"  # or skip: take the step back and go on, up to max_nonfinite times
+    max_nonfinite: int = 10
+    deterministic: bool = False  # also choose deterministic cuDNN kernels
     baseline: str = ""  # folder of a source-only run; evaluations then tell the lift over it
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.schema import convert, dotted
-from paddle_adaptseg.yamltree import override_tree, parse_tree, read_tree, write_tree
+from paddle_adaptseg.yamltree import check_text, override_tree, parse_tree, read_tree, write_tree
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -45,8 +45,8 @@ def dump(config: Config) -> str:
 
 
 # What may change between the parts of one run without changing what it computes.
-_FREE = ("run.", "data.workers", "data.cache", "data.protocols", "data.validation.", "schedule.stop",
-         "data.source.root", "data.target.root")  # fmt: skip
+_FREE = ("run.", "data.workers", "data.timeout", "data.quarantine", "data.cache", "data.protocols", "data.validation.",
+         "schedule.stop", "data.source.root", "data.target.root")  # fmt: skip
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -79,6 +79,7 @@ def to_plain(value: Any) -> Any:
 
 def _convert(tree: Mapping, origins: Mapping[str, str], name: str) -> Config:
     try:
+        check_text(tree)
         config = convert(tree, Config, "")
     except ConfigError as error:
         quoted = str(error).split("'")  # messages quote the dotted path first
@@ -114,9 +115,13 @@ def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
         for key in names:
             value = getattr(section, key)
             checks[f"{'data' if section is data else 'schedule'}.{key}"] = (value, value > 0, "be more than 0")
-    for key, least in (("log_every", 1), ("save_every", 1), ("keep", 1), ("eval_every", 0), ("seed", 0)):
+    checks["run.on_nonfinite"] = (run.on_nonfinite, run.on_nonfinite in ("stop", "skip"), "be stop or skip")
+    checks["data.timeout"] = (data.timeout, data.timeout > 0, "be more than 0")
+    for key, least in (("log_every", 1), ("save_every", 1), ("keep", 1), ("eval_every", 0), ("seed", 0),
+                       ("max_hours", 0), ("max_nonfinite", 0)):  # fmt: skip
         value = getattr(run, key)
         checks[f"run.{key}"] = (value, value >= least, f"be at least {least}")
-    checks["data.workers"] = (data.workers, data.workers >= 0, "be at least 0")
-    checks["schedule.warmup"] = (schedule.warmup, schedule.warmup >= 0, "be at least 0")
+    for path, value in (("data.workers", data.workers), ("data.quarantine", data.quarantine),
+                        ("schedule.warmup", schedule.warmup)):  # fmt: skip
+        checks[path] = (value, value >= 0, "be at least 0")
     return checks

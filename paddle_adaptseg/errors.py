@@ -7,7 +7,10 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something outside the program is wrong; the message names the thing, the value and the fix."""
+    """Something outside the program is wrong; the message names the thing, the value and the fix, in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # names and values of others may hold line breaks
 
 
 class ConfigError(UserError):
@@ -24,6 +27,18 @@ class CheckpointError(UserError):
 
 class TrainingError(UserError):
     """Training produced something that must not go on, such as a loss that is not finite."""
+
+
+class StorageError(UserError):
+    """A file cannot be written: the disk is full, a limit is reached, or permission is missing."""
+
+
+class Stopped(Exception):
+    """Not an error: a run was asked to end, and everything it needs to go on is saved. `code` is the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

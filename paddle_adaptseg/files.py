@@ -1,25 +1,90 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of one; and checksums."""
+"""Writing files so that a crash leaves the old one or the new one, and a full disk is one clear line; and checksums."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Callable
+
+from paddle_adaptseg.errors import StorageError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around whatever writes `path`: the system's refusal becomes an error that names the file and the space left."""
+    try:
+        yield
+    except OSError as error:
+        advice = "make space, or choose a folder on another disk" if error.errno in _FULL else "is the folder writable?"
+        reason = error.strerror or str(error)
+        raise StorageError(f"cannot write '{path}': {reason} ({_free(path)} free on its disk); {advice}") from error
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call `write` on a temporary file beside `path`, flush it to disk and move it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as handle:
-            write(handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as handle:
+                write(handle)
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a killed write_atomically left in a folder that nobody else writes to."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+class AppendFile:
+    """A file that only grows. Nothing is buffered: what was written is in the file, what was not is an error."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        with writing(self.path):
+            while data:  # a nearly full disk takes a part
+                data = data[self._file.write(data) :]
+
+    def sync(self) -> None:
+        """Bring it to the disk."""
+        with writing(self.path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a rename survive a power cut, on file systems that can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _free(path: Path) -> str:
+    folder = next((p for p in path.absolute().parents if p.exists()), Path("/"))
+    return f"{shutil.disk_usage(folder).free / 2**20:.0f} MB"
 
 
 def sha256(path: Path) -> str:

@@ -90,6 +90,11 @@ def _start(job: Job, threads: int) -> subprocess.Popen:
 
 def _finish(job: Job, began: float, code: int) -> None:
     """Note how long a training took, or say why it failed."""
+    if code == 0 and job.done_steps() < job.config.schedule.stop:
+        raise TrainingError(
+            f"training in '{job.folder}' ended at step {job.done_steps()} with its time budget (run.max_hours); "
+            "the same command goes on from there"
+        )
     if code == 0:
         (job.folder / SECONDS).write_text(f"{time.monotonic() - began:.1f}\n", encoding="utf-8")
         return

@@ -5,8 +5,6 @@ A resumed run first drops what was written after the step it continues from, so 
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
 import struct
@@ -21,6 +19,8 @@ from tqdm import tqdm
 from visualdl import LogWriter
 from visualdl.proto.record_pb2 import Record
 
+from paddle_adaptseg.files import AppendFile, writing
+
 VDL_FILE = "vdlrecords.run.log"
 
 
@@ -28,20 +28,17 @@ class RunLog:
     """Writes scalars and pictures of one run; `step` counts finished steps."""
 
     def __init__(self, folder: Path, step: int = 0) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.jsonl, vdl = folder / "log.jsonl", folder / "vdl"
-        drop_lines_after(self.jsonl, step)
-        drop_records_after(vdl / VDL_FILE, step)
-        self._lines = self.jsonl.open("a", encoding="utf-8")
-        with contextlib.redirect_stdout(io.StringIO()):  # VisualDL announces that it appends
-            self._vdl = LogWriter(logdir=str(vdl), file_name=VDL_FILE)
+        self.jsonl, records = folder / "log.jsonl", folder / "vdl" / VDL_FILE
+        for drop, path in ((drop_lines_after, self.jsonl), (drop_records_after, records)):
+            with writing(path):
+                drop(path, step)
+        self._lines, self._vdl = AppendFile(self.jsonl), _Curves(records)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write named numbers. One that is not finite stays out of VisualDL, which cannot read it."""
         plain = {name: float(value) for name, value in values.items()}
         clean = {name: value if math.isfinite(value) else None for name, value in plain.items()}
-        self._lines.write(json.dumps({"step": step, **clean}) + "\n")
-        self._lines.flush()  # whoever watches the run reads this file
+        self._line({"step": step, **clean})
         for name, value in clean.items():
             if value is not None:
                 self._vdl.add_scalar(tag=name, value=value, step=step)
@@ -52,18 +49,36 @@ class RunLog:
 
     def text(self, step: int, name: str, value: str) -> None:
         """Write a sentence."""
-        self._lines.write(json.dumps({"step": step, name: value}) + "\n")
+        self._line({"step": step, name: value})
         self._vdl.add_text(tag=name, text_string=value, step=step)
 
     def flush(self) -> None:
         """Bring everything to disk; called before every checkpoint, so that no state is ahead of its log."""
-        self._lines.flush()
-        for writer in self._vdl._all_writers.values():
-            writer.flush()
+        self._lines.sync()
+        self._vdl.records.sync()
 
     def close(self) -> None:
         self._lines.close()
-        self._vdl.close()
+        self._vdl.records.close()
+
+    def _line(self, values: Mapping[str, object]) -> None:
+        self._lines.write((json.dumps(values) + "\n").encode())
+
+
+class _Curves(LogWriter):
+    """VisualDL without its writing thread, which passes over a full disk and waits for ever when it has died of one."""
+
+    def __init__(self, path: Path) -> None:
+        self.records = AppendFile(path)
+        super().__init__(logdir=str(path.parent), write_to_disk=False)
+
+    def _get_file_writer(self) -> _Curves:
+        return self
+
+    def add_record(self, record: Record) -> None:
+        """What VisualDL's own writer does: the length, then the record."""
+        data = record.SerializeToString()
+        self.records.write(struct.pack("<Q", len(data)) + data)
 
 
 def write_hparams(folder: Path, values: Mapping[str, object], metrics: Mapping[str, float]) -> None:

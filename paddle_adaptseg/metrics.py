@@ -42,10 +42,35 @@ class ConfusionMatrix:
         union = truth + self.counts.sum(0) - hit
         return np.divide(hit, union, out=np.full(len(hit), np.nan), where=truth > 0)
 
+    def accuracy(self) -> np.ndarray:
+        """Share of each class's true pixels that were found (recall), NaN where the truth has none."""
+        return _share(np.diag(self.counts), self.counts.sum(1))
+
+    def precision(self) -> np.ndarray:
+        """Share of each class's predicted pixels that are right, NaN where it is never predicted."""
+        return _share(np.diag(self.counts), self.counts.sum(0))
+
+    def pixel_accuracy(self) -> float:
+        """Share of labelled pixels that are right."""
+        return float(_share(np.diag(self.counts).sum(), self.counts.sum()))
+
+    def frequency_weighted_iou(self) -> float:
+        """Mean IoU with every class weighted by its share of the truth's pixels."""
+        truth = self.counts.sum(1)
+        return float(_share(np.nansum(self.iou() * truth), truth.sum()))
+
     def miou(self, indices: Sequence[int] | None = None) -> float:
         """Mean IoU over the present classes, or over those of them in `indices`; NaN when there is none."""
-        values = self.iou() if indices is None else self.iou()[list(indices)]
-        return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+        return mean_present(self.iou() if indices is None else self.iou()[list(indices)])
+
+
+def mean_present(values: np.ndarray) -> float:
+    """Mean of what is not NaN; NaN when nothing is."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=np.asarray(whole) > 0)
 
 
 def pair_counts(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -21,4 +21,8 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
 def build(table: Mapping[str, Any], name: str, params: Mapping[str, Any], kind: str, **given: Any) -> Any:
     """Construct the entry `name` with `params` from a config (checked against its signature) and `given` objects."""
     cls = lookup(table, name, kind)
-    return cls(**given, **arguments(cls, params, kind, set(given)))
+    checked = arguments(cls, params, kind, set(given))
+    try:
+        return cls(**given, **checked)
+    except (ValueError, ArithmeticError, AssertionError, MemoryError) as error:  # a width of 0, or of a billion
+        raise ConfigError(f"{kind} '{name}' cannot be built with {checked}: {error}") from error

@@ -55,6 +55,8 @@ def import_paddle() -> None:
     keep_freed_memory()
     if "paddle" in sys.modules:
         return
+    import zlib  # noqa: F401 (Paddle 2.6 brings a zlib that breaks every PNG when it is loaded before Python's)
+
     caught = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stderr(caught):
         warnings.filterwarnings("ignore", message="No ccache")
@@ -78,6 +80,14 @@ def set_device(name: str) -> str:
         raise ConfigError(f"run.device is '{name}', but this Paddle sees no GPU; use run.device=cpu")
     paddle.set_device(name)
     return name
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Choose cuDNN kernels that repeat themselves, which are slower; on a CPU every run repeats itself anyway."""
+    import paddle
+
+    if wanted and paddle.device.is_compiled_with_cuda():
+        paddle.set_flags({"FLAGS_cudnn_deterministic": True})
 
 
 def seed_step(seed: int, step: int) -> None:

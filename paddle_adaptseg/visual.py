@@ -53,6 +53,16 @@ def heat(values: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
+def png_bytes(image: np.ndarray) -> bytes:
+    """An RGB picture as a PNG file's bytes."""
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def at_size(image: np.ndarray, size: tuple[int, int], smooth: bool) -> np.ndarray:
+    """A picture at (width, height), smoothed, or for labels without mixing ids."""
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if smooth else cv2.INTER_NEAREST)
+
+
 def panel(
     image: np.ndarray, prediction: np.ndarray, truth: np.ndarray, entropy: np.ndarray, space: LabelSpace
 ) -> np.ndarray:

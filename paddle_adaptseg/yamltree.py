@@ -59,6 +59,16 @@ def write_tree(tree: Mapping) -> str:
     return yaml.safe_dump(dict(tree), sort_keys=False, default_flow_style=None, allow_unicode=True)
 
 
+def check_text(value: Any, path: str = "") -> None:
+    """Refuse text that no file or file name can hold."""
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        check_text(inner, dotted(path, key))
+    for index, inner in enumerate(value) if isinstance(value, (list, tuple)) else ():
+        check_text(inner, f"{path}[{index}]")
+    if isinstance(value, str) and ("\0" in value or value != value.encode(errors="ignore").decode()):
+        raise ConfigError(f"'{path}' holds characters that no file can hold: {value!r}")
+
+
 def _merge(tree: dict, new: Mapping, origins: dict[str, str], source: Optional[str], path: str = "") -> None:
     """Merge `new` into `tree` in place. A component with another name replaces the old one whole."""
     for key, value in new.items():

@@ -15,7 +15,7 @@ from visualdl import LogReader
 
 from paddle_adaptseg import checkpoint
 from paddle_adaptseg.checkpoint import Snapshot, find_state, list_steps, load_state, prune, save_state, state_path
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.errors import CheckpointError, StorageError
 from paddle_adaptseg.files import write_atomically
 from paddle_adaptseg.logger import VDL_FILE, RunLog
 from paddle_adaptseg.weights import arrays_of, load_arrays
@@ -90,7 +90,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
         handle.write(b"half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match="cannot write .*file': disk full"):
         write_atomically(path, fail)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 

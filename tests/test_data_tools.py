@@ -15,7 +15,7 @@ from test_tools import tool
 
 from paddle_adaptseg.config import Domain, Roots
 from paddle_adaptseg.configfile import load_config
-from paddle_adaptseg.data import TrainData, sampling
+from paddle_adaptseg.data import TrainData, loading
 from paddle_adaptseg.data.cache import FORMATS, digest, prepare
 from paddle_adaptseg.data.check import check_domain
 from paddle_adaptseg.data.compare import score_folders
@@ -53,7 +53,7 @@ FAULTS = {  # what is done to which file, and what the report must say of it
     "16-bit confusion": (
         "labels/00006.png",
         lambda p: cv2.imwrite(str(p), np.full((32, 64), 300, np.uint16)),
-        "must hold 8-bit ids, but its mode is I;16",
+        "must hold 8-bit ids, but its mode is I",
     ),
     "unknown ids": (
         "labels/00007.png",
@@ -218,7 +218,7 @@ def test_a_missing_or_wrong_prediction_is_an_error_never_skipped(pair, tmp_path,
 def test_a_small_dev_shm_is_noticed_said_and_worked_around(tiny, monkeypatch):
     expected = batches(tiny("toy/adaptsegnet_multi", "schedule.stop=2"))
     usage = namedtuple("usage", "total used free")(64 * 2**20, 48 * 2**20, 16 * 2**20)
-    monkeypatch.setattr(sampling.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: usage)
     config = tiny("toy/adaptsegnet_multi", "schedule.stop=2", "data.workers=2")
     assert any("/dev/shm is too small for 2 loader workers" in line for line in TrainData(config, True).notes())
     for one, other in zip(expected, batches(config)):

@@ -39,6 +39,11 @@ def test_a_failing_job_is_reported_with_its_last_line(toy_root, tmp_path):
     assert not (tmp_path / "good" / "console.log").exists()
 
 
+def test_a_job_that_ends_with_its_time_budget_is_not_taken_for_finished(toy_root, tmp_path):
+    with pytest.raises(TrainingError, match=r"ended at step 1 with its time budget \(run.max_hours\)"):
+        run_jobs([job(toy_root, tmp_path / "run", "run.max_hours=1e-9")], parallel=1)
+
+
 def matrix(right):
     made = ConfusionMatrix(19)
     made.update(np.zeros((1, 10), int), np.array([[0] * right + [1] * (10 - right)]))

@@ -16,9 +16,10 @@ from paddle_adaptseg.config import Component
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.engine import evaluate, fit
 from paddle_adaptseg.engine.health import QUIET, WINDOW, HealthMonitor
+from paddle_adaptseg.engine.inference import Inference
 from paddle_adaptseg.errors import CheckpointError, ConfigError
 from paddle_adaptseg.models import build_model
-from paddle_adaptseg.models.ensemble import Ensemble, Mirrored
+from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.study import Row, run_study, study_jobs, write_study
 
 HEALTHY = {"critic_accuracy_main": 0.75, "target_largest_share": 0.4, "target_classes": 15.0, "target_entropy": 0.3}
@@ -113,24 +114,13 @@ def test_an_ensemble_averages_probabilities_with_its_weights():
             Ensemble(models, weights)
 
 
-def test_a_mirrored_view_makes_the_prediction_symmetric():
-    model = Mirrored(build_model(Component("small", {"width": 8}), 4))
-    image = paddle.randn([1, 3, 32, 48])
-    with paddle.no_grad():
-        one, other = model.predict(image, (32, 48)), model.predict(image.flip(3), (32, 48)).flip(3)
-        straight = model.members[0].predict(image, (32, 48))
-    np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(one.exp().sum(axis=1).numpy(), 1, rtol=1e-4)
-    assert np.abs(one.numpy() - paddle.nn.functional.log_softmax(straight, axis=1).numpy()).max() > 1e-3
-
-
 def test_several_checkpoints_are_evaluated_as_one(tiny, tmp_path):
     for seed in (0, 1):
         fit(tiny("toy/source_only", "schedule.stop=3", f"run.seed={seed}", f"run.output={tmp_path / str(seed)}"))
     alone, _ = evaluate(tmp_path / "0")
     weighted, _ = evaluate([tmp_path / "0", tmp_path / "1"], weights=[1, 0])
     both, _ = evaluate([tmp_path / "0", tmp_path / "1"])
-    flipped, _ = evaluate(tmp_path / "0", flip=True)
+    flipped, _ = evaluate(tmp_path / "0", options=Inference(flip=True))
     assert (flipped.counts != alone.counts).any() and flipped.images == alone.images
     assert (alone.counts == weighted.counts).all() and (alone.counts != both.counts).any()
     done = tool("eval", "--restore-from", tmp_path / "0", tmp_path / "1", "--weights", 1, 0)

@@ -61,6 +61,11 @@ def test_every_flag_of_an_original_is_mapped(original):
     assert set(FLAGS[original].split()) <= set(known), set(FLAGS[original].split()) - set(known)
 
 
+def test_every_command_of_theirs_has_one_of_ours_beside_it():
+    kinds = re.findall(r"^```(text|sh)\n", PAGE, re.M)
+    assert kinds.count("text") > 30 and "text text" not in " ".join(kinds) and kinds[-1] == "sh"
+
+
 @pytest.fixture
 def elsewhere(toy_root, tmp_path, monkeypatch):
     """A folder with the configurations and the toy pair where GTA5 and Cityscapes belong, and nothing else."""

@@ -64,6 +64,8 @@ def test_the_head_learns_ten_times_faster_and_legacy_listings_are_counted():
 def test_the_auxiliary_head_is_a_choice(name, aux):
     model = build(name, aux=aux)
     assert model.levels == (("main", "aux") if aux else ("main",)) == tuple(model(paddle.randn([2, 3, 32, 32])))
+    with pytest.raises(ConfigError, match="has no auxiliary head to leave out"):
+        build("deeplabv2_resnet_twin", aux=False)
 
 
 @pytest.mark.parametrize("name", ["deeplabv3plus_resnet", "deeplabv3plus_mobilenetv2"])

@@ -128,7 +128,7 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_is_touched(tiny):
         before = {k: v.numpy() for k, v in state.method.state_dict().items()}
         real = state.method.seg_terms
         state.method.seg_terms = lambda *a: {**real(*a), "seg_aux": Term(paddle.to_tensor(float("nan")))}
-        with pytest.raises(TrainingError, match=r"step 3: seg_aux = nan; batch: .*images.000"):
+        with pytest.raises(TrainingError, match=r"step 4: seg_aux = nan; batch: .*images.000"):
             train_step(state, Clock(3, 8), config.schedule, data.batches(0))
         assert all((state.method.state_dict()[k].numpy() == v).all() for k, v in before.items())
 
@@ -148,3 +148,17 @@ def test_every_trainable_parameter_needs_a_player(tiny):
         method.players = lambda: {"segmenter": method.segmenter.groups()}
         with pytest.raises(AssertionError, match="exactly once"):
             build_players(method, config)
+
+
+def test_a_state_that_was_loaded_is_there_before_any_step_has_used_it(tiny):
+    config = tiny("toy/adaptsegnet_multi", "method.ramp.start=0")
+    with runtime.fresh_names():
+        state = build_state(config)
+        train_step(state, Clock(0, 8), config.schedule, TrainData(config, True).batches(0))
+        trained = {name: player.state() for name, player in state.players.items()}
+    with runtime.fresh_names():
+        fresh = build_state(config)
+    for name, player in fresh.players.items():
+        player.load(trained[name])
+        again = player.state()
+        assert set(again) == set(trained[name]) and all((again[k] == v).all() for k, v in trained[name].items())

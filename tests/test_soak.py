@@ -1,4 +1,4 @@
-"""Minutes, not seconds: loaders do not grow. Run with `make test-slow`."""
+"""Minutes, not seconds: loaders and whole runs do not grow. Run with `make test-slow`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import pytest
 
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.data import TrainData
+from paddle_adaptseg.engine import fit
+from paddle_adaptseg.engine.run import _Run
 
 BATCHES, WARM = 2000, 300
+STEPS, WARM_STEPS = 3000, 600
 
 
 def memory() -> int:
@@ -27,11 +30,33 @@ def test_two_loaders_at_once_do_not_grow_over_2000_batches(tiny, workers):
                   f"schedule.stop={BATCHES}")  # fmt: skip
     one = TrainData(config, True).batches(0)
     other = chain.from_iterable(TrainData(override(config, "run.seed=1"), True).batches(0) for _ in repeat(0))
-    readings = []
-    for number, _ in enumerate(zip(one, other)):
-        if number in (WARM, BATCHES - 1):
-            readings.append((memory(), shutil.disk_usage("/dev/shm").used, len(list(Path("/proc/self/fd").iterdir()))))
-    (before, shm_before, files_before), (after, shm_after, files_after) = readings
-    print(f"{workers} workers: {before / 2**20:.1f} -> {after / 2**20:.1f} MB")
-    assert after < 1.03 * before
-    assert shm_after <= shm_before + 2**20 and files_after <= files_before + 2
+    readings = [reading() for number, _ in enumerate(zip(one, other)) if number in (WARM, BATCHES - 1)]
+    assert_steady(f"{workers} workers", *readings)
+
+
+@pytest.mark.slow
+def test_a_run_of_3000_steps_with_evaluations_and_checkpoints_does_not_grow(tiny, monkeypatch):
+    readings = {}
+    conclude = _Run.conclude
+
+    def noting(self):
+        conclude(self)
+        if self.state.step in (WARM_STEPS, STEPS):
+            readings[self.state.step] = reading()
+
+    monkeypatch.setattr(_Run, "conclude", noting)
+    fit(tiny("toy/adaptsegnet_multi", "data.workers=1", "data.batch_size=1", "method.ramp.start=1", "run.log_every=10",
+             f"schedule.horizon={STEPS}", f"schedule.stop={STEPS}", "run.eval_every=100",
+             "run.save_every=100"))  # fmt: skip
+    assert_steady("a run", *readings.values())
+
+
+def reading() -> tuple[int, int, int]:
+    """Resident bytes, bytes in shared memory, open files."""
+    return memory(), shutil.disk_usage("/dev/shm").used, len(list(Path("/proc/self/fd").iterdir()))
+
+
+def assert_steady(name: str, before: tuple[int, int, int], after: tuple[int, int, int]) -> None:
+    print(f"{name}: {before[0] / 2**20:.1f} -> {after[0] / 2**20:.1f} MB, files {before[2]} -> {after[2]}")
+    assert after[0] < 1.03 * before[0]
+    assert after[1] <= before[1] + 2**20 and after[2] <= before[2] + 2

@@ -55,7 +55,8 @@ def test_training_continues_with_the_saved_configuration(trained):
 @pytest.mark.parametrize("as_folder", [True, False])
 def test_evaluation_needs_only_weights_and_saves_what_the_originals_save(trained, tmp_path, as_folder):
     folder, _, _ = trained
-    done = tool("eval", "--restore-from", folder if as_folder else folder / "best.pdparams", "--save", tmp_path / "out")
+    which = (folder, "--step", "best") if as_folder else (folder / "best.pdparams",)
+    done = tool("eval", "--restore-from", *which, "--save", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("===> road:") and any(line.startswith("===> mIoU:") for line in lines)

@@ -82,3 +82,25 @@ def test_an_unknown_device_is_refused():
 def test_the_environment_is_one_line():
     line = runtime.environment()
     assert "Paddle" in line and "threads" in line and "\n" not in line
+
+
+def test_deterministic_sets_the_gpu_flags_where_there_is_a_gpu_build(monkeypatch):
+    import paddle
+
+    flags = {}
+    monkeypatch.setattr(paddle, "set_flags", flags.update)
+    for cuda, wanted in ((False, True), (True, False)):
+        monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda cuda=cuda: cuda)
+        runtime.set_deterministic(wanted)
+    assert flags == {}
+    runtime.set_deterministic(True)
+    assert flags == {"FLAGS_cudnn_deterministic": True}
+
+
+def test_the_switch_reaches_the_configuration():
+    from _flags import overrides, train_parser
+
+    parser = train_parser("")
+    given = parser.parse_args(["--deterministic", "-o", "run.seed=1"])
+    assert overrides(given) == ["run.deterministic=true", "run.seed=1"]
+    assert overrides(parser.parse_args([])) == []

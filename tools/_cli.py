@@ -8,7 +8,7 @@ from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from paddle_adaptseg.errors import UserError  # noqa: E402
+from paddle_adaptseg.errors import Stopped, UserError  # noqa: E402
 
 DEFAULT_CONFIG = str(Path(__file__).resolve().parent.parent / "configs/toy/adaptsegnet_multi.yml")
 
@@ -25,6 +25,9 @@ def run(main: Callable[[], object]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        print(stopped)
+        sys.exit(stopped.code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

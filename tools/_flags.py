@@ -1,6 +1,9 @@
-"""The originals' flags of training and the configuration keys they set (docs/migration.md has the others)."""
+"""The command line of tools/train.py: the originals' flags and the keys they set (docs/migration.md), and ours."""
 
 from __future__ import annotations
+
+import argparse
+import json
 
 # key: flags, help
 FLAGS = {
@@ -26,3 +29,29 @@ FLAGS = {
     "data.target.root": (("--data-dir-target",), "folder or archive of the target (data.validation.root stays)"),
 }
 TEXT = ("run.output", "run.restore_from", "method.gan", "data.source.root", "data.target.root")  # never read as YAML
+# Flags without a value, and what they set.
+SWITCHES = {"--deterministic": ("run.deterministic=true", "also choose deterministic cuDNN kernels")}
+
+
+def train_parser(description: str) -> argparse.ArgumentParser:
+    """The parser of tools/train.py."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", help="YAML file; default: the run's own when continuing, else the toy pair")
+    parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    for key, (flags, text) in FLAGS.items():
+        parser.add_argument(*flags, dest=key, help=f"{text} ({key})")
+    for flag, (setting, text) in SWITCHES.items():
+        parser.add_argument(flag, dest="switches", action="append_const", const=setting, default=[], help=text)
+    parser.add_argument("--continue-train", action="store_true", help="go on from a checkpoint of this run's folder")
+    parser.add_argument("--start-iter", help="latest (default), best or a step; needs --continue-train")
+    parser.add_argument("--accept-changes", action="store_true", help="continue although settings or Paddle changed")
+    parser.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds a run")
+    parser.add_argument("--dry-run", action="store_true", help="build all and print the plan; exit code 1: files lack")
+    return parser
+
+
+def overrides(args: argparse.Namespace) -> list[str]:
+    """What the flags set, then the overrides as they stand, so that the last word is theirs."""
+    values = {key: value for key, value in vars(args).items() if "." in key and value is not None}
+    flags = (f"{key}={json.dumps(value) if key in TEXT else value}" for key, value in values.items())
+    return [*flags, *args.switches, *args.override]

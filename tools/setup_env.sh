@@ -15,7 +15,7 @@ if [ -z "$requirements" ]; then
     requirements=requirements-cpu.txt
   fi
 fi
-case "$requirements" in *gpu*|*paddle26*) newest=12 ;; esac  # Paddle 2.6 has no wheels for Python 3.13
+case "$requirements" in *gpu*|*paddle26*|*min*) newest=12 ;; esac  # Paddle 2.6 has no wheels for Python 3.13
 
 stamp=$(cat "$requirements" requirements.txt requirements-dev.txt pyproject.toml tools/setup_env.sh | cksum)
 install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" 2>&1 \

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.config import Config
-from paddle_adaptseg.data.catalog import own_dataset
+from paddle_adaptseg.config import Config, Domain
+from paddle_adaptseg.data.catalog import dataset_spec, own_dataset
 from paddle_adaptseg.data.dataset import DomainFiles
-from paddle_adaptseg.data.sampling import PairStream, batch_bytes, eval_samples, shared_memory_suffices, train_batches
+from paddle_adaptseg.data.faults import Quarantine
+from paddle_adaptseg.data.loading import shared_memory_suffices
+from paddle_adaptseg.data.reading import eval_samples
+from paddle_adaptseg.data.sampling import PairStream, batch_bytes, train_batches
 from paddle_adaptseg.labels import LABEL_SPACES, LabelSpace
 from paddle_adaptseg.registry import lookup
 
-__all__ = ["TrainData", "class_set", "label_space", "named_space", "open_validation", "eval_samples"]
+__all__ = [
+    "TrainData",
+    "class_set",
+    "eval_samples",
+    "label_space",
+    "named_space",
+    "open_domain",
+    "open_validation",
+    "scored_domain",
+]
 
 
 def named_space(name: str) -> LabelSpace:
@@ -35,7 +48,23 @@ def class_set(space: LabelSpace, protocol: str) -> list[int]:
 
 def open_validation(config: Config) -> DomainFiles:
     """The labelled files that evaluation reads."""
-    return DomainFiles(config.data.validation, label_space(config), labelled=True, cache=config.data.cache)
+    return open_domain(config, "target")
+
+
+def scored_domain(config: Config, name: str) -> Domain:
+    """What evaluation reads: "target" is the validation domain; "source" the source's own val split where it has one,
+    else the images that training reads."""
+    source = config.data.source
+    if name == "target":
+        return config.data.validation
+    chosen = source.list or source.exclude or source.only or source.without
+    held_out = source.split == "train" and "val" in dataset_spec(source.dataset).splits and not chosen
+    return dataclasses.replace(source, split="val") if held_out else source
+
+
+def open_domain(config: Config, name: str) -> DomainFiles:
+    """The labelled files of a domain, "source" or "target", that evaluation reads."""
+    return DomainFiles(scored_domain(config, name), label_space(config), labelled=True, cache=config.data.cache)
 
 
 class TrainData:
@@ -46,7 +75,8 @@ class TrainData:
         data = config.data
         self.source = DomainFiles(data.source, space, labelled=True, cache=data.cache)
         self.target = DomainFiles(data.target, space, labelled=False, cache=data.cache) if with_target else None
-        self.stream = PairStream(self.source, self.target, config.data.augment, config.run.seed)
+        self.stream = PairStream(self.source, self.target, data.augment, config.run.seed, data.quarantine)
+        self.quarantine = Quarantine(data.quarantine)
 
     def notes(self) -> list[str]:
         """What a user should know about how the data is read."""
@@ -71,4 +101,6 @@ class TrainData:
         """All batches from a step to the end of the schedule."""
         schedule, data = self.config.schedule, self.config.data
         first, last = first_step * schedule.iter_size, schedule.stop * schedule.iter_size
-        return train_batches(self.stream, data.pixels, data.batch_size, first, last, data.workers)
+        return train_batches(
+            self.stream, data.pixels, data.batch_size, first, last, data.workers, data.timeout, self.quarantine
+        )

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from paddle_adaptseg.data.stores import is_archive
 from paddle_adaptseg.errors import DataError
-from paddle_adaptseg.files import write_atomically
+from paddle_adaptseg.files import write_atomically, writing
 from paddle_adaptseg.registry import lookup
 
 if TYPE_CHECKING:
@@ -89,17 +89,22 @@ class Cache:
         return cache
 
     def image(self, index: int) -> np.ndarray:
-        return self.format.decode(self._read("image", index))
+        return self._array("image", index)
 
     def label(self, index: int) -> np.ndarray:
-        return self.format.decode(self._read("label", index))
+        return self._array("label", index)
 
-    def _read(self, part: str, index: int) -> bytes:
+    def _array(self, part: str, index: int) -> np.ndarray:
         path = self.folder / file_name(part, index, self.format)
         try:
-            return path.read_bytes()
+            array = self.format.decode(path.read_bytes())
         except OSError as error:
             raise DataError(f"cannot read '{path}': {error.strerror}") from None
+        except (ValueError, IndexError, cv2.error):
+            array = None
+        if array is None:
+            raise DataError(f"prepared copy '{path}' is damaged: delete its folder, or prepare again")
+        return array
 
 
 def file_name(part: str, index: int, kind: Format) -> str:
@@ -140,13 +145,16 @@ def prepare(files: DomainFiles, root: Path, kind: str, workers: int) -> tuple[Pa
     partial.mkdir(parents=True)
 
     def one(index: int) -> dict[str, int]:
-        arrays = {"image": files.image(index)}
-        if files.lut is not None:
-            arrays["label"] = files.label(index, files.size)
+        if files.lut is None:
+            arrays = {"image": files.image(index)}
+        else:
+            arrays = dict(zip(("image", "label"), files.pair(index, files.size, files.size)))
         sizes = {}
         for part, array in arrays.items():
             data = store.encode(np.ascontiguousarray(array))
-            (partial / file_name(part, index, store)).write_bytes(data)
+            path = partial / file_name(part, index, store)
+            with writing(path):
+                path.write_bytes(data)
             sizes[file_name(part, index, store)] = len(data)
         return sizes
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from paddle_adaptseg.config import Domain
 from paddle_adaptseg.data.cache import Cache
-from paddle_adaptseg.data.decode import LABELS, decode_rgb
+from paddle_adaptseg.data.decode import LABELS, decode_rgb, decode_sized
 from paddle_adaptseg.data.items import list_items
 from paddle_adaptseg.data.transforms import resize_label
 from paddle_adaptseg.errors import DataError, shorten
@@ -36,6 +36,8 @@ class DomainFiles:
                 )
             self.unknown = sorted(set(listing.labels.ids.values()) - set(space.names))
             self.decode = lookup(LABELS, listing.labels.decode, "label decoder")
+            known = {*listing.labels.ids, *listing.labels.ignored}
+            self.unknown_ids = np.array([i not in known for i in range(256)], np.uint8)
         self.cache = Cache.find(cache, self) if cache else None
 
     def __len__(self) -> int:
@@ -52,13 +54,40 @@ class DomainFiles:
     def image(self, index: int, size: Optional[Sequence[int]] = None) -> np.ndarray:
         """RGB [H, W, 3] uint8 at `size` (width, height), by default the domain's."""
         size = tuple(size or self.size)
-        if self.cache is not None and size == self.size:
-            return self.cache.image(index)
-        return decode_rgb(self.items[index].image, size)
+        return self.cache.image(index) if self._prepared(size) else decode_rgb(self.items[index].image, size)
 
     def label(self, index: int, size: Optional[Sequence[int]] = None) -> np.ndarray:
         """Train ids [H, W] uint8 at `size`; as stored without one."""
-        if self.cache is not None and size is not None and tuple(size) == self.size:
+        if self._prepared(size):
             return self.cache.label(index)
-        ids = self.decode(self.items[index].label)
+        return self._train_ids(self._ids(index), size)
+
+    def pair(
+        self, index: int, size: Sequence[int], label_size: Optional[Sequence[int]] = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """image() and label() of an item that must be of one size as stored; resizing would hide that they differ."""
+        if self._prepared(label_size):
+            return self.image(index, size), self.cache.label(index)
+        ids = self._ids(index)
+        item, width, height = self.items[index], ids.shape[1], ids.shape[0]
+        if self._prepared(size):
+            return self.cache.image(index), self._train_ids(ids, label_size)
+        image, stored = decode_sized(item.image, size)
+        if stored != (width, height):
+            raise DataError(f"label '{item.label}' is {width}x{height}, but its image is {stored[0]}x{stored[1]}")
+        return image, self._train_ids(ids, label_size)
+
+    def _prepared(self, size: Optional[Sequence[int]]) -> bool:
+        return self.cache is not None and size is not None and tuple(size) == self.size
+
+    def _ids(self, index: int) -> np.ndarray:
+        """Ids as stored, all of them known."""
+        label = self.items[index].label
+        ids = self.decode(label)
+        if cv2.countNonZero(cv2.LUT(ids, self.unknown_ids)):
+            found = [str(i) for i in np.unique(ids) if self.unknown_ids[i]]
+            raise DataError(f"label '{label}' holds unknown ids {shorten(found)}")
+        return ids
+
+    def _train_ids(self, ids: np.ndarray, size: Optional[Sequence[int]]) -> np.ndarray:
         return cv2.LUT(ids if size is None else resize_label(ids, size), self.lut)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Callable, Optional
 
@@ -15,6 +16,8 @@ from paddle_adaptseg.errors import DataError
 
 MAX_PIXELS = 64_000_000  # eight times the largest street scene; more is a decompression bomb
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # _open refuses, and names the file
+TAIL = 4096  # bytes at the end of a JPEG among which its end mark must be
 
 
 def image_size(ref: Ref, data: bytes) -> tuple[int, int]:
@@ -25,16 +28,31 @@ def image_size(ref: Ref, data: bytes) -> tuple[int, int]:
 
 def decode_rgb(ref: Ref, size: Optional[Sequence[int]] = None) -> np.ndarray:
     """An RGB picture [H, W, 3] uint8, resized to (width, height) by Pillow's antialiased bicubic filter if given."""
+    return decode_sized(ref, size)[0]
+
+
+def decode_sized(ref: Ref, size: Optional[Sequence[int]] = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """decode_rgb() with the size as stored."""
     data = ref.read()
     stored = image_size(ref, data)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise DataError(f"cannot read '{ref}': the picture is damaged")
+    image = _decode(ref, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if size is None or tuple(size) == stored:
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), stored
     # OpenCV decodes faster, Pillow resizes as the originals did; "raw BGR" swaps channels on the way for nothing.
     picture = Image.frombuffer("RGB", stored, image, "raw", "BGR", 0, 1)
-    return np.asarray(picture.resize(tuple(size), Image.BICUBIC))
+    return np.asarray(picture.resize(tuple(size), Image.BICUBIC)), stored
+
+
+def _decode(ref: Ref, data: bytes, flags: int) -> np.ndarray:
+    """OpenCV's decoder. Versions before 4.11 fill up a JPEG that ends early, so its end is looked for here."""
+    cut = data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-TAIL:]
+    try:
+        image = None if cut else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise DataError(f"cannot read '{ref}': the picture is damaged")
+    return image
 
 
 def decode_ids(ref: Ref) -> np.ndarray:
@@ -52,9 +70,9 @@ def decode_ids(ref: Ref) -> np.ndarray:
 
 def decode_red16(ref: Ref) -> np.ndarray:
     """SYNTHIA: the class is the red channel of a 16-bit picture; Pillow would cut it to 8 bits."""
-    label = cv2.imdecode(np.frombuffer(ref.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if label is None:
-        raise DataError(f"cannot read '{ref}': the picture is damaged")
+    data = ref.read()
+    image_size(ref, data)
+    label = _decode(ref, data, cv2.IMREAD_UNCHANGED)
     if label.ndim != 3 or label.dtype != np.uint16:
         depth = f"{label.dtype}, {1 if label.ndim == 2 else label.shape[2]} channels"
         raise DataError(
@@ -71,7 +89,10 @@ LABELS: Mapping[str, Callable[[Ref], np.ndarray]] = {"ids": decode_ids, "red16":
 
 def _open(ref: Ref, data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data))
+        picture = Image.open(io.BytesIO(data))
+        if picture.size[0] * picture.size[1] > MAX_PIXELS:  # Pillow itself only warns up to twice its limit
+            raise Image.DecompressionBombError
+        return picture
     except Image.DecompressionBombError:
         raise DataError(f"'{ref}' has more than {MAX_PIXELS // 10**6} million pixels; it is refused") from None
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Optional
 
 import numpy as np
-import paddle
-from paddle.io import DataLoader, Dataset
-from PIL import Image
+from paddle.io import Dataset
 
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.config import Augment, Pixels
 from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.data.faults import Fault, Quarantine, Sample, collate, separate
+from paddle_adaptseg.data.loading import Positions, load
 from paddle_adaptseg.data.transforms import augment, normalise, scaled_size
+from paddle_adaptseg.errors import DataError
 
 _ORDER, _CHANGE = 0, 1  # separate random streams
-BATCHES_AHEAD, SPARE = 4, 32 * 2**20  # what each worker may have in /dev/shm, and what others may need there
 
 
 def shuffled_index(seed: int, stream: int, position: int, length: int) -> int:
@@ -34,62 +32,79 @@ def _order(seed: int, stream: int, epoch: int, length: int) -> np.ndarray:
 
 
 class PairStream(Dataset):
-    """Samples by position: a labelled source image with, when there is a target, an unlabelled target image."""
+    """Samples by position: a labelled source image with, when there is a target, an unlabelled target image.
 
-    def __init__(self, source: DomainFiles, target: Optional[DomainFiles], change: Augment, seed: int) -> None:
+    An unusable item is replaced by the next usable one of its domain, up to `spares` places further on.
+    """
+
+    def __init__(
+        self, source: DomainFiles, target: Optional[DomainFiles], change: Augment, seed: int, spares: int = 0
+    ) -> None:
         super().__init__()
         self.domains = [d for d in (source, target) if d is not None]
-        self.change, self.seed = change, seed
+        self.change, self.seed, self.spares = change, seed, spares
 
     def __len__(self) -> int:
         return 2**31 - 1
 
-    def __getitem__(self, position: int) -> list[np.ndarray]:
-        arrays = []
+    def __getitem__(self, position: int) -> Sample:
+        arrays, faults = [], []
         for stream, files in enumerate(self.domains):
-            index = shuffled_index(self.seed, stream, position, len(files))
-            rng = np.random.default_rng([self.seed, stream, _CHANGE, position])
-            size = scaled_size(files.size, self.change, rng)
-            image, label = files.image(index, size), files.label(index, size) if stream == 0 else None
-            image, label = augment(image, label, files.size, self.change, rng)
-            arrays += [image] if label is None else [image, label]
-        return arrays
+            found = self._usable(stream, files, position, faults)
+            if found is None:
+                return Sample(None, faults)
+            arrays += found
+        return Sample(arrays, faults)
 
-    def names(self, positions: Sequence[int]) -> tuple[str, ...]:
+    def names(self, positions: Sequence[int], faults: Sequence[Fault] = ()) -> tuple[str, ...]:
         """The files behind positions, for error messages."""
+        passed = [(fault.position, fault.stream) for fault in faults]
         return tuple(
-            files.name(shuffled_index(self.seed, stream, position, len(files)))
+            files.name(self._index(stream, files, position, passed.count((position, stream))))
             for position in positions
             for stream, files in enumerate(self.domains)
         )
 
+    def _index(self, stream: int, files: DomainFiles, position: int, further: int) -> int:
+        return (shuffled_index(self.seed, stream, position, len(files)) + further) % len(files)
 
-class _Positions:
-    """Batches of consecutive positions; the loader's batch sampler."""
+    def _usable(
+        self, stream: int, files: DomainFiles, position: int, faults: list[Fault]
+    ) -> Optional[list[np.ndarray]]:
+        for further in range(min(self.spares + 1, len(files))):
+            index = self._index(stream, files, position, further)
+            try:
+                return self._item(stream, files, position, index)
+            except DataError as error:
+                faults.append(Fault(position, stream, files.items[index].image.name, str(error)))
+        return None
 
-    def __init__(self, batch_size: int, first: int, last: int) -> None:
-        self.batch_size, self.first, self.last = batch_size, first, last
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in range(self.first, self.last):
-            yield list(range(batch * self.batch_size, (batch + 1) * self.batch_size))
+    def _item(self, stream: int, files: DomainFiles, position: int, index: int) -> list[np.ndarray]:
+        rng = np.random.default_rng([self.seed, stream, _CHANGE, position])
+        size = scaled_size(files.size, self.change, rng)
+        image, label = files.pair(index, size, size) if stream == 0 else (files.image(index, size), None)
+        image, label = augment(image, label, files.size, self.change, rng)
+        return [image] if label is None else [image, label]
 
 
 def train_batches(
-    stream: PairStream, pixels: Pixels, batch_size: int, first: int, last: int, workers: int
-) -> Iterator[Batch]:
+    stream: PairStream, pixels: Pixels, batch_size: int, first: int, last: int, workers: int, timeout: float,
+    quarantine: Quarantine,
+) -> Iterator[Batch]:  # fmt: skip
     """Batches number `first` to `last` of the stream, the same for any number of workers."""
-    loader = _loader(stream, _Positions(batch_size, first, last), workers, batch_bytes(stream, batch_size))
-    for number, arrays in enumerate(loader, first):
+    size = batch_bytes(stream, batch_size)
+    loader = load(stream, Positions(batch_size, first, last), collate, workers, size, timeout)
+    for number, batch in enumerate(loader, first):
+        arrays, faults = separate(batch)
+        quarantine.meet(faults)
+        if not arrays:
+            raise DataError(f"{faults[-1].reason}; no usable item follows within data.quarantine={stream.spares}")
         source, label, *target = arrays
         yield Batch(
             normalise(source, pixels),
             label.astype("int64"),
             normalise(target[0], pixels) if target else None,
-            stream.names(range(number * batch_size, (number + 1) * batch_size)),
+            stream.names(range(number * batch_size, (number + 1) * batch_size), faults),
         )
 
 
@@ -97,53 +112,3 @@ def batch_bytes(stream: PairStream, batch_size: int) -> int:
     """Size of one batch on its way from a worker."""
     sizes = [stream.change.crop or files.size for files in stream.domains]
     return batch_size * sum(4 * width * height for width, height in sizes)
-
-
-def _loader(dataset: Dataset, batches: _Positions, workers: int, size: int) -> DataLoader:
-    Image.core.set_blocks_max(8)  # Pillow keeps its memory between pictures: a tenth faster, and workers inherit it
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=_stack,
-        num_workers=workers,
-        worker_init_fn=_single_thread,
-        use_shared_memory=workers > 0 and shared_memory_suffices(workers, size),
-    )
-
-
-def shared_memory_suffices(workers: int, size: int) -> bool:
-    """Whether /dev/shm can hold the batches that workers prepare ahead; a container's often has 64 MB only."""
-    shm = Path("/dev/shm")
-    return shm.is_dir() and shutil.disk_usage(shm).free >= workers * BATCHES_AHEAD * size + SPARE
-
-
-def _stack(samples: list[list[np.ndarray]]) -> list[np.ndarray]:
-    return [np.stack(column) for column in zip(*samples)]
-
-
-def _single_thread(worker: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(0)
-
-
-class EvalFiles(Dataset):
-    """Images at network size with their labels as stored, in order."""
-
-    def __init__(self, files: DomainFiles) -> None:
-        super().__init__()
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.files.image(index), self.files.label(index)
-
-
-def eval_samples(files: DomainFiles, pixels: Pixels, workers: int) -> Iterator[tuple[paddle.Tensor, np.ndarray, str]]:
-    """(normalised image [1, 3, H, W], train ids at full resolution, file stem) of every item in order."""
-    full_size = 4 * 2048 * 1024 * 2  # image and label as stored, with room for larger ones
-    loader = _loader(EvalFiles(files), _Positions(1, 0, len(files)), workers, full_size)
-    for index, (image, label) in enumerate(loader):
-        yield normalise(image, pixels), label.numpy()[0], files.stem(index)

@@ -37,7 +37,9 @@ class Ref(NamedTuple):
         try:
             if is_archive(self.store):
                 return _read_member(self)
-            return (Path(self.store) / self.name).read_bytes()
+            path = Path(self.store) / self.name
+            _refuse_huge(self, path.stat().st_size, "is")
+            return path.read_bytes()
         except (OSError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError) as error:
             raise DataError(f"cannot read '{self}': {error}") from None
 
@@ -122,7 +124,10 @@ def _archive(path: str, process: int) -> zipfile.ZipFile:
 
 def _read_member(ref: Ref) -> bytes:
     archive = _archive(ref.store, os.getpid())
-    size = archive.getinfo(ref.name).file_size
-    if size > MAX_BYTES:
-        raise DataError(f"'{ref}' would unpack to {size / 2**20:.0f} MB, which no picture of a data set needs")
+    _refuse_huge(ref, archive.getinfo(ref.name).file_size, "would unpack to")
     return archive.read(ref.name)
+
+
+def _refuse_huge(ref: Ref, size: int, verb: str) -> None:
+    if size > MAX_BYTES:
+        raise DataError(f"'{ref}' {verb} {size / 2**20:.0f} MB, which no picture of a data set needs")

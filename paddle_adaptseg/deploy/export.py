@@ -89,6 +89,11 @@ def write_paddle(program: LabelProgram, folder: Path, precision: str) -> tuple[s
     """Files of a Paddle program; its precision is chosen when it is loaded."""
     with runtime.quiet():
         save_program(program, str(folder / "model"))
+    return program_files(folder)
+
+
+def program_files(folder: Path) -> tuple[str, str]:
+    """Names of the program and of its weights."""
     found = [name for name in ("model.json", "model.pdmodel") if (folder / name).is_file()]
     return found[0], "model.pdiparams"
 

@@ -27,6 +27,11 @@ class LabelProgram(nn.Layer):
         self.register_buffer("mean", paddle.to_tensor(pixels.mean, "float32").reshape([1, 3, 1, 1]))
         self.register_buffer("deviation", paddle.to_tensor(pixels.std, "float32").reshape([1, 3, 1, 1]))
 
+    def spec(self) -> paddle.static.InputSpec:
+        """What is fed."""
+        height, width = self.size or (-1, -1)
+        return paddle.static.InputSpec([1, height, width, 3], "uint8", "image")
+
     def forward(self, image: Tensor) -> Tensor:
         x = image.astype("float32").transpose([0, 3, 1, 2])  # Paddle 2.6 traces no transpose of uint8
         if self.reverse:
@@ -61,10 +66,11 @@ def plain_norms(layer: nn.Layer) -> None:
             plain_norms(child)
 
 
-def save_program(program: LabelProgram, prefix: str) -> None:
-    """Write a program for Paddle Inference as `prefix`.pdiparams beside .json (Paddle 3) or .pdmodel (Paddle 2.6)."""
-    height, width = program.size or (-1, -1)
-    spec = paddle.static.InputSpec([1, height, width, 3], "uint8", "image")
+def save_program(program: nn.Layer, prefix: str) -> None:
+    """Write a program for Paddle Inference as `prefix`.pdiparams beside .json (Paddle 3) or .pdmodel (Paddle 2.6).
+
+    `program.spec()` says what it is fed.
+    """
     program.eval()
     with resize_by_products():
-        paddle.jit.save(program, prefix, input_spec=[spec])
+        paddle.jit.save(program, prefix, input_spec=[program.spec()])

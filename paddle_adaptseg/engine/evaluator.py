@@ -5,22 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 from paddle import Tensor
 from PIL import Image
-from tqdm import tqdm
 
 from paddle_adaptseg.config import Config
-from paddle_adaptseg.data import class_set, eval_samples, label_space, open_validation
+from paddle_adaptseg.data import class_set, label_space, open_validation, scored_domain
 from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.engine.inference import Inference, Predictor
+from paddle_adaptseg.engine.measure import scores
+from paddle_adaptseg.files import writing
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.losses import entropy_map
 from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.visual import palette_image
+
+PLAIN = Inference()
 
 
 def predict_label(model: Segmenter, image: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -29,27 +33,40 @@ def predict_label(model: Segmenter, image: Tensor, size: tuple[int, int]) -> np.
 
 
 def evaluate_model(
-    model: Segmenter, config: Config, files: Optional[DomainFiles] = None, save: Optional[Path] = None
+    model: Segmenter,
+    config: Config,
+    files: Optional[DomainFiles] = None,
+    save: Optional[Path] = None,
+    options: Inference = PLAIN,
+    check: Callable[[], object] = lambda: None,
 ) -> ConfusionMatrix:
-    """Score a model on the validation domain; `save` also writes label and colour pictures there."""
+    """Score a model on the validation domain; `save` also writes label and colour pictures there.
+
+    `check` is called before every image and may raise to break the evaluation off.
+    """
     space = label_space(config)
     files = files or open_validation(config)
     matrix = ConfusionMatrix(len(space))
-    samples = eval_samples(files, config.data.pixels, config.data.workers)
+    predictor = Predictor(model, options, config.data.pixels)
+    everything = list(range(len(files)))
     with inference(model):
-        for image, truth, stem in tqdm(samples, "evaluate", len(files), leave=False, unit="image", disable=None):
-            prediction = predict_label(model, image, truth.shape)
-            matrix.update(truth, prediction)
+        check()
+        for sample, scored in scores(predictor, files, everything, len(space), False, False, config.data.workers):
+            matrix.counts += scored.matrix
+            matrix.images += 1
             if save is not None:
-                save_prediction(prediction, stem, save, space)
+                save_prediction(scored.label, sample.stem, save, space)
+            check()
     return matrix
 
 
 def save_prediction(prediction: np.ndarray, stem: str, folder: Path, space: LabelSpace) -> None:
     """Write `<stem>.png` with class indices and `<stem>_color.png`, the names that the originals use."""
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(prediction).save(folder / f"{stem}.png")
-    palette_image(prediction, space).save(folder / f"{stem}_color.png")
+    for name, picture in ((stem, Image.fromarray(prediction)), (f"{stem}_color", palette_image(prediction, space))):
+        path = folder / f"{name}.png"
+        with writing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
 
 
 def look(model: Segmenter, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -74,11 +91,12 @@ def score_scalars(matrix: ConfusionMatrix, config: Config, prefix: str) -> Itera
             yield f"{prefix}_IoU/{name}", 100 * value
 
 
-def protocol_line(config: Config, images: int) -> str:
+def protocol_line(config: Config, images: int, domain: str = "target", at_training_size: bool = False) -> str:
     """What an evaluation was, in one line."""
-    domain = config.data.validation
+    data = scored_domain(config, domain)
+    resolution = "the network's input resolution" if at_training_size else "the labels' full resolution"
     return (
-        f"protocol: {' and '.join(class_sets(config))}; {images} images of {domain.dataset} {domain.split}, read at "
-        f"{domain.size[0]}x{domain.size[1]}, scored at the labels' full resolution; one confusion matrix; "
+        f"protocol: {' and '.join(class_sets(config))}; {images} images of {data.dataset} {data.split}, read at "
+        f"{data.size[0]}x{data.size[1]}, scored at {resolution}; one confusion matrix; "
         "pixels of a class outside a set still count against the classes they are taken for"
     )

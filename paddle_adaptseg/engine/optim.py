@@ -74,6 +74,7 @@ class Player:
         """`names` maps Paddle's automatic parameter names to structured ones."""
         self.groups = [g for g in groups if g.parameters]
         self.names, self.lr = names, settings.lr
+        self.waiting: dict[str, np.ndarray] = {}  # loaded, and not yet taken up by a step
         self.optimiser = OPTIMISERS[type(settings)](self.groups, settings)
 
     def set_rate(self, factor: float) -> dict[str, float]:
@@ -82,9 +83,16 @@ class Player:
         return {g.name: self.lr * factor * g.rate for g in self.groups}
 
     def step(self) -> None:
-        """Update, then drop the gradients; kept as zeros they would lie beside the next step's activations."""
         self.optimiser.step()
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop this step's gradients; kept as zeros they would lie beside the next step's activations."""
         self.optimiser.clear_grad(set_to_zero=False)
+
+    def gradients(self) -> list[tuple[str, paddle.Tensor]]:
+        """Gradients by structured parameter name."""
+        return [(name, p.grad) for name, p in self._parameters().items() if p.grad is not None]
 
     def state(self) -> dict[str, np.ndarray]:
         """Optimiser state as arrays under structured names."""
@@ -93,17 +101,27 @@ class Player:
             owner = next((n for n in self.names if key.startswith(n + "_")), None)
             if owner is not None:
                 arrays[f"{self.names[owner]}/{key[len(owner) + 1 :]}"] = np.asarray(value)
-        return arrays
+        # Paddle 2.6 does not tell of what it has loaded before a step has used it.
+        self.waiting = {key: value for key, value in self.waiting.items() if key not in arrays}
+        return {**self.waiting, **arrays}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Restore what state() returned; a name that is not ours is an error."""
         automatic = {structured: name for name, structured in self.names.items()}
-        unknown = [key for key in arrays if key.split("/")[0] not in automatic]
+        known = self._parameters()
+        unknown = [key for key in arrays if key.count("/") != 1 or key.split("/")[0] not in known]
         if unknown:
             raise CheckpointError(f"optimiser state for unknown parameters: {shorten(unknown)}")
+        odd = [k for k, v in arrays.items() if v.size != 1 and list(v.shape) != list(known[k.split("/")[0]].shape)]
+        if odd:
+            raise CheckpointError(f"optimiser state of another shape: {shorten(odd)}")
+        self.waiting = dict(arrays)
         self.optimiser.set_state_dict(
             {"{}_{}".format(automatic[k.split("/")[0]], k.split("/")[1]): v for k, v in arrays.items()}
         )
+
+    def _parameters(self) -> dict[str, paddle.Tensor]:
+        return {self.names[p.name]: p for group in self.groups for p in group.parameters}
 
 
 def _momentum(groups: Sequence[ParamGroup], settings: SegmenterOptim):

@@ -12,7 +12,8 @@ from paddle_adaptseg.config import Config, Domain
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.items import list_items
 from paddle_adaptseg.engine.evaluator import class_sets
-from paddle_adaptseg.engine.run import build_state, last_score, restore_weights, starting_point
+from paddle_adaptseg.engine.resume import restore_weights, starting_point
+from paddle_adaptseg.engine.run import build_state, last_score
 from paddle_adaptseg.engine.trainer import TrainState
 from paddle_adaptseg.errors import CheckpointError, DataError
 
@@ -96,12 +97,12 @@ def _data(name: str, domain: Domain, labelled: bool, config: Config) -> str:
 def _start(state: TrainState, config: Config, resume: Optional[str], overwrite: bool) -> str:
     """Where the run would start from; its states and weights are loaded as they would be."""
     folder, told = Path(config.run.output), []
-    snapshot = starting_point(config, resume, overwrite)
+    snapshot, _ = starting_point(folder, config, resume, overwrite, accept_changes=False)
     if snapshot is not None:
         state.restore(snapshot)
         return f"start: goes on in {folder} at step {state.step}"
     anew = " (what is there is dropped)" if checkpoint.list_steps(folder) else ""
     if not config.run.restore_from:
         return f"start: from random weights{anew}"
-    restore_weights(state, config, told.append)
+    restore_weights(state.method, config, told.append)
     return f"start: {told[0]}{anew}"

@@ -13,12 +13,13 @@ from paddle_adaptseg import runtime
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import dump, override, parse_config, to_plain
 from paddle_adaptseg.data import label_space
-from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model
+from paddle_adaptseg.engine.evaluator import PLAIN, class_sets, evaluate_model
+from paddle_adaptseg.engine.inference import Inference
 from paddle_adaptseg.errors import CheckpointError, shorten
 from paddle_adaptseg.files import sha256
 from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.models import MODELS, build_model
-from paddle_adaptseg.models.ensemble import Ensemble, Mirrored
+from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights import coverage, load_arrays
 from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
@@ -54,6 +55,12 @@ def find_weights(origin: str | Path) -> Path:
     raise CheckpointError(f"folder '{path}' holds no {wanted}; known: {shorten(known) or 'none'}")
 
 
+def weights_by_step(run: Path) -> dict[int, Path]:
+    """A run's weights files by step, ascending."""
+    found = {p.stem[5:]: p for p in (run / "weights").glob("step_*.pdparams")}
+    return {int(step): found[step] for step in sorted(found) if step.isdigit()}
+
+
 def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
     """A file's arrays under our names, and whose weights they are; they must fit the configuration's preprocessing."""
     return fitting_weights(read_weights(path), path, config)
@@ -69,9 +76,9 @@ def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[
         wanted = " ".join(kind.pixel_overrides())
         raise CheckpointError(f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}")
     for key, usual in ARCHITECTURE.items():
-        own = config.model.params.get(key) or getattr(MODELS.get(config.model.name), key, usual)
-        if kind.model.get(key, usual) != own and kind is not KINDS["ours"]:
-            raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.{key}={kind.model.get(key, usual)}")
+        wanted, default = kind.model.get(key, usual), getattr(MODELS.get(config.model.name), key, None)
+        if default and wanted != config.model.params.get(key, default) and kind is not KINDS["ours"]:
+            raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.{key}={wanted}")
     return translate(weights.arrays, name, config.model.params.get("aspp_branches", 2)), kind
 
 
@@ -130,28 +137,35 @@ def load_model(
     return model, config
 
 
+def load_models(
+    origins: Sequence[str | Path], config: Optional[Config], overrides: Sequence[str], weights: Sequence[float]
+) -> tuple[Segmenter, Config]:
+    """One network, or several as an ensemble. Each keeps its own network; data and protocol are those of the first."""
+    if weights and len(origins) == 1:
+        raise CheckpointError("--weights are those of an ensemble's models, but there is only one model")
+    model, config = load_model(origins[0], config, overrides)
+    if len(origins) == 1:
+        return model, config
+    others = [load_model(path) for path in origins[1:]]
+    for path, (_, other) in zip(origins[1:], others):
+        if label_space(other) != label_space(config) or other.data.pixels != config.data.pixels:
+            raise CheckpointError(f"'{path}' predicts other classes or reads pixels in another way than '{origins[0]}'")
+    return Ensemble([model, *(m for m, _ in others)], weights), config
+
+
 def evaluate(
     origin: str | Path | Sequence[str | Path],
     config: Optional[Config] = None,
     overrides: Sequence[str] = (),
     save: Optional[str | Path] = None,
     weights: Sequence[float] = (),
-    flip: bool = False,
+    options: Inference = PLAIN,
 ) -> tuple[ConfusionMatrix, Config]:
     """Score weights on their configuration's validation domain; `save` writes the predictions as pictures.
 
-    Several origins are an ensemble: their probabilities are averaged with `weights`. Each keeps its own network; data
-    and protocol are those of the first. `flip` averages with the prediction of the mirrored image.
+    Several origins are an ensemble: their probabilities are averaged with `weights`.
     """
     origins = [origin] if isinstance(origin, (str, Path)) else list(origin)
-    model, config = load_model(origins[0], config, overrides)
-    if len(origins) > 1:
-        others = [load_model(path) for path in origins[1:]]
-        for path, (_, other) in zip(origins[1:], others):
-            if label_space(other) != label_space(config) or other.data.pixels != config.data.pixels:
-                raise CheckpointError(
-                    f"'{path}' predicts other classes or reads pixels in another way than '{origins[0]}'"
-                )
-        model = Ensemble([model, *(m for m, _ in others)], weights)
+    model, config = load_models(origins, config, overrides, weights)
     class_sets(config)  # a wrong protocol is said before the images are read
-    return evaluate_model(Mirrored(model) if flip else model, config, save=Path(save) if save else None), config
+    return evaluate_model(model, config, save=Path(save) if save else None, options=options), config

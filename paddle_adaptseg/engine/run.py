@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Optional
 
 from paddle_adaptseg import checkpoint, runtime
 from paddle_adaptseg.config import Config
-from paddle_adaptseg.configfile import differences, dump, parse_config
+from paddle_adaptseg.configfile import dump
 from paddle_adaptseg.data import TrainData, label_space, open_validation
 from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.data.faults import Fault
 from paddle_adaptseg.data.transforms import normalise
+from paddle_adaptseg.engine.ending import explained
 from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model, look, protocol_line, score_scalars
+from paddle_adaptseg.engine.finite import check_arrays
 from paddle_adaptseg.engine.health import HealthMonitor
+from paddle_adaptseg.engine.interrupt import Asked, Interruption
 from paddle_adaptseg.engine.optim import build_players
-from paddle_adaptseg.engine.restore import find_weights, translated_weights
+from paddle_adaptseg.engine.resume import restore_best, restore_weights, starting_point
 from paddle_adaptseg.engine.trainer import StepReport, TrainState, run_steps
-from paddle_adaptseg.errors import CheckpointError, shorten
-from paddle_adaptseg.files import write_atomically
+from paddle_adaptseg.errors import CheckpointError, DataError
+from paddle_adaptseg.files import sweep, write_atomically
+from paddle_adaptseg.lock import RunLock
 from paddle_adaptseg.logger import Console, RunLog
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.visual import panel
-from paddle_adaptseg.weights import arrays_of, load_arrays
+from paddle_adaptseg.weights import arrays_of
 from paddle_adaptseg.weights.pdparams import save_weights
 
 PANELS = 2  # fixed images of each domain that are drawn at every evaluation
@@ -42,38 +46,53 @@ class FitResult:
     best_miou: float
 
 
-def fit(config: Config, resume: Optional[str] = None, overwrite: bool = False) -> FitResult:
-    """Train a configuration. `resume` names a step of the run in its output folder: latest, best or a number."""
+def fit(
+    config: Config, resume: Optional[str] = None, overwrite: bool = False, accept_changes: bool = False
+) -> FitResult:
+    """Train a configuration. `resume` names a step of the run in its output folder: latest, best or a number.
+
+    `accept_changes` continues it with another configuration or Paddle, as long as every tensor fits. A run that is
+    asked to end before its last step saves and raises `errors.Stopped`.
+    """
     runtime.import_paddle()
     runtime.set_device(config.run.device)
-    with runtime.fresh_names():
-        return _Run(config, resume, overwrite).train()
+    runtime.set_deterministic(config.run.deterministic)
+    with runtime.fresh_names(), RunLock(Path(config.run.output)) as lock:
+        return _Run(config, resume, overwrite, accept_changes, lock).train()
 
 
 class _Run:
     """The parts of one run and what happens after each of its steps."""
 
-    def __init__(self, config: Config, resume: Optional[str], overwrite: bool) -> None:
-        self.config, self.space = config, label_space(config)
+    def __init__(
+        self, config: Config, resume: Optional[str], overwrite: bool, accept_changes: bool, lock: RunLock
+    ) -> None:
+        self.config, self.space, self.lock = config, label_space(config), lock
         self.folder = Path(config.run.output)
         self.miou = float("nan")
         self.health, self.baseline = HealthMonitor(), last_score(config.run.baseline)
+        self.stop = Interruption(config.run.max_hours)
         class_sets(config)  # a wrong protocol is said now, not at the first evaluation
-        snapshot = starting_point(config, resume, overwrite)
+        snapshot, changes = starting_point(self.folder, config, resume, overwrite, accept_changes)
         self.state = build_state(config)
         self.data = TrainData(config, with_target=self.state.method.uses_target)
         self.validation = open_validation(config) if config.run.eval_every else None
         if snapshot is not None:
             self.state.restore(snapshot)
         elif config.run.restore_from:
-            restore_weights(self.state, config, print)
+            restore_weights(self.state.method, config, print)
+        self.data.quarantine.entries = self.state.quarantined
         # Everything that can be wrong has been looked at; from here on the folder is written to.
         checkpoint.drop_after(self.folder, self.state.step)
         restore_best(self.folder, self.state.best_step)
+        for folder in (self.folder, self.folder / "states", self.folder / "weights"):
+            sweep(folder)
         self.log = RunLog(self.folder, self.state.step)
         self.health.replay(self.log.jsonl)
         write_atomically(self.folder / "config.yml", lambda handle: handle.write(dump(config).encode()))
+        self.data.quarantine.write(self.folder)
         self.console = Console(self.state.step, config.schedule.stop)
+        self.notes = [note for note in (lock.note, changes) if note]
 
     def train(self) -> FitResult:
         """Run all remaining steps."""
@@ -82,13 +101,20 @@ class _Run:
             f"{self.config.method.name} on {self.config.model.name}, steps {self.state.step} to "
             f"{self.config.schedule.stop}, writing to {self.folder} (curves: visualdl --logdir {self.folder / 'vdl'})"
         )
-        for note in self.data.notes():
+        for note in (*self.notes, *self.data.notes()):
             self.console.line(note)
         if self.validation is not None:
             self.console.line(protocol_line(self.config, len(self.validation)))
+        batches = self.data.batches(self.state.step)
         try:
-            run_steps(self.state, self.config, self.data.batches(self.state.step), self.after_step)
+            with explained(self.folder), self.stop:
+                if self.state.pending:
+                    self.conclude()
+                run_steps(self.state, self.config, batches, self.after_step)
+        except Asked:
+            raise self.stop.farewell(self.folder, self.state.step) from None
         finally:
+            batches.close()
             self.console.close()
             self.log.close()
         return FitResult(self.folder, self.state.step, self.miou, self.state.best_step, self.state.best_miou)
@@ -97,23 +123,45 @@ class _Run:
         """Log, evaluate and save when they are due."""
         run, step, last = self.config.run, self.state.step, self.config.schedule.stop
         text = ""
-        if step % run.log_every == 0 or step == last:
+        for news in self.data.quarantine.news():
+            self.warn(news, "quarantine")
+            self.data.quarantine.write(self.folder)
+        if report.skipped:
+            self.warn(f"step taken back ({self.state.skipped} of at most {run.max_nonfinite}): {report.skipped}")
+        elif step % run.log_every == 0 or step == last:
             self.log.scalars(step, report.scalars())
             for warning in self.health.observe(report.losses, report.readings):
                 self.warn(warning)
-            text = summary(report)
+            text = report.line()
             if self.console.bar.disable:
                 self.console.line(f"step {step}/{last}  {text}  {self.console.pace(step)}")
-        evaluated = bool(run.eval_every) and (step % run.eval_every == 0 or step == last)
-        improved = evaluated and self.evaluate()
-        if improved or step % run.save_every == 0 or step == last:
-            self.save(evaluated, improved)
         self.console.tick(text)
+        self.conclude()
+
+    def conclude(self) -> None:
+        """Evaluate and save when they are due, and end here when that was asked."""
+        run, state, last = self.config.run, self.state, self.config.schedule.stop
+        due = bool(run.eval_every) and (state.step % run.eval_every == 0 or state.step == last)
+        improved = False
+        try:
+            improved = due and self.evaluate()
+            state.pending = False
+        except Asked:
+            state.pending = True  # it is the first thing the continued run does
+        saves = improved or self.ends() or state.step % run.save_every == 0 or state.step == last
+        if saves:
+            self.save(due and not state.pending, improved)
+        if saves and self.ends():
+            raise Asked
+
+    def ends(self) -> bool:
+        """Whether the run was asked to end and has not reached its end anyway."""
+        return self.stop.asked() and (self.state.step < self.config.schedule.stop or self.state.pending)
 
     def evaluate(self) -> bool:
         """Score the model on the validation domain, draw the panels, and say whether it is the best so far."""
         model, state, step = self.state.method.eval_model, self.state, self.state.step
-        matrix = evaluate_model(model, self.config, self.validation)
+        matrix = evaluate_model(model, self.config, self.validation, check=self.stop.check)
         scores = dict(score_scalars(matrix, self.config, "target"))
         self.miou = scores["target/mIoU"]
         self.log.scalars(step, scores)
@@ -140,24 +188,32 @@ class _Run:
             )
         return f", {lift:+.2f} over the baseline"
 
-    def warn(self, text: str) -> None:
+    def warn(self, text: str, tag: str = "warnings") -> None:
         """Say something on the console and in VisualDL."""
         self.console.line(f"warning: step {self.state.step}: {text}")
-        self.log.text(self.state.step, "warnings", text)
+        self.log.text(self.state.step, tag, text)
 
     def draw(self, domain: str, files: DomainFiles) -> None:
         """Panels of the first images of a domain: image, prediction, truth, entropy."""
         import paddle
 
         for index in range(min(PANELS, len(files))):
-            image = files.image(index)
+            try:
+                image, truth = files.image(index), files.label(index, files.size)
+            except DataError as error:
+                if files is self.validation:
+                    raise
+                self.data.quarantine.meet([Fault(0, 0, files.items[index].image.name, str(error))])
+                continue
             tensor = normalise(paddle.to_tensor(image[None]), self.config.data.pixels)
             prediction, entropy = look(self.state.method.eval_model, tensor)
-            truth = files.label(index, files.size)
             self.log.picture(self.state.step, f"{domain}/{index}", panel(image, prediction, truth, entropy, self.space))
 
     def save(self, evaluated: bool, improved: bool) -> None:
         """Log first, then weights, then the state: whatever a crash leaves, a state is never ahead of the rest."""
+        self.lock.confirm()
+        snapshot = self.state.snapshot(self.config)
+        check_arrays(snapshot.arrays, self.state.step)
         self.log.flush()
         arrays, text = arrays_of(self.state.method.eval_model), dump(self.config)
         origin = {"trained_steps": self.state.step, "planned_steps": self.config.schedule.stop}
@@ -166,29 +222,8 @@ class _Run:
         save_weights(self.folder / "weights" / f"step_{self.state.step:08d}.pdparams", arrays, text, origin)
         if improved:
             save_weights(self.folder / "best.pdparams", arrays, text, origin)
-        checkpoint.save_state(self.folder, self.state.snapshot(self.config))
+        checkpoint.save_state(self.folder, snapshot)
         checkpoint.prune(self.folder, self.config.run.keep, self.state.best_step)
-
-
-def starting_point(config: Config, resume: Optional[str], overwrite: bool) -> Optional[checkpoint.Snapshot]:
-    """The state to go on from, if any; going on with other settings and overwriting by accident are errors."""
-    folder = Path(config.run.output)
-    if resume is not None:
-        snapshot = checkpoint.find_state(folder, resume, lambda text: print(f"note: {text}"))
-        changed = differences(parse_config(snapshot.record["config"]), config) if snapshot else []
-        if changed:
-            raise CheckpointError(
-                f"the run in '{folder}' was trained with another configuration ({shorten(changed)}); "
-                "use its own values, or start another run with --checkpoint-dir"
-            )
-        return snapshot
-    steps = checkpoint.list_steps(folder)
-    if steps and not overwrite:
-        raise CheckpointError(
-            f"'{folder}' already holds a run at step {steps[-1]}: continue it with --continue-train, "
-            "name another folder with --checkpoint-dir, or start it anew with --overwrite"
-        )
-    return None
 
 
 def last_score(baseline: str) -> Optional[float]:
@@ -211,29 +246,3 @@ def build_state(config: Config) -> TrainState:
     classes = len(label_space(config))
     method = build_method(config.method, build_model(config.model, classes), classes)
     return TrainState(method, build_players(method, config))
-
-
-def restore_best(folder: Path, step: int) -> None:
-    """Let best.pdparams be the best network up to now, not one of steps that were just dropped."""
-    weights, best = folder / "weights" / f"step_{step:08d}.pdparams", folder / "best.pdparams"
-    if step and weights.is_file():
-        data = weights.read_bytes()
-        write_atomically(best, lambda handle: handle.write(data))
-    else:
-        best.unlink(missing_ok=True)
-
-
-def restore_weights(state: TrainState, config: Config, tell: Callable[[str], object]) -> None:
-    """Load starting weights into the network, saying what a partial load left out."""
-    path = find_weights(config.run.restore_from)
-    arrays, kind = translated_weights(path, config)
-    partial, model = config.run.restore_partial, state.method.eval_model
-    report = load_arrays(model, arrays, f"'{path}'", partial, new_heads=True, absent=kind.absent)
-    tell(f"weights from {path}: {kind.title}" + (f"; initialised anew: {'; '.join(report)}" if report else ""))
-
-
-def summary(report: StepReport) -> str:
-    """The losses of a step in one line."""
-    losses = "  ".join(f"{name} {value:.4g}" for name, value in report.losses.items())
-    miou = report.readings.get("source_batch/mIoU", math.nan)
-    return losses + ("" if math.isnan(miou) else f"  source mIoU {miou:.1f}")

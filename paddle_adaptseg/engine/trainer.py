@@ -15,8 +15,9 @@ from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.checkpoint import Snapshot
 from paddle_adaptseg.config import Config, Schedule
 from paddle_adaptseg.configfile import dump
+from paddle_adaptseg.engine.finite import Guard, NotFinite, check_gradients, check_losses
 from paddle_adaptseg.engine.optim import Player, poly
-from paddle_adaptseg.errors import CheckpointError, TrainingError
+from paddle_adaptseg.errors import CheckpointError
 from paddle_adaptseg.methods.base import Clock, Method, Terms
 from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.weights import arrays_of, load_arrays
@@ -31,6 +32,9 @@ class TrainState:
     step: int = 0
     best_step: int = 0
     best_miou: float = float("nan")
+    skipped: int = 0  # steps taken back because a number was not finite
+    pending: bool = False  # the evaluation of this step was broken off
+    quarantined: dict[str, str] = field(default_factory=dict)  # files passed over, and why
 
     def snapshot(self, config: Config) -> Snapshot:
         """The state as arrays and a record."""
@@ -38,7 +42,9 @@ class TrainState:
         for name, player in self.players.items():
             arrays.update({f"optim/{name}/{k}": v for k, v in player.state().items()})
         best = {"best_step": self.best_step, "best_miou": None if np.isnan(self.best_miou) else self.best_miou}
-        return Snapshot(arrays, {"step": self.step, **best, "config": dump(config), "paddle": paddle.__version__})
+        more = {"skipped": self.skipped, "pending": self.pending, "quarantined": dict(self.quarantined)}
+        version = {"config": dump(config), "paddle": paddle.__version__}
+        return Snapshot(arrays, {"step": self.step, **best, **more, **version})
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take over a snapshot; names that do not match are an error."""
@@ -51,7 +57,9 @@ class TrainState:
         load_arrays(self.method, groups["method/"], f"checkpoint of step {snapshot.step}")
         for name, player in self.players.items():
             player.load(groups[f"optim/{name}/"])
-        best = snapshot.record.get("best_miou")
+        best, record = snapshot.record.get("best_miou"), snapshot.record
+        self.skipped, self.pending = int(record.get("skipped", 0)), bool(record.get("pending", False))
+        self.quarantined = dict(record.get("quarantined", {}))
         self.step, self.best_step = snapshot.step, int(snapshot.record.get("best_step", 0))
         self.best_miou = float("nan") if best is None else float(best)
 
@@ -65,6 +73,7 @@ class StepReport:
     readings: dict[str, float] = field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
+    skipped: str = ""  # why the step was taken back, if it was
 
     def scalars(self) -> dict[str, float]:
         """All numbers under the names of their curves."""
@@ -75,15 +84,29 @@ class StepReport:
             "speed/images_per_second": self.images / self.seconds if self.seconds else 0.0,
         }
 
+    def line(self) -> str:
+        """The losses in one line."""
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
+        miou = self.readings.get("source_batch/mIoU", float("nan"))
+        return losses + ("" if np.isnan(miou) else f"  source mIoU {miou:.1f}")
+
 
 def run_steps(state: TrainState, config: Config, batches: Iterator[Batch], after: Callable[[StepReport], None]) -> None:
     """Train from the state's step to the schedule's stop; `after` is called when a step is finished."""
     schedule, log_every = config.schedule, config.run.log_every
+    guard = Guard(config.run, state.method, state.players)
     while state.step < schedule.stop:
         watch = (state.step + 1) % log_every == 0 or state.step + 1 == schedule.stop
         clock = Clock(state.step, schedule.horizon, watch)
         runtime.seed_step(config.run.seed, state.step)
-        report = train_step(state, clock, schedule, batches)
+        guard.before_step()
+        try:
+            report = train_step(state, clock, schedule, batches)
+            guard.finished(state.step + 1, report.losses)
+        except NotFinite as error:
+            guard.undo(error, state.skipped)
+            state.skipped += 1
+            report = StepReport({}, {}, skipped=str(error))
         state.step += 1
         after(report)
 
@@ -104,7 +127,8 @@ def train_step(state: TrainState, clock: Clock, schedule: Schedule, batches: Ite
             collected += [(name, term.loss.detach()) for name, term in terms.items()]
             terms.clear()
         images, files = images + len(batch.source_label), files + batch.files
-    losses = check_finite(collected, clock.step, files)
+    losses = check_losses(collected, clock.step + 1, files)
+    check_gradients(state.players, clock.step + 1, files)
     for player in state.players.values():
         player.step()
     state.method.after_step(clock)
@@ -117,18 +141,6 @@ def backward(terms: Terms, parts: int) -> None:
     """Gradients of the weighted sum, divided over the parts of an accumulated batch."""
     total = sum(term.weight * term.loss for term in terms.values())
     (total / parts if parts > 1 else total).backward()
-
-
-def check_finite(collected: list[tuple[str, paddle.Tensor]], step: int, files: tuple[str, ...]) -> dict[str, float]:
-    """Mean of every term over the parts; one that is not finite stops training before any weight is touched."""
-    values = paddle.stack([loss.reshape([]) for _, loss in collected]).numpy().astype(np.float64)
-    names = np.array([name for name, _ in collected])
-    losses = {name: float(values[names == name].mean()) for name in dict.fromkeys(names.tolist())}
-    bad = {name: value for name, value in losses.items() if not np.isfinite(value)}
-    if bad:
-        listed = ", ".join(f"{name} = {value}" for name, value in bad.items())
-        raise TrainingError(f"step {step}: {listed}; batch: {', '.join(files) or 'unknown'}; no weight was changed")
-    return losses
 
 
 def read_observed(observed: dict[str, object], batch: Batch) -> dict[str, float]:

@@ -20,6 +20,7 @@ class DeepLabV2ResNet(Segmenter):
     """
 
     levels = ("main", "aux")
+    stride_in, variant = "1x1", "plain"
     feature_channels = 2048
     head_channels = {"aux": 1024, "main": 2048}
 
@@ -30,12 +31,14 @@ class DeepLabV2ResNet(Segmenter):
         norm: str = "batch_fixed_affine",
         aspp_branches: int = 2,
         head_rate: float = 10.0,
-        stride_in: str = "1x1",
+        stride_in: str = stride_in,
         aux: bool = True,
-        variant: str = "plain",
+        variant: str = variant,
     ) -> None:
         super().__init__()
         self.head_rate = head_rate
+        if not aux and "aux" not in self.levels:
+            raise ConfigError("model.aux: this network has no auxiliary head to leave out")
         self.levels = tuple(level for level in self.levels if aux or level != "aux")
         self.backbone = ResNet(depths, lookup(NORMS, norm, "model.norm"), stride_in, variant=variant)
         dilations = _dilations(aspp_branches)
@@ -71,7 +74,7 @@ class TwinDeepLabV2ResNet(DeepLabV2ResNet):
         return {"first": stage4, "second": stage4}
 
     def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        logits = super().classify(features)
+        logits = Segmenter.classify(self, features)  # Paddle 2.6 traces no super()
         return {"main": logits["first"] + logits["second"], **logits}
 
 

@@ -6,7 +6,6 @@ The names inside `pyramid` and `decoder` are ours; `weights/names.py` maps those
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Optional
 
 import paddle
 import paddle.nn.functional as F
@@ -132,12 +131,12 @@ class DeepLabV3PlusResNet(DeepLabV3Plus):
         norm: str = "batch",
         output_stride: int = 16,
         head_rate: float = 10.0,
-        stride_in: Optional[str] = None,
+        stride_in: str = stride_in,
         aux: bool = False,
         width: int = 256,
     ) -> None:
         policy = lookup(NORMS, norm, "model.norm")
-        backbone = ResNet(depths, policy, stride_in or self.stride_in, output_stride, (1, 2, 4), ceil_pool=False)
+        backbone = ResNet(depths, policy, stride_in, output_stride, (1, 2, 4), ceil_pool=False)
         super().__init__(classes, backbone, policy, PYRAMIDS[output_stride], width, head_rate=head_rate, aux=aux)
 
 

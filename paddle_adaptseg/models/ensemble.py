@@ -30,15 +30,3 @@ class Ensemble(Segmenter):
 
     def forward(self, image: Tensor, size: Optional[tuple[int, int]] = None) -> dict[str, Tensor]:
         return {"main": self.predict(image, size or tuple(image.shape[2:]))}
-
-
-class Mirrored(Ensemble):
-    """A network and its view in the mirror as one: MaxSquare's `--flip`."""
-
-    def __init__(self, model: Segmenter) -> None:
-        super().__init__([model])
-
-    def predict(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logarithms of the mean of both views' probabilities."""
-        straight, mirrored = super().predict(image, size), super().predict(image.flip(3), size).flip(3)
-        return ((straight.exp() + mirrored.exp()) / 2).log()

@@ -81,11 +81,11 @@ class TwinSmallSegmenter(SmallSegmenter):
     head_widths = {"first": 3, "second": 3}
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
-        last = super().features(image)["main"]
+        last = SmallSegmenter.features(self, image)["main"]  # Paddle 2.6 traces no super()
         return {"first": last, "second": last}
 
     def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        logits = super().classify(features)
+        logits = Segmenter.classify(self, features)
         return {"main": logits["first"] + logits["second"], **logits}
 
 

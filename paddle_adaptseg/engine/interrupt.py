@@ -1,0 +1,77 @@
+"""How a run ends before its last step: a signal or its time budget asks, and the run stops where nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple, Optional
+
+from paddle_adaptseg.errors import Stopped
+
+
+class Reason(NamedTuple):
+    """Why a run ends, and the exit code that says so."""
+
+    text: str
+    code: int
+
+
+SIGNALS = {
+    signal.SIGTERM: Reason("terminated (SIGTERM)", 143),
+    signal.SIGINT: Reason("interrupted (Ctrl-C)", 130),
+}
+
+
+class Asked(Exception):
+    """Raised by check() where work can be broken off."""
+
+
+class Interruption:
+    """Notes who asks the run to end. While it is entered, signals only leave a note; a second Ctrl-C stops at once."""
+
+    def __init__(self, hours: float = 0.0) -> None:
+        self.reason: Optional[Reason] = None
+        self.hours, self.began = hours, time.monotonic()
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def asked(self) -> bool:
+        """Whether the run should end."""
+        if self.reason is None and self.hours and time.monotonic() - self.began >= 3600 * self.hours:
+            self.reason = Reason(f"the time budget of {self.hours:g} hours (run.max_hours) is used up", 0)
+        return self.reason is not None
+
+    def check(self) -> None:
+        """Break off if the run should end."""
+        if self.asked():
+            raise Asked
+
+    def farewell(self, folder: Path, step: int) -> Stopped:
+        """What the user is told."""
+        return Stopped(f"{self.reason.text}: step {step} is saved; continue with: {command(folder)}", self.reason.code)
+
+    def _note(self, number: int, frame: Optional[FrameType]) -> None:
+        if number == signal.SIGINT and self.reason is not None:
+            raise KeyboardInterrupt
+        self.reason = SIGNALS[signal.Signals(number)]
+        again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+        # Not print(): the signal may have come in the middle of one.
+        os.write(2, f"\n{self.reason.text}: finishing this step, then saving{again}\n".encode())
+
+
+def command(folder: Path) -> str:
+    """The command that goes on with a run; its configuration lies in its folder."""
+    return f"python tools/train.py --checkpoint-dir {shlex.quote(str(folder))} --continue-train --start-iter latest"

@@ -1,0 +1,71 @@
+"""Where a run starts: fresh, or at a checkpoint of its own. Nothing is continued with other settings by accident."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Optional
+
+import paddle
+
+from paddle_adaptseg import checkpoint
+from paddle_adaptseg.checkpoint import Snapshot
+from paddle_adaptseg.config import Config
+from paddle_adaptseg.configfile import differences, parse_config
+from paddle_adaptseg.engine.restore import find_weights, translated_weights
+from paddle_adaptseg.errors import CheckpointError, ConfigError, shorten
+from paddle_adaptseg.files import write_atomically
+from paddle_adaptseg.methods.base import Method
+from paddle_adaptseg.weights import load_arrays
+
+
+def starting_point(
+    folder: Path, config: Config, resume: Optional[str], overwrite: bool, accept_changes: bool
+) -> tuple[Optional[Snapshot], str]:
+    """The snapshot to continue from, if any, and a line about changes that were accepted."""
+    if resume is None:
+        steps = checkpoint.list_steps(folder)
+        if steps and not overwrite:
+            raise CheckpointError(
+                f"'{folder}' already holds a run at step {steps[-1]}: continue it with --continue-train, "
+                "name another folder with --checkpoint-dir, or start it anew with --overwrite"
+            )
+        return None, ""
+    snapshot = checkpoint.find_state(folder, resume, lambda text: print(f"note: {text}"))
+    changed = _changes(snapshot, config, folder) if snapshot else []
+    if changed and not accept_changes:
+        raise CheckpointError(
+            f"the run in '{folder}' was trained with another configuration ({shorten(changed)}): use its own, continue "
+            "from here with these changes by --accept-changes, or start another run with --checkpoint-dir"
+        )
+    return snapshot, f"continuing with changes: {shorten(changed)}" if changed else ""
+
+
+def _changes(snapshot: Snapshot, config: Config, folder: Path) -> list[str]:
+    """What differs from the run so far and lets it compute other numbers."""
+    try:
+        old = parse_config(
+            str(snapshot.record["config"]), f"configuration inside the checkpoint of step {snapshot.step}"
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"'{folder}' was written by another version of this program: {error}") from None
+    before, now = snapshot.record.get("paddle", paddle.__version__), paddle.__version__
+    return differences(old, config) + ([f"Paddle: {before} -> {now}"] if before != now else [])
+
+
+def restore_best(folder: Path, step: int) -> None:
+    """Let best.pdparams be the best network up to now, not one of steps that were just dropped."""
+    weights, best = folder / "weights" / f"step_{step:08d}.pdparams", folder / "best.pdparams"
+    if step and weights.is_file():
+        data = weights.read_bytes()
+        write_atomically(best, lambda handle: handle.write(data))
+    else:
+        best.unlink(missing_ok=True)
+
+
+def restore_weights(method: Method, config: Config, tell: Callable[[str], object]) -> None:
+    """Load starting weights into the network, saying what a partial load left out."""
+    path = find_weights(config.run.restore_from)
+    arrays, kind = translated_weights(path, config)
+    partial, model = config.run.restore_partial, method.eval_model
+    report = load_arrays(model, arrays, f"'{path}'", partial, new_heads=True, absent=kind.absent)
+    tell(f"weights from {path}: {kind.title}" + (f"; initialised anew: {'; '.join(report)}" if report else ""))

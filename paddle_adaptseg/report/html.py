@@ -1,0 +1,137 @@
+"""A small HTML vocabulary: everything is escaped on its way in, so no name or path can become markup.
+
+Style and script are inline, and the page's policy forbids any request, so it works from a double click without network.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Optional, Union
+
+Cell = Union[str, int, float]
+
+_STYLE = """
+:root{color-scheme:light}*{box-sizing:border-box}
+body{margin:0;color:#1a202c;background:#f6f7f9;
+font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif}
+main{max-width:1080px;margin:0 auto;padding:16px}
+h1{font-size:1.5rem;line-height:1.25;margin:.5rem 0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:0 0 .5rem}
+section{background:#fff;border:1px solid #dfe3e8;border-radius:8px;padding:16px;margin:16px 0}
+p{margin:.4rem 0;overflow-wrap:anywhere}.small{font-size:.875rem;color:#4a5568}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}
+.card{background:#fff;border:1px solid #dfe3e8;border-radius:8px;padding:12px}
+.card b{display:block;font-size:1.5rem;font-variant-numeric:tabular-nums}.card span{font-size:.875rem;color:#4a5568}
+.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.9rem}
+th,td{padding:4px 8px;text-align:right;border-bottom:1px solid #e5e7eb;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}td.text{text-align:left;white-space:normal}
+th{background:#fff;padding:0;white-space:normal;vertical-align:bottom}
+th button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:6px 8px;cursor:pointer;width:100%;
+text-align:inherit}th button:hover,th button:focus-visible{background:#edf2f7}
+th[aria-sort=ascending] button::after{content:" \\25B2"}th[aria-sort=descending] button::after{content:" \\25BC"}
+tr.best td{background:#fff7e6}
+img{max-width:100%;height:auto;display:block}
+figure{margin:12px 0}figcaption{font-size:.875rem;color:#4a5568;margin-bottom:4px}
+.three{display:grid;grid-template-columns:repeat(3,1fr);gap:6px}.three img{width:100%}
+@media(max-width:640px){main{padding:8px}section{padding:12px}.three{grid-template-columns:1fr}
+.wide>img{max-width:none;width:620px}td:first-child{white-space:normal}}
+"""
+
+_SCRIPT = """
+document.querySelectorAll("table.sortable").forEach(function(table){
+  table.querySelectorAll("th button").forEach(function(button,column){
+    button.addEventListener("click",function(){
+      var head=button.parentNode,down=head.getAttribute("aria-sort")==="ascending",body=table.tBodies[0];
+      var key=function(row){var c=row.cells[column];return c.dataset.v!==undefined?Number(c.dataset.v):c.textContent;};
+      var empty=function(v){return typeof v==="number"&&isNaN(v);};
+      var rows=Array.prototype.slice.call(body.rows);
+      rows.sort(function(a,b){
+        var x=key(a),y=key(b);
+        if(empty(x)||empty(y))return empty(x)-empty(y);
+        var order=typeof x==="number"&&typeof y==="number"?x-y:String(x).localeCompare(String(y));
+        return down?-order:order;
+      });
+      table.querySelectorAll("th").forEach(function(other){other.removeAttribute("aria-sort");});
+      head.setAttribute("aria-sort",down?"descending":"ascending");
+      rows.forEach(function(row){body.appendChild(row);});
+    });
+  });
+});
+"""
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def page(title: str, body: str) -> str:
+    """A whole document; `body` is markup made by the functions below."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>\n{body}\n</main>"
+        f"<script>{_SCRIPT}</script></body></html>\n"
+    )
+
+
+def section(title: str, *parts: str) -> str:
+    """A titled box of markup."""
+    inside = "\n".join(parts)
+    return f"<section><h2>{escape(title)}</h2>\n{inside}</section>"
+
+
+def text(value: str, small: bool = False) -> str:
+    """A paragraph."""
+    return f'<p class="small">{escape(value)}</p>' if small else f"<p>{escape(value)}</p>"
+
+
+def title(value: str) -> str:
+    """The page's heading."""
+    return f"<h1>{escape(value)}</h1>"
+
+
+def cards(values: Sequence[tuple[str, str]]) -> str:
+    """Key figures: (figure, what it is)."""
+    inside = "".join(f'<div class="card"><b>{escape(v)}</b><span>{escape(name)}</span></div>' for v, name in values)
+    return f'<div class="cards">{inside}</div>'
+
+
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[Cell]], digits: Sequence[int] = (), best: Optional[int] = None
+) -> str:
+    """A table that sorts by a click on its head. Numbers sort as numbers; NaN is shown as a dash and sorts last."""
+    digits = digits or [2] * len(head)
+    titles = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in head)
+    lines = "".join(
+        f"<tr{' class=best' if index == best else ''}>{''.join(_cell(c, i, digits[i]) for i, c in enumerate(row))}</tr>"
+        for index, row in enumerate(rows)
+    )
+    inside = f"<thead><tr>{titles}</tr></thead><tbody>{lines}</tbody>"
+    return f'<div class="wide"><table class="sortable">{inside}</table></div>'
+
+
+def _cell(value: Cell, column: int, digits: int) -> str:
+    if isinstance(value, str):
+        return f"<td{' class=text' if column else ''}>{escape(value)}</td>"
+    if math.isnan(value):
+        return '<td data-v="NaN">&ndash;</td>'
+    shown = str(value) if isinstance(value, int) else f"{value:.{digits}f}"
+    return f'<td data-v="{value!r}">{shown}</td>'
+
+
+def picture(png: bytes, caption: str, dense: bool = False) -> str:
+    """A PNG inside the page; a dense one keeps its size on a phone and is moved sideways."""
+    image = f'<div class="wide">{_image(png, caption)}</div>' if dense else _image(png, caption)
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{image}</figure>"
+
+
+def three(pngs: Sequence[bytes], captions: Sequence[str], title: str) -> str:
+    """Pictures side by side, one below the other on a phone."""
+    inside = "".join(
+        f"<div><div class=small>{escape(c)}</div>{_image(p, f'{title}: {c}')}</div>" for p, c in zip(pngs, captions)
+    )
+    return f'<figure><figcaption>{escape(title)}</figcaption><div class="three">{inside}</div></figure>'
+
+
+def _image(png: bytes, name: str) -> str:
+    return f'<img alt="{escape(name, quote=True)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

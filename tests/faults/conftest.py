@@ -1,0 +1,115 @@
+"""Real processes to plant faults in: `trainer(...)` runs tools/train.py with a fault, and says how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, tiny_overrides
+
+DRIVER = Path(__file__).with_name("driver.py")
+LIMIT = 90  # seconds after which something hangs
+
+
+class Driver:
+    """The process that starts trainings; one at a time."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(DRIVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+        )
+
+    def ask(self, order: dict) -> int:
+        """Start a training and return its process id."""
+        self.process.stdin.write((json.dumps(order) + "\n").encode())
+        self.process.stdin.flush()
+        return self.answer()
+
+    def answer(self, seconds: float = LIMIT) -> int:
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+        assert ready, f"nothing within {seconds} s: it hangs"
+        return int(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@dataclass
+class Training:
+    """One run of tools/train.py."""
+
+    driver: Driver
+    pid: int
+    output: Path
+    code: int | None = None
+
+    def wait(self, seconds: float = LIMIT) -> Training:
+        try:
+            self.code = self.driver.answer(seconds)
+        except AssertionError:
+            os.kill(self.pid, 9)
+            self.driver.answer()
+            raise
+        return self
+
+    def wait_for(self, text: str) -> None:
+        """Wait until the training has printed something."""
+        end = time.monotonic() + 30
+        while not self.output.exists() or text not in self.text:
+            assert time.monotonic() < end, self.text
+            time.sleep(0.01)
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text()
+
+    @property
+    def error(self) -> str:
+        """The one line that says what went wrong."""
+        assert self.code == 2 and "Traceback" not in self.text, self.text
+        (line,) = (line for line in self.text.splitlines() if line.startswith("error: "))
+        return line
+
+
+@pytest.fixture(scope="module")
+def driver():
+    made = Driver()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def trainer(driver, toy_root, tmp_path):
+    """trainer(folder, *faults, resume=False, options=()) starts a training of six steps."""
+    started = []
+
+    def start(folder="run", *faults, resume=False, options=(), exactly=None) -> Training:
+        output = tmp_path / f"output_{len(started)}.txt"
+        settings = [o for o in tiny_overrides(toy_root, tmp_path / folder) if not o.startswith("run.output")]
+        arguments = ["--checkpoint-dir", str(tmp_path / folder), "-o", *settings, "method.ramp.start=1", *options]
+        if resume:
+            arguments[:0] = ["--continue-train", "--start-iter", "latest"]
+        order = {"arguments": exactly or arguments, "faults": faults, "output": str(output), "count": None}
+        started.append(Training(driver, driver.ask(order), output))
+        return started[-1]
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def straight(driver, toy_root, tmp_path_factory):
+    """The folder of the run that nothing ever interrupted, and how often each moment came."""
+    folder = tmp_path_factory.mktemp("straight")
+    arguments = ["-o", *tiny_overrides(toy_root, folder / "run"), "method.ramp.start=1"]
+    order = {"arguments": arguments, "faults": [], "output": str(folder / "out"), "count": str(folder / "count")}
+    training = Training(driver, driver.ask(order), folder / "out").wait()
+    assert training.code == 0, training.text
+    return folder / "run", json.loads((folder / "count").read_text())

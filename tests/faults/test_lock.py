@@ -1,0 +1,106 @@
+"""One run writes a folder: a second one is refused and told by whom; a stale lock is recognised."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from paddle_adaptseg import lock
+from paddle_adaptseg.engine import fit
+from paddle_adaptseg.errors import DataError, TrainingError
+from paddle_adaptseg.lock import NAME, RunLock
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    monkeypatch.setattr(lock, "PATIENCE", 0.6)
+
+
+def test_a_second_run_is_refused_with_the_pid_and_start_time_of_the_first(trainer, tiny, tmp_path):
+    first = trainer("run", options=("schedule.horizon=9000", "schedule.stop=9000"))
+    first.wait_for("step 1/9000")
+    holder = json.loads((tmp_path / "run" / NAME).read_text())
+    assert holder["pid"] == first.pid
+    with pytest.raises(TrainingError) as error:
+        fit(tiny(), resume="latest")
+    assert f"(pid {first.pid} on {holder['host']}, since {holder['started']})" in str(error.value)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    with RunLock(tmp_path / "run") as taken:
+        assert taken.note == f"the lock of a run that is gone (pid {first.pid}) was removed"
+    assert not (tmp_path / "run" / NAME).exists()
+
+
+def write(folder, **holder):
+    folder.mkdir(exist_ok=True)
+    (folder / NAME).write_text(json.dumps({"host": "h", "started": "then", **holder}))
+
+
+def test_a_number_that_another_process_has_now_is_no_reason_to_wait(tmp_path):
+    write(tmp_path, pid=os.getpid(), began="1", machine=lock._machine())
+    with RunLock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x"}'])
+def test_a_torn_lock_is_stale(tmp_path, text):
+    (tmp_path / NAME).write_text(text)
+    with RunLock(tmp_path):
+        assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_of_another_machine_is_stale_when_it_does_not_beat(tmp_path, capsys):
+    write(tmp_path, pid=1, began="1", machine="elsewhere")
+    began = time.monotonic()
+    with RunLock(tmp_path):
+        assert time.monotonic() - began >= 0.6
+    assert "watching for" in capsys.readouterr().out
+
+
+def test_a_lock_of_another_machine_that_beats_is_respected(tmp_path):
+    write(tmp_path, pid=1, began="1", machine="elsewhere")
+    beating = threading.Timer(0.2, os.utime, [tmp_path / NAME])
+    beating.start()
+    with pytest.raises(TrainingError, match=r"another run writes to .* \(pid 1 on h, since then\)"), RunLock(tmp_path):
+        pass
+    assert (tmp_path / NAME).exists()
+
+
+def test_a_held_lock_beats_and_notices_that_it_was_taken(tmp_path):
+    with RunLock(tmp_path) as held:
+        before = (tmp_path / NAME).stat().st_mtime_ns
+        time.sleep(0.3)
+        assert (tmp_path / NAME).stat().st_mtime_ns > before
+        held.confirm()
+        write(tmp_path, pid=1)
+        with pytest.raises(TrainingError, match="was taken over by another run"):
+            held.confirm()
+    assert (tmp_path / NAME).exists()  # it is the other's
+
+
+def test_of_many_that_start_at_once_one_gets_the_folder(tmp_path):
+    write(tmp_path, pid=2**22 + 1, began="1", machine=lock._machine())
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
+        "from paddle_adaptseg.lock import RunLock\n"
+        "time.sleep(float(sys.argv[3]) - time.time())\n"
+        "with RunLock(Path(sys.argv[1])): print('mine'); time.sleep(2)"
+    )
+    root, at = os.path.dirname(os.path.dirname(lock.__file__)), str(time.time() + 1.5)  # noqa: PTH120
+    command = [sys.executable, "-c", code, str(tmp_path), root, at]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(6)]
+    assert [run.communicate()[0] for run in runs].count(b"mine\n") == 1
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tiny, tmp_path):
+    with pytest.raises(DataError):
+        fit(tiny("toy/source_only", "data.source.root=absent"))
+    assert not (tmp_path / "run").exists()
