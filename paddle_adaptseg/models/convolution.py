@@ -1,7 +1,8 @@
 """The convolution layer of all networks. On a CPU oneDNN computes it.
 
 Paddle's own CPU convolution copies patches into a matrix on one core; oneDNN works on the image with all of them
-(docs/performance.md). Elsewhere, and for what oneDNN does not take, it is Paddle's.
+(docs/performance.md). Elsewhere, and for what oneDNN does not take, it is Paddle's. A graph with such a convolution can
+be run backward once: with retain_graph, Paddle crashes in every gradient of one's own; without_onednn() is for that.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from paddle_adaptseg.models.onednn import Geometry, Pair, library, operation, output_shape
+from paddle_adaptseg.models.onednn import Geometry, library, operation, output_shape, takes
 
 
 class Conv2D(nn.Conv2D):
@@ -24,8 +25,9 @@ class Conv2D(nn.Conv2D):
         pairs = [tuple(_pair(value)) for value in (self._stride, self._padding, self._dilation)]
         product = tuple(self._kernel_size) == pairs[0] == (1, 1)
         if product or self._groups > 1 or not usable(x, self.weight):
-            return super().forward(x)
-        return convolve(x, self.weight, self.bias, *pairs)
+            return nn.Conv2D.forward(self, x)  # tracing cannot follow super()
+        geometry = (tuple(x.shape), tuple(self.weight.shape), *pairs)
+        return convolve(x, self.weight, self.bias, geometry) if takes(geometry) else nn.Conv2D.forward(self, x)
 
 
 def _pair(value: int | Sequence[int]) -> Sequence[int]:
@@ -88,9 +90,8 @@ def usable(x: Tensor, weight: Tensor) -> bool:
     return x.dtype == weight.dtype == paddle.float32 and library() is not None
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Optional[Tensor], stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Optional[Tensor], geometry: Geometry) -> Tensor:
     """A convolution of one group with gradients for whatever wants them."""
-    geometry = (tuple(x.shape), tuple(weight.shape), stride, padding, dilation)
     needed = (not x.stop_gradient, not weight.stop_gradient)
     if any(needed) and paddle.is_grad_enabled():
         return _Convolution.apply(_rows(x), weight, bias, geometry, needed)

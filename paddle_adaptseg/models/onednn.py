@@ -182,6 +182,15 @@ def operation(kind: str, geometry: Geometry, bias: bool) -> _Operation:
     return _Operation(kind, geometry, bias)
 
 
+@lru_cache(maxsize=1024)
+def takes(geometry: Geometry) -> bool:
+    """Whether oneDNN has all three operations at this geometry."""
+    try:
+        return all(operation(kind, geometry, False) for kind in _KINDS)
+    except _Refused:
+        return False
+
+
 def output_shape(geometry: Geometry) -> tuple[int, ...]:
     """Shape of a convolution's result."""
     src, kernel, strides, padding, dilation = geometry
