@@ -147,6 +147,9 @@ class Run:
     on_nonfinite: str = "stop"  # or skip: take the step back and go on, up to max_nonfinite times
     max_nonfinite: int = 10
     deterministic: bool = False  # also choose deterministic cuDNN kernels
+    precision: str = "fp32"  # or bf16, fp16: mixed precision
+    loss_scale: float = 1024.0  # of fp16's gradients
+    recompute: bool = False  # blocks keep only their input and run forward twice: less memory, a third more time
     baseline: str = ""  # folder of a source-only run; evaluations then tell the lift over it
 
 

@@ -12,12 +12,13 @@ from paddle_adaptseg.models.convolution import Conv2D, usable, without_onednn
 from paddle_adaptseg.models.layers import add_, frozen, relu_
 
 TOLERANCE = 1e-5  # of the largest value
+# (channels in and out, kernel, stride, padding, dilation), bias
 CASES = {
-    "a dilated block": dict(in_channels=8, out_channels=8, kernel_size=3, padding=2, dilation=2, bias_attr=False),
-    "a pyramid branch": dict(in_channels=16, out_channels=5, kernel_size=3, padding=6, dilation=6),
-    "a critic's layer": dict(in_channels=5, out_channels=8, kernel_size=4, padding=1, stride=2),
-    "the stem": dict(in_channels=3, out_channels=8, kernel_size=7, padding=3, stride=2, bias_attr=False),
-    "a strided 1x1": dict(in_channels=8, out_channels=4, kernel_size=1, stride=2, bias_attr=False),
+    "a dilated block": ((8, 8, 3, 1, 2, 2), False),
+    "a pyramid branch": ((16, 5, 3, 1, 6, 6), None),
+    "a critic's layer": ((5, 8, 4, 2, 1), None),
+    "the stem": ((3, 8, 7, 2, 3), False),
+    "a strided 1x1": ((8, 4, 1, 2), False),
 }
 
 
@@ -41,7 +42,8 @@ def both(layer, x):
 @pytest.mark.parametrize("case", CASES)
 def test_results_and_gradients_are_those_of_paddles_own_convolution(case, monkeypatch):
     paddle.seed(0)
-    layer, x = Conv2D(**CASES[case]), paddle.randn([2, CASES[case]["in_channels"], 17, 22])
+    positional, bias = CASES[case]
+    layer, x = Conv2D(*positional, bias_attr=bias), paddle.randn([2, positional[0], 17, 22])
     x.stop_gradient = False
     calls = []
     operation = onednn.operation

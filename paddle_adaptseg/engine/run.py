@@ -19,6 +19,7 @@ from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model, look, p
 from paddle_adaptseg.engine.finite import check_arrays
 from paddle_adaptseg.engine.health import HealthMonitor
 from paddle_adaptseg.engine.interrupt import Asked, Interruption
+from paddle_adaptseg.engine.memory import estimate, prepare
 from paddle_adaptseg.engine.optim import build_players
 from paddle_adaptseg.engine.resume import restore_best, restore_weights, starting_point
 from paddle_adaptseg.engine.trainer import StepReport, TrainState, run_steps
@@ -92,7 +93,7 @@ class _Run:
         write_atomically(self.folder / "config.yml", lambda handle: handle.write(dump(config).encode()))
         self.data.quarantine.write(self.folder)
         self.console = Console(self.state.step, config.schedule.stop)
-        self.notes = [note for note in (lock.note, changes) if note]
+        self.notes = [note for note in (lock.note, changes, estimate(self.state.method, config).text()) if note]
 
     def train(self) -> FitResult:
         """Run all remaining steps."""
@@ -245,4 +246,5 @@ def build_state(config: Config) -> TrainState:
     runtime.seed_step(config.run.seed, 0)
     classes = len(label_space(config))
     method = build_method(config.method, build_model(config.model, classes), classes)
+    prepare(method, config.run)
     return TrainState(method, build_players(method, config))

@@ -8,6 +8,7 @@ from paddle import Tensor, nn
 
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.models.layers import NormPolicy, add_, conv, relu_
+from paddle_adaptseg.models.recompute import Recomputed
 
 # output stride -> (stride, dilation) of each stage
 STAGES: Mapping[int, tuple[tuple[int, int], ...]] = {
@@ -18,7 +19,7 @@ STRIDE_IN = ("1x1", "3x3")
 VARIANTS = ("plain", "vd")
 
 
-class Bottleneck(nn.Layer):
+class Bottleneck(Recomputed):
     """1x1, 3x3, 1x1 convolutions around a shortcut; tensor names are the original ones.
 
     `stride_in` says which convolution strides: "1x1" in Caffe's weights, "3x3" in torchvision's and paddle.vision's.
@@ -48,7 +49,7 @@ class Bottleneck(nn.Layer):
         self.conv3, self.bn3 = conv(width, fan_out, 1), norm(fan_out)
         self.downsample = nn.Sequential(conv(fan_in, fan_out, 1, skipped), norm(fan_out)) if project else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor) -> Tensor:
         y = relu_(self.bn1(self.conv1(x)))
         y = relu_(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
