@@ -36,7 +36,8 @@ test-slow:  ## run the checks that take minutes
 	@tools/setup_env.sh .venv "" requirements-test.txt
 	$(PY) -m pytest -m slow -s tests
 
-bench: setup  ## measure training against plain PyTorch and plain Paddle (about 8 minutes; needs `pip install torch`)
+bench:  ## measure training against plain PyTorch and plain Paddle in turn (about 5 minutes on a quiet machine)
+	@tools/setup_env.sh .venv "" requirements-test.txt
 	$(PY) benchmarks/training.py
 
 bench-loading: setup  ## measure reading and scoring against the originals' way
