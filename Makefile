@@ -5,7 +5,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 bench bench-loading \
-  bench-evaluation pages lint clean
+  bench-evaluation pages docs types lint release clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -54,11 +54,22 @@ test-paddle26:  ## run the test suite on Paddle 2.6.2 in .venv-paddle26
 pages: setup  ## write the generated pages of docs/ anew
 	@$(PY) tools/write_pages.py
 
-lint: setup  ## check style and formatting
+docs:  ## build the searchable site of docs/ in site/, with every link and anchor checked; needs no network to read
+	@tools/setup_env.sh .venv "" requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	@echo "site/index.html opens by double click; for the search: $(PY) -m http.server -d site"
+
+types: setup  ## check the package's type hints
+	$(PY) -m mypy
+
+lint: setup types  ## check style, formatting and type hints
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+release: setup  ## build the archives of a release, look into them, use the wheel in a fresh environment (uploads nothing)
+	$(PY) tools/release.py
+
 clean:  ## remove environments, caches and the toy pair with its runs (never your data or checkpoints)
-	rm -rf .venv .venv-paddle26 .venv-min .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-paddle26 .venv-min .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf dataset/toy dataset/toy_seed* checkpoint/toy checkpoint/toy_seed*

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Snapshot:
     """What a state file holds: arrays by name, and the record (step, best, config)."""
 
     arrays: Mapping[str, np.ndarray]
-    record: Mapping[str, object]
+    record: Mapping[str, Any]
 
     @property
     def step(self) -> int:
@@ -106,7 +106,7 @@ def find_state(run: Path, which: str, warn) -> Optional[Snapshot]:
         raise CheckpointError(f"none of the {len(steps)} checkpoints in '{run}' can be read")
     if which == "best":
         newest = find_state(run, "latest", warn)
-        which = str(newest.record["best_step"])
+        which = str(newest.record["best_step"]) if newest else "0"
         if which == "0":
             raise CheckpointError(f"the run in '{run}' was never evaluated, so it has no best checkpoint")
     if int(which) not in steps:

@@ -33,7 +33,7 @@ def parse_config(text: str, name: str = "config") -> Config:
 
 def override(config: Config, *overrides: str) -> Config:
     """A copy of `config` with `key.path=value` overrides applied."""
-    tree, origins = to_plain(config), {}
+    tree, origins = to_plain(config), dict[str, str]()
     for text in overrides:
         override_tree(tree, text, origins)
     return _convert(tree, origins, "config")

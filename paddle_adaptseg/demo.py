@@ -83,7 +83,8 @@ def picture(jobs: dict[str, Job], path: Path) -> None:
 def seeds_table(comparisons: Sequence[Comparison]) -> str:
     """A Markdown table of scores and lifts by seed."""
     rows = [(str(c.seed), c.miou("source-only"), c.miou("adapted"), c.lift) for c in comparisons]
-    rows.append(("mean", *(float(np.mean([row[i] for row in rows])) for i in (1, 2, 3))))
+    before, after, lift = (float(np.mean([row[i] for row in rows])) for i in (1, 2, 3))
+    rows.append(("mean", before, after, lift))
     lines = ["| seed | source-only | AdaptSegNet multi | lift |", "|---|---|---|---|"]
     return "\n".join([*lines, *(f"| {s} | {a:.2f} | {b:.2f} | {lift:+.2f} |" for s, a, b, lift in rows)])
 

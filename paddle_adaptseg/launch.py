@@ -51,7 +51,7 @@ class Job:
 
 def run_jobs(jobs: Sequence[Job], parallel: int) -> None:
     """Run all jobs, at most `parallel` at once; the first that fails stops the others and is reported."""
-    waiting, running = list(jobs), {}
+    waiting, running = list(jobs), dict[subprocess.Popen, tuple[Job, float]]()
     total = sum(job.config.schedule.stop for job in jobs)
     threads = max(1, cpu_count() // max(1, min(parallel, len(jobs))))
     bar = tqdm(total=total, unit="step", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 20)
@@ -84,7 +84,7 @@ def _start(job: Job, threads: int) -> subprocess.Popen:
             stdin=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             # However this process ends, none of its trainings goes on alone in a folder that the next one continues.
-            preexec_fn=libc and (lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)),
+            preexec_fn=(lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)) if libc else None,
         )
 
 

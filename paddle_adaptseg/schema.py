@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Union
 
 from paddle_adaptseg.errors import ConfigError, suggest
@@ -36,7 +36,7 @@ def convert(value: Any, hint: Any, path: str) -> Any:
     return _scalar(value, hint, path)
 
 
-def arguments(function: Any, values: Mapping[str, Any], path: str, given: set[str] = frozenset()) -> dict[str, Any]:
+def arguments(function: Any, values: Mapping[str, Any], path: str, given: Collection[str] = ()) -> dict[str, Any]:
     """Check and convert keyword arguments for `function` against its signature; `given` ones come from the caller."""
     target = function.__init__ if inspect.isclass(function) else function
     hints = typing.get_type_hints(target)
@@ -63,7 +63,7 @@ def dotted(path: str, key: Any) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def _dataclass(value: Any, cls: type, path: str) -> Any:
+def _dataclass(value: Any, cls: Any, path: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     check_keys(value, fields, path)
     hints = typing.get_type_hints(cls)

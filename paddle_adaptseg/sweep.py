@@ -165,8 +165,8 @@ def _line(figure: Any, axes: Any, settings: Sequence[Setting]) -> None:
     """Mean over the key's values, the range of the seeds as a band, every seed as a dot."""
     (key,) = settings[0].values
     raw = [setting.values[key] for setting in settings]
-    numbers = [_number(value) for value in raw]
-    numeric = None not in numbers
+    numbers = [number for number in map(_number, raw) if number is not None]
+    numeric = len(numbers) == len(raw)
     order = np.argsort(numbers) if numeric else range(len(settings))
     places = [numbers[i] if numeric else i for i in order]
     ordered = [settings[i] for i in order]

@@ -1,4 +1,4 @@
-"""What the pages show works: the example of a new method, and deployment from export to other runtimes."""
+"""What the pages show works: examples, deployment, links; and the reference of keys is complete."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import pytest
 from PIL import Image
 
 from paddle_adaptseg import methods
-from paddle_adaptseg.config import Component
+from paddle_adaptseg.config import Component, Config
 from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.engine import fit
+from paddle_adaptseg.methods import METHODS
+from paddle_adaptseg.models import MODELS
+from paddle_adaptseg.reference import KEYWORDS, MEANINGS, configuration_page, fields, keywords
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -57,8 +61,25 @@ def test_the_deployment_page_works_as_it_stands(toy_root, tmp_path, monkeypatch)
     assert labels[1].shape == labels[2].shape == (96, 192) and (labels[1] == labels[2]).mean() > 0.99
 
 
-@pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda p: p.name)
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub and the site give a page's headings."""
+    text = re.sub(r"^ *```.*?^ *```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title) for title in re.findall(r"^#+ (.*)$", text, re.M))
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in plain}
+
+
+@pytest.mark.parametrize("path", pages.PAGES, ids=lambda p: str(p.relative_to(DOCS.parent)))
 def test_links_between_pages_lead_somewhere(path):
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
-        if "://" not in target:
-            assert (path.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", path.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        page = (path.parent / target).resolve() if target else path
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page), f"{target}#{anchor}"
+
+
+def test_every_key_of_a_configuration_has_a_meaning_and_the_page_is_up_to_date():
+    assert {key for key, _, _ in fields(Config)} == set(MEANINGS)
+    used = {key for table in (MODELS, METHODS) for cls in table.values() for key, _, _ in keywords(cls)}
+    assert used == set(KEYWORDS)
+    assert (DOCS / "configuration.md").read_text(encoding="utf-8") == configuration_page(), "run: make pages"

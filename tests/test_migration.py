@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from pathlib import Path
 
+import pages
 import pytest
 from conftest import ROOT, tiny_overrides
+from pages import ABSENT, SHRINK
 
-from paddle_adaptseg import runtime, sweep
-from paddle_adaptseg.configfile import dump, load_config
-from paddle_adaptseg.data import label_space
+from paddle_adaptseg import sweep
+from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.engine import fit
 from paddle_adaptseg.errors import UserError
-from paddle_adaptseg.models import build_model
-from paddle_adaptseg.weights import arrays_of
-from paddle_adaptseg.weights.pdparams import save_weights
 
 PAGE = (ROOT / "docs/migration.md").read_text(encoding="utf-8")
 OURS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
 TRAINING = [line for line in OURS if line.startswith("python tools/train.py")]
-ABSENT = ("does not exist", "do not exist", "is no run's folder", "no image has city", "name no image")
-SHRINK = ("model.depths=[1,1,1,1]", "data.validation.size=[96,48]", "data.workers=0")
 
 # What each original's parser (ADVENT: its configuration) knows; what several share is listed where it comes first.
 FLAGS = {
@@ -81,10 +76,7 @@ def call(monkeypatch, line, *more):
     """Run a line of the page in this process, with more overrides."""
     python, tool, *arguments = shlex.split(line)
     assert python == "python"
-    if more:
-        arguments += [*([] if "-o" in arguments else ["-o"]), *more]
-    monkeypatch.setattr("sys.argv", [tool, *arguments])
-    return importlib.import_module(Path(tool).stem).main()
+    return pages.call(monkeypatch, Path(tool).stem, arguments, *more)
 
 
 @pytest.mark.parametrize("line", TRAINING, ids=lambda line: line.split()[3])
@@ -125,7 +117,7 @@ def test_our_evaluations_evaluate(elsewhere, toy_root, monkeypatch, capsys):
         if "--restore-from" in words:
             paths = words[words.index("--restore-from") + 1 :]
             for path in paths[: next((i for i, word in enumerate(paths) if word.startswith("-")), len(paths))]:
-                prepare(Path(path), line, run)
+                pages.prepare(Path(path), line, run)
         own = tuple(key for key in SHRINK if "config" in line and not ("depths" in key and "vgg" in line))
         try:
             assert call(monkeypatch, line, *own) == 0
@@ -133,20 +125,3 @@ def test_our_evaluations_evaluate(elsewhere, toy_root, monkeypatch, capsys):
         except UserError as error:
             assert "crosscity" in line and "'dataset/NTHU_Datasets' does not exist" in str(error), line
     assert scored > 20
-
-
-def prepare(path: Path, line: str, run: Path) -> None:
-    """Weights where a line reads them: of the made run, or of the line's configuration, made small."""
-    folder, _, which = str(path).partition("@")
-    if which or not path.suffix:
-        (Path(folder) / "weights").mkdir(parents=True, exist_ok=True)
-        data = (run / "best.pdparams").read_bytes()
-        (Path(folder) / "best.pdparams").write_bytes(data)
-        (Path(folder) / "weights/step_00100000.pdparams").write_bytes(data)
-        return
-    words = shlex.split(line)
-    overrides = [*(words[words.index("-o") + 1 :] if "-o" in words else []), *(() if "vgg" in line else SHRINK[:1])]
-    config = load_config(words[words.index("--config") + 1], overrides)
-    with runtime.fresh_names():
-        model = build_model(config.model, len(label_space(config)))
-    save_weights(path, arrays_of(model), dump(config))

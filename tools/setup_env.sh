@@ -23,10 +23,11 @@ install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-chec
 install_extra() {
   [ -n "$extra" ] || return 0
   local wanted; wanted="$stamp $(cat "$extra" requirements-deploy.txt | cksum)"
-  [ "$(cat "$venv/.stamp-extra" 2>/dev/null)" = "$wanted" ] && return 0
+  local mark="$venv/.stamp-$extra"
+  [ "$(cat "$mark" 2>/dev/null)" = "$wanted" ] && return 0
   echo "setup: $extra -> $venv"
   install -r "$extra"
-  echo "$wanted" > "$venv/.stamp-extra"
+  echo "$wanted" > "$mark"
 }
 if [ -f "$venv/.stamp" ] && [ "$(cat "$venv/.stamp")" = "$stamp" ] && "$venv/bin/python" -c '' 2>/dev/null; then
   install_extra

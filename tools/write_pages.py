@@ -14,10 +14,11 @@ def main() -> int:
     from paddle_adaptseg import runtime
 
     runtime.import_paddle()
+    from paddle_adaptseg.reference import configuration_page
     from paddle_adaptseg.weights.zoo import zoo_page
 
     docs = Path(__file__).resolve().parent.parent / "docs"
-    for name, text in {"model_zoo.md": zoo_page()}.items():
+    for name, text in {"model_zoo.md": zoo_page(), "configuration.md": configuration_page()}.items():
         (docs / name).write_text(text, encoding="utf-8")
         print(docs / name)
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from paddle_adaptseg.batch import Batch
@@ -97,7 +97,7 @@ class TrainData:
             lines.append(f"/dev/shm is too small for {workers} loader workers; they pass batches through pipes instead")
         return lines
 
-    def batches(self, first_step: int) -> Iterator[Batch]:
+    def batches(self, first_step: int) -> Generator[Batch, None, None]:
         """All batches from a step to the end of the schedule."""
         schedule, data = self.config.schedule, self.config.data
         first, last = first_step * schedule.iter_size, schedule.stop * schedule.iter_size

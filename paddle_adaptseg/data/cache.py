@@ -46,7 +46,7 @@ def _png(array: np.ndarray) -> bytes:
 
 
 def _unpng(data: bytes) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
 
 
 def _raw(array: np.ndarray) -> bytes:

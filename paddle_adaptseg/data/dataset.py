@@ -54,35 +54,40 @@ class DomainFiles:
     def image(self, index: int, size: Optional[Sequence[int]] = None) -> np.ndarray:
         """RGB [H, W, 3] uint8 at `size` (width, height), by default the domain's."""
         size = tuple(size or self.size)
-        return self.cache.image(index) if self._prepared(size) else decode_rgb(self.items[index].image, size)
+        cache = self._prepared(size)
+        return decode_rgb(self.items[index].image, size) if cache is None else cache.image(index)
 
     def label(self, index: int, size: Optional[Sequence[int]] = None) -> np.ndarray:
         """Train ids [H, W] uint8 at `size`; as stored without one."""
-        if self._prepared(size):
-            return self.cache.label(index)
+        cache = self._prepared(size)
+        if cache is not None:
+            return cache.label(index)
         return self._train_ids(self._ids(index), size)
 
     def pair(
         self, index: int, size: Sequence[int], label_size: Optional[Sequence[int]] = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """image() and label() of an item that must be of one size as stored; resizing would hide that they differ."""
-        if self._prepared(label_size):
-            return self.image(index, size), self.cache.label(index)
+        labels, images = self._prepared(label_size), self._prepared(size)
+        if labels is not None:
+            return self.image(index, size), labels.label(index)
         ids = self._ids(index)
         item, width, height = self.items[index], ids.shape[1], ids.shape[0]
-        if self._prepared(size):
-            return self.cache.image(index), self._train_ids(ids, label_size)
+        if images is not None:
+            return images.image(index), self._train_ids(ids, label_size)
         image, stored = decode_sized(item.image, size)
         if stored != (width, height):
             raise DataError(f"label '{item.label}' is {width}x{height}, but its image is {stored[0]}x{stored[1]}")
         return image, self._train_ids(ids, label_size)
 
-    def _prepared(self, size: Optional[Sequence[int]]) -> bool:
-        return self.cache is not None and size is not None and tuple(size) == self.size
+    def _prepared(self, size: Optional[Sequence[int]]) -> Optional[Cache]:
+        return self.cache if size is not None and tuple(size) == self.size else None
 
     def _ids(self, index: int) -> np.ndarray:
         """Ids as stored, all of them known."""
         label = self.items[index].label
+        if label is None:
+            raise DataError(f"'{self.name(index)}' has no label")
         ids = self.decode(label)
         if cv2.countNonZero(cv2.LUT(ids, self.unknown_ids)):
             found = [str(i) for i in np.unique(ids) if self.unknown_ids[i]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import lru_cache
 from typing import Optional
 
@@ -48,7 +48,8 @@ class PairStream(Dataset):
         return 2**31 - 1
 
     def __getitem__(self, position: int) -> Sample:
-        arrays, faults = [], []
+        arrays: list[np.ndarray] = []
+        faults: list[Fault] = []
         for stream, files in enumerate(self.domains):
             found = self._usable(stream, files, position, faults)
             if found is None:
@@ -90,7 +91,7 @@ class PairStream(Dataset):
 def train_batches(
     stream: PairStream, pixels: Pixels, batch_size: int, first: int, last: int, workers: int, timeout: float,
     quarantine: Quarantine,
-) -> Iterator[Batch]:  # fmt: skip
+) -> Generator[Batch, None, None]:  # fmt: skip
     """Batches number `first` to `last` of the stream, the same for any number of workers."""
     size = batch_bytes(stream, batch_size)
     loader = load(stream, Positions(batch_size, first, last), collate, workers, size, timeout)

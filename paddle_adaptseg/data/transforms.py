@@ -51,7 +51,7 @@ def augment(
     return image, label
 
 
-def cut(array: np.ndarray, width: int, height: int, corner: Sequence[float], fill: int) -> np.ndarray:
+def cut(array: np.ndarray, width: int, height: int, corner: np.ndarray, fill: int) -> np.ndarray:
     """A window of (height, width) at a relative corner; what lies outside the picture is `fill`."""
     down, right = max(0, height - array.shape[0]), max(0, width - array.shape[1])
     if down or right:

@@ -32,7 +32,7 @@ class Contract:
 
     def space(self) -> LabelSpace:
         """The classes that the labels mean."""
-        return LabelSpace(tuple(self.classes), tuple(tuple(c) for c in self.colours))
+        return LabelSpace(tuple(self.classes), tuple((r, g, b) for r, g, b in self.colours))
 
 
 def write_contract(folder: Path, contract: Contract) -> None:

@@ -58,8 +58,10 @@ def predict_files(
     folder.mkdir(parents=True, exist_ok=True)
     with tqdm(total=sum(isinstance(m, Picture) for m in media) or None, unit="image", disable=None) as bar:
         for item in media:
-            work = _picture(runner, item, folder, products) if isinstance(item, Picture) else None
-            work = work or _film(runner, item, folder, limit)
+            if isinstance(item, Picture):
+                work = _picture(runner, item, folder, products)
+            else:
+                work = _film(runner, item, folder, limit)
             try:
                 for _ in work:
                     tally.images += 1
@@ -92,7 +94,7 @@ def _film(runner: Runner, item: Film, folder: Path, limit: Optional[int]) -> Ite
                 break
             picture = _even(_side(frame, runner.labels(frame), runner.space))
             if writer is None:
-                writer = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*"mp4v"), rate, picture.shape[1::-1])
+                writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), rate, picture.shape[1::-1])
                 if not writer.isOpened():
                     raise DataError(f"cannot write film '{target}'")
             writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))

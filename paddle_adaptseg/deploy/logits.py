@@ -71,7 +71,8 @@ def automatic(model: Segmenter, options: Inference) -> Forward:
     """oneDNN on a CPU, with a note the network itself where no program can be made; on a GPU the network itself."""
     if not paddle.get_device().startswith("cpu"):
         return eager(model, options)
-    fast, used = onednn(model, options), []
+    fast = onednn(model, options)
+    used: list[Forward] = []
 
     def forward(image: Tensor) -> np.ndarray:
         if not used:

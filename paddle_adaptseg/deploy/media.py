@@ -68,7 +68,7 @@ def find_media(inputs: Sequence[str]) -> tuple[list[Union[Picture, Film]], list[
             problems.append(str(error))
     names: dict[str, object] = {}
     for item in found:
-        source = getattr(item, "path", None) or item.source
+        source = item.path if isinstance(item, Picture) else item.source
         if item.name in names:
             raise DataError(f"'{names[item.name]}' and '{source}' would both be written as '{item.name}'")
         names[item.name] = source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Callable, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 import paddle
@@ -49,7 +49,7 @@ class NetworkRunner:
 
     def labels(self, image: np.ndarray) -> np.ndarray:
         """Class indices [H, W] of an RGB picture [H, W, 3]."""
-        small = scaled(image, working_size(*image.shape[:2], self.usual))
+        small = scaled(image, working_size(image.shape[0], image.shape[1], self.usual))
         with inference(self.model):
             batch = normalise(paddle.to_tensor(np.ascontiguousarray(small[None])), self.config.data.pixels)
             return predict_label(self.model, batch, image.shape[:2])
@@ -66,7 +66,7 @@ class ProgramRunner:
 
     def labels(self, image: np.ndarray) -> np.ndarray:
         """Class indices [H, W] of an RGB picture [H, W, 3]."""
-        size = self.contract.size or working_size(*image.shape[:2], self.contract.recommended)
+        size = self.contract.size or working_size(image.shape[0], image.shape[1], self.contract.recommended)
         found = self.call(np.ascontiguousarray(scaled(image, size)[None]))
         return resize_label(found[0].astype(np.uint8), image.shape[1::-1])
 
@@ -103,7 +103,7 @@ def _settings(folder: Path, contract: Contract) -> object:
     return config
 
 
-def set_onednn(config: object, fixed: bool, precision: str) -> None:
+def set_onednn(config: Any, fixed: bool, precision: str) -> None:
     """oneDNN for programs of fixed size; Paddle 3.3's cannot run the resize operator that other sizes need."""
     if fixed or paddle.__version__.startswith("2."):
         config.enable_mkldnn()

@@ -44,11 +44,12 @@ class Inference:
     ) -> Inference:
         """Options from the texts of a command line: "0.75,1", "512x256", "main=1,aux=0.5"."""
         factors = tuple(_number(text, "--scales", "0.75,1,1.25") for text in scales.split(","))
-        size = None
+        size: Optional[tuple[int, int]] = None
         if window:
-            size = tuple(int(_number(text, "--window", "512x256")) for text in window.lower().split("x"))
-            if len(size) != 2:
+            sides = [int(_number(text, "--window", "512x256")) for text in window.lower().split("x")]
+            if len(sides) != 2:
                 raise ConfigError(f"--window must be WIDTHxHEIGHT such as 512x256, not '{window}'")
+            size = sides[0], sides[1]
         parts = (text.partition("=") for text in levels.split(","))
         weighted = tuple((name, _number(weight or "1", "--levels", "main=1,aux=0.5")) for name, _, weight in parts)
         return cls(flip, factors, size, weighted, backend, precision)

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from paddle_adaptseg.errors import Stopped
 
@@ -37,7 +37,7 @@ class Interruption:
     def __init__(self, hours: float = 0.0) -> None:
         self.reason: Optional[Reason] = None
         self.hours, self.began = hours, time.monotonic()
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other
@@ -61,6 +61,7 @@ class Interruption:
 
     def farewell(self, folder: Path, step: int) -> Stopped:
         """What the user is told."""
+        assert self.reason is not None  # asked() was true
         return Stopped(f"{self.reason.text}: step {step} is saved; continue with: {command(folder)}", self.reason.code)
 
     def _note(self, number: int, frame: Optional[FrameType]) -> None:

@@ -104,12 +104,12 @@ def scores(
 ) -> Iterator[tuple[Sample, Scored]]:  # fmt: skip
     """Every image with its scores, in order; a few are in flight at once."""
     samples = read_ahead(files, indices, predictor.options.scales, files.size if at_training_size else None, workers)
-    size = tuple(max(1, side // COARSE) for side in files.size[::-1])
+    width, height = (max(1, side // COARSE) for side in files.size)
     waiting: deque[tuple[Sample, Future]] = deque()
     with ThreadPoolExecutor(SCORERS) as pool:
         for sample in tqdm(samples, "evaluate", len(indices), leave=False, unit="image", disable=None):
             views = predictor.views(sample.images)
-            waiting.append((sample, pool.submit(score, views, sample, size, classes, detail)))
+            waiting.append((sample, pool.submit(score, views, sample, (height, width), classes, detail)))
             if len(waiting) > SCORERS:
                 done, future = waiting.popleft()
                 yield done, future.result()

@@ -7,6 +7,7 @@ Paddle's automatic ones, so the order in which things were built does not matter
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Callable
 
 import numpy as np
 import paddle
@@ -70,7 +71,7 @@ class LegacyMomentum:
 class Player:
     """One optimiser with its parameter groups and base rate."""
 
-    def __init__(self, groups: Sequence[ParamGroup], names: Mapping[str, str], settings: object) -> None:
+    def __init__(self, groups: Sequence[ParamGroup], names: Mapping[str, str], settings: Any) -> None:
         """`names` maps Paddle's automatic parameter names to structured ones."""
         self.groups = [g for g in groups if g.parameters]
         self.names, self.lr = names, settings.lr
@@ -136,7 +137,7 @@ def _adam(groups: Sequence[ParamGroup], settings: CriticsOptim):
     return paddle.optimizer.Adam(settings.lr, settings.beta1, settings.beta2, parameters=_grouped(groups))
 
 
-OPTIMISERS = {SegmenterOptim: _momentum, CriticsOptim: _adam}
+OPTIMISERS: Mapping[type, Callable] = {SegmenterOptim: _momentum, CriticsOptim: _adam}
 
 
 def _grouped(groups: Sequence[ParamGroup]) -> list[dict]:

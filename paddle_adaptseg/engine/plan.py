@@ -96,7 +96,7 @@ def _data(name: str, domain: Domain, labelled: bool, config: Config) -> str:
 
 def _start(state: TrainState, config: Config, resume: Optional[str], overwrite: bool) -> str:
     """Where the run would start from; its states and weights are loaded as they would be."""
-    folder, told = Path(config.run.output), []
+    folder, told = Path(config.run.output), list[str]()
     snapshot, _ = starting_point(folder, config, resume, overwrite, accept_changes=False)
     if snapshot is not None:
         state.restore(snapshot)

@@ -71,14 +71,14 @@ def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[
     name = identify(weights.arrays)
     if name is None:
         raise CheckpointError(f"'{path}' holds weights of no known kind (first names: {shorten(weights.arrays, 4)})")
-    kind, pixels = KINDS.get(weights.origin.get("kind"), KINDS[name]), config.data.pixels
+    kind, pixels = KINDS.get(str(weights.origin.get("kind")), KINDS[name]), config.data.pixels
     if kind.pixels is not None and any(getattr(pixels, k) != v for k, v in kind.pixels.items()):
         wanted = " ".join(kind.pixel_overrides())
         raise CheckpointError(f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}")
     for key, usual in ARCHITECTURE.items():
-        wanted, default = kind.model.get(key, usual), getattr(MODELS.get(config.model.name), key, None)
-        if default and wanted != config.model.params.get(key, default) and kind is not KINDS["ours"]:
-            raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.{key}={wanted}")
+        needed, default = kind.model.get(key, usual), getattr(MODELS.get(config.model.name), key, None)
+        if default and needed != config.model.params.get(key, default) and kind is not KINDS["ours"]:
+            raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.{key}={needed}")
     return translate(weights.arrays, name, config.model.params.get("aspp_branches", 2)), kind
 
 
@@ -107,7 +107,7 @@ def convert_weights(source: Path, output: Optional[Path], config: Config) -> lis
     return lines
 
 
-def provenance(source: Path, kind: str, config: Config) -> dict[str, object]:
+def provenance(source: Path, kind: Optional[str], config: Config) -> dict[str, object]:
     """Where converted weights came from and what they need, for the record inside the new file."""
     params = config.model.params
     return {

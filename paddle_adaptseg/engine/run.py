@@ -167,7 +167,8 @@ class _Run:
         self.miou = scores["target/mIoU"]
         self.log.scalars(step, scores)
         for domain, files in (("source", self.data.source), ("target", self.validation)):
-            self.draw(domain, files)
+            if files is not None:
+                self.draw(domain, files)
         improved = checkpoint.is_better(self.miou, state.best_miou)
         if improved:
             state.best_step, state.best_miou = step, self.miou
@@ -217,7 +218,7 @@ class _Run:
         check_arrays(snapshot.arrays, self.state.step)
         self.log.flush()
         arrays, text = arrays_of(self.state.method.eval_model), dump(self.config)
-        origin = {"trained_steps": self.state.step, "planned_steps": self.config.schedule.stop}
+        origin: dict[str, object] = {"trained_steps": self.state.step, "planned_steps": self.config.schedule.stop}
         if evaluated:
             origin["target_miou"] = round(self.miou, 4)
         save_weights(self.folder / "weights" / f"step_{self.state.step:08d}.pdparams", arrays, text, origin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 import paddle
@@ -121,7 +121,7 @@ def train_step(
     factor = poly(clock.step, schedule)
     rates = {k: v for player in state.players.values() for k, v in player.set_rate(factor).items()}
     collected: list[tuple[str, paddle.Tensor]] = []
-    images, files, readings = 0, (), {}
+    images, files, readings = 0, tuple[str, ...](), {}
     state.method.train()
     state.method.observed.clear()
     for _ in range(schedule.iter_size):
@@ -149,7 +149,7 @@ def backward(terms: Terms, scale: float) -> None:
     (total * scale if scale != 1.0 else total).backward()
 
 
-def read_observed(observed: dict[str, object], batch: Batch) -> dict[str, float]:
+def read_observed(observed: dict[str, Any], batch: Batch) -> dict[str, float]:
     """Numbers from what a method observed; the source prediction becomes the source batch's mIoU."""
     readings = {f"health/{k}": float(v) for k, v in observed.items() if not k.endswith("_prediction")}
     if "source_prediction" in observed:

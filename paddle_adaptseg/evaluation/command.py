@@ -59,7 +59,7 @@ def _one_model(request: Request, tell: Tell) -> Findings:
 
 
 def _every_checkpoint(request: Request, tell: Tell) -> Optional[Findings]:
-    run = request.run
+    run = Path(request.origins[0])
     config = _run_config(request, run)
     class_sets(config)  # a wrong protocol is said before the images are read
     benches = [_bench(request, config, domain) for domain in request.domains or DOMAINS]

@@ -68,4 +68,5 @@ def weights_path(origin: str, step: Optional[str]) -> Path:
 
 def baseline_path(request: Request) -> Path:
     """The baseline's weights; of a run its last checkpoint, which no target label chose."""
-    return weights_path(request.baseline, "latest" if Path(request.baseline).is_dir() else None)
+    origin = request.baseline or ""
+    return weights_path(origin, "latest" if Path(origin).is_dir() else None)

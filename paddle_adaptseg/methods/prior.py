@@ -78,7 +78,8 @@ class TargetPrior(Method):
         factor = self.ramp(clock.step)
         if factor == 0.0:
             return
-        logits = resize_all(self.segmenter.logits(batch.target_image), batch.target_image.shape[2:])
+        image: Tensor = batch.target_image
+        logits = resize_all(self.segmenter.logits(image), image.shape[2:])
         self.observe_target(logits["main"], clock)
         terms = {f"{self.prior.term}_{k}": self.term(logits[k], w * factor) for k, w in self.weights.items()}
         if self.guidance is not None:

@@ -19,7 +19,7 @@ class DeepLabV2ResNet(Segmenter):
     With `aux` false there is no auxiliary head: the single-level network.
     """
 
-    levels = ("main", "aux")
+    levels: tuple[str, ...] = ("main", "aux")
     stride_in, variant = "1x1", "plain"
     feature_channels = 2048
     head_channels = {"aux": 1024, "main": 2048}

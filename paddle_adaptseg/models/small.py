@@ -59,7 +59,7 @@ def _stages(width: int, norm: NormPolicy) -> tuple[nn.Sequential, nn.Sequential,
 class SmallSegmenter(Segmenter):
     """Output stride 8; `aux` before the last two blocks, `main` after them."""
 
-    levels = ("main", "aux")
+    levels: tuple[str, ...] = ("main", "aux")
     head_widths = {"aux": 2, "main": 3}
 
     def __init__(self, classes: int, width: int = 24, norm: str = "group") -> None:

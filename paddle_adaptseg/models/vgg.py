@@ -16,7 +16,7 @@ def vgg16_features() -> nn.Sequential:
     """Features [N, 1024, H/8, W/8]."""
     layers, fan_in = [], 3
     for step in _PLAN:
-        if step == "pool":
+        if isinstance(step, str):
             layers.append(nn.MaxPool2D(2, 2))
             continue
         layers += [Conv2D(fan_in, step, 3, padding=1), nn.ReLU()]

@@ -59,7 +59,7 @@ def _cards(findings: Findings) -> str:
 
 
 def _summary(findings: Findings) -> str:
-    rows = []
+    rows: list[list[html.Cell]] = []
     for name, scores in _all_domains(findings).items():
         matrix = scores.matrix
         values = [*(matrix.miou(ids) for ids in findings.sets.values()), matrix.pixel_accuracy()]
@@ -112,14 +112,16 @@ def _selection(run: Trajectory) -> str:
 
 def _effects(effects: Mapping[str, float]) -> str:
     plain = effects["plain"]
-    rows = [[name, value, value - plain] for name, value in effects.items()]
+    rows: list[list[html.Cell]] = [[name, value, value - plain] for name, value in effects.items()]
     return html.section("What each option changes (target mIoU, %)", html.table(["prediction", "mIoU", "change"], rows))
 
 
 def _published(findings: Findings, pictures: Pictures) -> str:
     parts = []
     target = findings.domains.get("target")
-    for protocol, ids in findings.sets.items() if target else ():
+    for protocol, ids in findings.sets.items():
+        if target is None:
+            break
         matrix = target.matrix
         numbers, reason = published(findings.config, len(ids), matrix.images, findings.training_size)
         if not numbers:
@@ -130,7 +132,7 @@ def _published(findings: Findings, pictures: Pictures) -> str:
             own["baseline"] = 100 * findings.baseline["target"].matrix.miou(ids)
         name = f"published_{len(ids)}.png"
         pictures[name] = charts.published_bars(own, numbers, len(ids))
-        rows = [[n.method, n.miou, own["this model"] - n.miou, n.source] for n in numbers]
+        rows: list[list[html.Cell]] = [[n.method, n.miou, own["this model"] - n.miou, n.source] for n in numbers]
         parts += [
             html.picture(pictures[name], f"{protocol}: hatched bars are published means, not measured here"),
             html.table(["published", "mIoU", "this model minus it", "where"], rows),
@@ -165,7 +167,9 @@ def _domain(findings: Findings, name: str, scores: DomainScores, pictures: Pictu
     }  # fmt: skip
     if base is not None:
         columns["lift"] = matrix.iou() - base.matrix.iou()
-    rows = [[c, *(float(100 * column[i]) for column in columns.values())] for i, c in enumerate(names)]
+    rows: list[list[html.Cell]] = [
+        [c, *(float(100 * column[i]) for column in columns.values())] for i, c in enumerate(names)
+    ]
     return html.section(
         f"Classes on the {name}, %",
         html.table(["class", *columns], rows),

@@ -33,7 +33,7 @@ def _reconstruct(subtype: Any, shape: Any, dtype: Any) -> np.ndarray:
     return np.ndarray.__new__(np.ndarray, (0,), "b")  # its state follows; the shape asked for here is not trusted
 
 
-def _frombuffer(buffer: Any, dtype: np.dtype, shape: Any, order: str) -> np.ndarray:
+def _frombuffer(buffer: Any, dtype: np.dtype, shape: Any, order: Any) -> np.ndarray:
     return np.frombuffer(buffer, dtype).reshape(shape, order=order)
 
 
@@ -98,7 +98,7 @@ def scan(file: BinaryIO) -> None:
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if count > MAX_OPCODES:
             raise CheckpointError(f"it has more than {MAX_OPCODES} instructions")
-        if opcode.name in _MEMO and argument > count:
+        if opcode.name in _MEMO and isinstance(argument, int) and argument > count:
             raise CheckpointError(f"it asks for memo {argument} after {count} instructions")
         if opcode.name in ("EXT1", "EXT2", "EXT4", "INST", "OBJ"):
             raise CheckpointError(f"it uses the instruction {opcode.name}, which weights never need")

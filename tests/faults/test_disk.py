@@ -59,7 +59,8 @@ def test_a_disk_that_is_really_full_does_the_same(trainer, tmp_path, straight, s
 def test_predictions_that_do_not_fit_are_one_line_too(straight, small_disk):
     (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - 4096))
     done = subprocess.run(
-        [sys.executable, ROOT / "tools/eval.py", "--restore-from", straight[0], "--step", "latest", "--save", small_disk / "out"],
+        [sys.executable, ROOT / "tools/eval.py", "--restore-from", straight[0], "--step", "latest",
+         "--save", small_disk / "out"],
         capture_output=True, text=True, check=False)  # fmt: skip
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert done.returncode == 2 and "Traceback" not in done.stderr

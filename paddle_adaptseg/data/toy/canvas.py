@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional
 
 import cv2
 import numpy as np
@@ -22,7 +21,7 @@ class Canvas:
         self.shade = np.ones((height, width), np.float32)
         self.rows: list[tuple[float, ...]] = []
 
-    def polygon(self, name: str, points: Sequence[tuple], depth: float, tint: Optional[Tint] = None) -> Tint:
+    def polygon(self, name: str, points: Any, depth: float, tint: Optional[Tint] = None) -> Tint:
         """Draw an object of the class `name`; returns its tint, for further parts of the same thing."""
         tint = tuple(self.rng.uniform(-1, 1, 3)) if tint is None else tint
         outline = np.round(np.asarray(points, np.float32)).astype(np.int32).reshape(-1, 1, 2)

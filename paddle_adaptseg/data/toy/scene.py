@@ -54,8 +54,8 @@ def _ground(canvas: Canvas, street: Street) -> None:
     canvas.polygon("road", [*apex, (street.x(1, street.road, 0), height), (street.x(-1, street.road, 0), height)], 0.4)
     for z in np.arange(0.05, 0.95, 0.18):
         near, far_z = 2 + 3 * (1 - z), z + 0.09
-        corners = [(-2, z), (near, z), (near - (1 - z), far_z), (-2, far_z)]
-        mark = np.array([(street.x(1, offset, d), street.y(d)) for offset, d in corners], np.int32)
+        dash = ((-2.0, z), (near, z), (near - (1 - z), far_z), (-2.0, far_z))
+        mark = np.array([(street.x(1, offset, d), street.y(d)) for offset, d in dash], np.int32)
         cv2.fillPoly(canvas.shade, [mark], 1.7)
 
 
@@ -64,8 +64,7 @@ def _facades(canvas: Canvas, street: Street, side: int) -> None:
     uniform, rng = canvas.rng.uniform, canvas.rng
     offset = street.road + street.walk + canvas.width * uniform(0.0, 0.2)
     height = uniform(0.5, 1.4) * canvas.height
-    cuts = np.sort(uniform(0.0, 0.93, rng.integers(4, 8)))[::-1]
-    cuts = [0.95, *cuts, -0.3]
+    cuts = [0.95, *np.sort(uniform(0.0, 0.93, rng.integers(4, 8)))[::-1], -0.3]
     for far, near in zip(cuts, cuts[1:]):
         kind = rng.choice(_FACADES, p=_FACADE_SHARES)
         if kind == "building":

@@ -1,0 +1,216 @@
+"""Commands that pages show: how they are found, and how each kind is run, planned or passed over, with the reason.
+
+Nothing is downloaded or trained: trainings are planned (`--dry-run`), comparisons stop before their first training,
+everything else runs on the small toy pair in place of the real data.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Callable
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from paddle_adaptseg import runtime, study, sweep
+from paddle_adaptseg.configfile import dump, load_config
+from paddle_adaptseg.data import label_space
+from paddle_adaptseg.errors import UserError
+from paddle_adaptseg.models import build_model
+from paddle_adaptseg.weights import arrays_of
+from paddle_adaptseg.weights.pdparams import save_weights
+
+PAGES = sorted(
+    {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md"), ROOT / "tests/parity/README.md"}
+)
+SHELL, OTHER = ("sh", "bash"), ("text", "python", "yaml", "json")
+PROGRAMS = ("python", "make", "pip", "jupyter", "visualdl", "git", "cd", "source", "ssh", "scp", "export", "docker", "pre-commit")
+# What is not even planned, and why.
+EXCEPTIONS = {
+    "jupyter": "a server that runs until it is stopped",
+    "visualdl": "a server that runs until it is stopped",
+    "git": "needs a remote repository",
+    "pre-commit": "a program of its own; tests/test_habits.py reads its configuration",
+    "cd": "moves the shell, nothing else",
+    "source": "changes the shell, nothing else",
+    "export": "changes the shell, nothing else",
+    "ssh": "needs another machine",
+    "scp": "needs another machine",
+}
+# What a command may lack here: real data, weights of others.
+ABSENT = (
+    "does not exist",
+    "do not exist",
+    "is no run's folder",
+    "no image has city",
+    "name no image",
+    "no images of",
+    "No such file",
+)
+SHRINK = ("model.depths=[1,1,1,1]", "data.validation.size=[96,48]", "data.workers=0")
+
+
+def fences(text: str) -> list[tuple[str, str]]:
+    """Kind and content of every fenced block."""
+    return re.findall(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", text, re.M | re.S)
+
+
+def lines_of(block: str) -> list[str]:
+    """Commands of a shell block: comments dropped, continued lines joined."""
+    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in block.replace("\\\n", " ").splitlines())
+    return [" ".join(line.split()) for line in lines if line]
+
+
+def commands(path: Path) -> list[str]:
+    """Every command of a page, in shell blocks and as code within sentences."""
+    text = path.read_text(encoding="utf-8")
+    found = [line for kind, block in fences(text) if kind in SHELL for line in lines_of(block)]
+    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S)
+    inline = (" ".join(code.split()) for code in re.findall(r"`([^`\n]+)`", prose))
+    return found + [code for code in inline if code.split()[0] in ("python", "make", "pip") and " " in code]
+
+
+def words_of(command: str) -> list[str]:
+    """A command's words without variables before it and without Paddle's launcher, whose own flags stay untried."""
+    braces = re.search(r"(\S*)\{([^{}\s]+,[^{}\s]+)\}(\S*)", command)
+    if braces:
+        before, choices, after = braces.groups()
+        command = command.replace(braces[0], " ".join(before + choice + after for choice in choices.split(",")))
+    words = shlex.split(command)
+    while re.match(r"[A-Z_]+=", words[0]):
+        words = words[1:]
+    if words[1:3] == ["-m", "paddle.distributed.launch"]:
+        tool = next(i for i, word in enumerate(words) if word.startswith("tools/"))
+        words = [words[0], *words[tool:]]
+    return words
+
+
+def check(command: str, world: Path, monkeypatch, capsys) -> None:
+    """Run or plan one command in the world of the fixture `elsewhere`."""
+    words = words_of(command)
+    if words[0] in EXCEPTIONS:
+        return
+    if words[0] == "make":
+        done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return
+    if words[0] == "pip":
+        assert words[1] == "install"
+        files = [after for before, after in zip(words, words[1:]) if before == "-r"]
+        assert all((ROOT / name).is_file() for name in files), files
+        return
+    assert words[0] == "python" and words[1].startswith("tools/"), f"no rule says how to try '{words[0]}'"
+    tool = Path(words[1]).stem
+    for word in words:
+        assert not word.startswith("configs/") or (ROOT / word).is_file(), f"{word} does not exist"
+    try:
+        HOW.get(tool, run)(tool, words[2:], world, monkeypatch, capsys)
+    except UserError as error:
+        assert any(absent in str(error) for absent in ABSENT), error
+
+
+def call(monkeypatch, tool: str, arguments: list[str], *more: str):
+    """Run a tool in this process, with more overrides."""
+    if more:
+        arguments = [*arguments, *([] if "-o" in arguments else ["-o"]), *more]
+    monkeypatch.setattr("sys.argv", [tool, *arguments])
+    try:
+        return importlib.import_module(tool).main()
+    except SystemExit as stop:
+        pytest.fail(f"{tool} {' '.join(arguments)}: the parser refuses it (exit code {stop.code})")
+
+
+def plan(tool, arguments, world, monkeypatch, capsys) -> None:
+    """`--dry-run`: what is absent here is listed, anything else is a failure."""
+    shallow = () if "vgg" in " ".join(arguments) or not on_resnet(arguments) else SHRINK[:1]
+    place = arguments.index("-o") if "-o" in arguments else len(arguments)
+    dry = [] if "--dry-run" in arguments else ["--dry-run"]
+    code = call(monkeypatch, tool, [*arguments[:place], *dry, *arguments[place:]], *shallow)
+    out = capsys.readouterr().out
+    problems = [text for text in out.splitlines() if text.startswith("PROBLEM ")]
+    assert code == bool(problems)
+    assert all(any(words in text for words in ABSENT) for text in problems), problems
+    assert "steps: " in out and "method: " in out
+
+
+def on_resnet(arguments: list[str]) -> bool:
+    """Whether the configuration has a network whose depth can be cut."""
+    if "--config" not in arguments:
+        return False
+    return "depths" in load_config(arguments[arguments.index("--config") + 1]).model.params or not (
+        {"toy", "mobilenetv2"} & set(re.split(r"[/_.]", arguments[arguments.index("--config") + 1]))
+    )
+
+
+def stop_before_training(tool, arguments, world, monkeypatch, capsys) -> None:
+    """Everything is planned, and the first training is refused."""
+
+    def stop(planned, *rest):
+        assert planned
+        raise UserError("the rest does not exist")
+
+    monkeypatch.setattr(study, "run_study", stop)
+    monkeypatch.setattr(sweep, "run_sweep", stop)
+    call(monkeypatch, tool, arguments)
+    pytest.fail("nothing was planned")
+
+
+def run(tool, arguments, world, monkeypatch, capsys) -> None:
+    """Run it, with the small network's weights wherever it reads some, and small inputs wherever it reads pictures."""
+    if tool == "export" and "onnx" in arguments:
+        pytest.importorskip("paddle2onnx", reason="requirements-deploy.txt is not installed")
+    line = " ".join([tool, *arguments])
+    for flag in ("--restore-from", "--model", "--baseline"):
+        if flag in arguments:
+            paths = arguments[arguments.index(flag) + 1 :]
+            end = next((i for i, word in enumerate(paths) if word.startswith("-")), len(paths))
+            for path in paths[: end if flag == "--restore-from" else 1]:
+                prepare(Path(path), line, world / "made")
+    for word in arguments:
+        make_input(Path(word))
+    own = tuple(key for key in SHRINK if "config" in arguments and not ("depths" in key and "vgg" in line))
+    code = call(monkeypatch, tool, arguments, *own)
+    assert code in (0, None) or any(absent in capsys.readouterr().out for absent in ABSENT)
+
+
+HOW: dict[str, Callable] = {"train": plan, "compare": stop_before_training, "sweep": stop_before_training}
+
+
+def make_input(path: Path) -> None:
+    """A picture, a short film or a folder of predictions, when a command names one."""
+    picture = np.full((96, 192, 3), 90, np.uint8)
+    if path.suffix in (".jpg", ".png") and not path.exists():
+        cv2.imwrite(str(path), picture)
+    elif path.suffix == ".mp4":
+        film = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 5, (192, 96))
+        for _ in range(2):
+            film.write(picture)
+        film.release()
+
+
+def prepare(path: Path, line: str, made: Path) -> None:
+    """Weights where a line reads them: of the made run, or of the line's configuration, made small."""
+    folder, _, which = str(path).partition("@")
+    if which or not path.suffix:
+        if Path(folder) != made and not Path(folder, "log.jsonl").exists() and folder != "exported":
+            shutil.copytree(made, folder, dirs_exist_ok=True)
+            (Path(folder) / "weights").mkdir(exist_ok=True)
+            shutil.copy(made / "best.pdparams", Path(folder) / "weights/step_00100000.pdparams")
+        return
+    words = shlex.split(line)
+    if "--config" not in words:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(made / "best.pdparams", path)
+        return
+    overrides = [*(words[words.index("-o") + 1 :] if "-o" in words else []), *(() if "vgg" in line else SHRINK[:1])]
+    config = load_config(words[words.index("--config") + 1], overrides)
+    with runtime.fresh_names():
+        model = build_model(config.model, len(label_space(config)))
+    save_weights(path, arrays_of(model), dump(config))

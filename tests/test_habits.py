@@ -1,0 +1,78 @@
+"""What those who carry on rely on: READMEs and versions agree, templates can be read, every target is listed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+
+import pages
+import pytest
+import release
+import yaml
+from conftest import ROOT
+
+from paddle_adaptseg import __version__
+from paddle_adaptseg.errors import UserError
+
+READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
+
+
+def read(path):
+    return path.read_text(encoding="utf-8")
+
+
+def test_both_readmes_have_the_same_headings_commands_links_and_tables():
+    english, chinese = map(read, READMES)
+    outside = [re.sub(r"^```.*?^```", "", text, flags=re.M | re.S) for text in (english, chinese)]
+    levels = [[len(hashes) for hashes in re.findall(r"^(#+) ", text, re.M)] for text in outside]
+    assert levels[0] == levels[1] and len(levels[0]) > 10
+    one, other = map(pages.commands, READMES)
+    assert one == other and len(one) > 12
+    links = [set(re.findall(r"\]\(([^)#]+)", text)) for text in (english, chinese)]
+    assert links[0] ^ links[1] == {"README.md", "README_zh.md"}
+    rows = [re.findall(r"^\|", text, re.M) for text in outside]
+    assert len(rows[0]) == len(rows[1])
+    numbers = [sorted(re.findall(r"\b\d\d\.\d\b", text)) for text in outside]
+    assert numbers[0] == numbers[1]
+
+
+def test_the_chinese_pages_are_chinese():
+    for path in [READMES[1], *(ROOT / "docs/zh").glob("*.md")]:
+        assert len(re.findall("[\u4e00-\u9fff]", read(path))) > 500, path
+
+
+def test_version_change_log_and_citation_agree(monkeypatch):
+    release.check_version()
+    monkeypatch.setattr(release, "__version__", "9.9.9")
+    with pytest.raises(UserError, match=f"CHANGELOG.md is at version {re.escape(__version__)}"):
+        release.check_version()
+
+
+def test_the_licence_is_whole_and_the_notice_names_the_weights_that_are_not_free():
+    text = " ".join(read(ROOT / "LICENSE").split())
+    assert hashlib.sha256(text.encode()).hexdigest().startswith("0ffddef9e48f8a09")
+    assert "non-commercial research" in read(ROOT / "NOTICE")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*(ROOT / ".github").rglob("*.yml"), ROOT / ".pre-commit-config.yaml", ROOT / "CITATION.cff"],
+    ids=lambda p: p.name,
+)
+def test_what_others_read_can_be_read(path):
+    assert yaml.safe_load(read(path))
+
+
+def test_the_hooks_before_a_commit_need_no_network():
+    repos = yaml.safe_load(read(ROOT / ".pre-commit-config.yaml"))["repos"]
+    assert [repo["repo"] for repo in repos] == ["local"]
+    assert all(hook["language"] == "system" for repo in repos for hook in repo["hooks"])
+
+
+def test_help_lists_every_target():
+    told = set(re.findall(r"^  make (\S+)", subprocess.check_output(["make", "help"], cwd=ROOT, text=True), re.M))
+    makefile = read(ROOT / "Makefile").replace("\\\n", "")
+    declared = set(re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split())
+    defined = set(re.findall(r"^([a-z0-9-]+):", makefile, re.M))
+    assert told == declared == defined

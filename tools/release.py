@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Build the archives of a release, look into them, and use the wheel in a fresh environment. Uploads nothing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from pathlib import Path
+
+from _cli import run
+
+from paddle_adaptseg.errors import UserError
+from paddle_adaptseg.version import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMED_IN = {"CHANGELOG.md": r"^## (\S+)", "CITATION.cff": r"^version: (\S+)"}  # file, where its newest version stands
+IN_WHEEL = ("paddle_adaptseg/weights/zoo.yml", "LICENSE", "NOTICE")
+USE = """import paddle_adaptseg
+from paddle_adaptseg.weights.zoo import zoo
+print(f"{paddle_adaptseg.__file__}: version {paddle_adaptseg.__version__}, {len(zoo())} entries of the model zoo")"""
+
+
+def check_version() -> None:
+    """Refuse a version that the change log or the citation does not know."""
+    for name, pattern in NAMED_IN.items():
+        newest = re.search(pattern, (ROOT / name).read_text(encoding="utf-8"), re.M)
+        found = newest[1] if newest else "none"
+        if found != __version__:
+            raise UserError(f"{name} is at version {found}, version.py at {__version__}: make them agree")
+
+
+def build(folder: Path) -> Path:
+    """The wheel, built from the source archive, which is thereby known to be complete."""
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"the build failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+    (wheel,) = folder.glob("*.whl")
+    missing = [name for name in IN_WHEEL if not any(n.endswith(name) for n in zipfile.ZipFile(wheel).namelist())]
+    if missing:
+        raise UserError(f"{wheel.name} lacks {', '.join(missing)}")
+    return wheel
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", default="dist", help="folder for the archives")
+    folder = Path(parser.parse_args().output)
+    check_version()
+    wheel = build(folder)
+    with tempfile.TemporaryDirectory() as fresh:
+        python = Path(fresh) / "bin/python"
+        subprocess.run([sys.executable, "-m", "venv", fresh], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel.resolve()], check=True)
+        found = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}  # what it depends on is not installed twice
+        said = subprocess.run([python, "-c", USE], check=True, text=True, cwd=fresh, env=found, capture_output=True)
+        print(said.stdout.strip())
+    print("built: " + ", ".join(str(path) for path in sorted(folder.iterdir())))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
