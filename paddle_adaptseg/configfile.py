@@ -48,11 +48,13 @@ def dump(config: Config) -> str:
 _FREE = ("run.", "data.workers", "data.timeout", "data.quarantine", "data.cache", "data.protocols", "data.validation.",
          "schedule.stop", "data.source.root", "data.target.root")  # fmt: skip
 
+_BOUND = ("run.seed", "run.precision", "run.loss_scale")  # of those under run. what does change it
+
 
 def differences(old: Config, new: Config) -> list[str]:
     """A line per key in which a run cannot be continued: 'key: old -> new'."""
     before, after = _flat(to_plain(old)), _flat(to_plain(new))
-    keys = [k for k in {**before, **after} if k == "run.seed" or not k.startswith(_FREE)]
+    keys = [k for k in {**before, **after} if k in _BOUND or not k.startswith(_FREE)]
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
 
 

@@ -85,6 +85,9 @@ MEANINGS: Mapping[str, str] = {
     "run.max_hours": "end this session with a checkpoint after so many hours; 0: no limit",
     "run.on_nonfinite": "`stop`, or `skip`: take a step back whose numbers are not finite, and go on",
     "run.max_nonfinite": "steps that may be skipped in a run",
+    "run.precision": "fp32, bf16 or fp16: mixed precision, on a GPU",
+    "run.loss_scale": "by which fp16's losses are multiplied and its gradients divided",
+    "run.recompute": "blocks keep only their input and run forward again for their gradient: less memory, more time",
     "run.deterministic": "also choose deterministic cuDNN kernels",
     "run.baseline": "folder of a source-only run; evaluations then tell the lift over it",
 }

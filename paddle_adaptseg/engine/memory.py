@@ -13,6 +13,7 @@ from paddle import nn
 
 from paddle_adaptseg.config import Config, Run
 from paddle_adaptseg.data import label_space
+from paddle_adaptseg.engine.precision import precision_of
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.methods.base import Method
 from paddle_adaptseg.models.layers import inference
@@ -77,7 +78,9 @@ def _kept(method: Method, height: int, width: int) -> tuple[int, int]:
     return sum(plain), sum(outside) + max(per_block, default=0)
 
 
-def prepare(method: Method, run: Run) -> None:
-    """Tell the network's blocks to recompute where the configuration asks for it."""
+def prepare(method: Method, run: Run) -> Method:
+    """Tell the network's blocks to recompute where that is asked for; what this machine cannot do is said now."""
+    precision_of(run)
     if run.recompute and not set_recompute(method.segmenter, True):
         raise ConfigError("run.recompute=true does nothing for this network: it has no blocks that can run again")
+    return method

@@ -247,5 +247,4 @@ def build_state(config: Config) -> TrainState:
     runtime.seed_step(config.run.seed, 0)
     classes = len(label_space(config))
     method = build_method(config.method, build_model(config.model, classes), classes)
-    prepare(method, config.run)
-    return TrainState(method, build_players(method, config))
+    return TrainState(prepare(method, config.run), build_players(method, config))
