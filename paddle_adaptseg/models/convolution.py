@@ -22,11 +22,11 @@ class Conv2D(nn.Conv2D):
     """A convolution. On a CPU oneDNN computes it, unless it is a mere product of matrices (1x1)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        pairs = [tuple(_pair(value)) for value in (self._stride, self._padding, self._dilation)]
-        product = tuple(self._kernel_size) == pairs[0] == (1, 1)
+        stride, padding, dilation = (tuple(_pair(v)) for v in (self._stride, self._padding, self._dilation))
+        product = tuple(self._kernel_size) == stride == (1, 1)
         if product or self._groups > 1 or not usable(x, self.weight):
             return nn.Conv2D.forward(self, x)  # tracing cannot follow super()
-        geometry = (tuple(x.shape), tuple(self.weight.shape), *pairs)
+        geometry = (tuple(x.shape), tuple(self.weight.shape), stride, padding, dilation)
         return convolve(x, self.weight, self.bias, geometry) if takes(geometry) else nn.Conv2D.forward(self, x)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from ctypes import byref, c_int, c_int64, c_size_t, c_void_p
 from functools import lru_cache
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import paddle
 from paddle import Tensor
@@ -101,29 +101,43 @@ def library() -> Optional[_Library]:
         return None
 
 
+def _opened() -> _Library:
+    lib = library()
+    assert lib is not None  # convolution.py asks usable() first
+    return lib
+
+
 class _Operation:
     """One of a convolution's three operations at one geometry, with the copies into the layouts it wants."""
 
     def __init__(self, kind: str, geometry: Geometry, bias: bool) -> None:
-        lib = library()
+        lib = _opened()
         src, kernel, strides, padding, dilation = geometry
         dst = output_shape(geometry)
         shapes = {"src": src, "weights": kernel, "dst": dst}
         names, forward = _KINDS[kind]
-        wanted = [lib.layout(shapes[name.replace("diff_", "")], anyhow=True) for name in names]
+        wanted: list[Optional[c_void_p]] = [
+            lib.layout(shapes[name.replace("diff_", "")], anyhow=True) for name in names
+        ]
         if bias:
             wanted.insert(2, lib.layout(kernel[:1]))
         elif kind != "backward_data":
             wanted.insert(2, None)
         dilates = [d - 1 for d in dilation]
         numbers = [(c_int64 * 12)(*values) for values in (strides, dilates, padding, padding)]
+        self.description: Any
+        self.primitive: Any
+        head: tuple
+        tail: tuple
         if forward:
             head, tail = (lib.engine, forward, _DIRECT), (None,)
         else:
             self.hint = operation("forward", geometry, bias)
             head, tail = (lib.engine, _DIRECT), (self.hint.description, None)
         self.description, self.primitive = lib.primitive(f"convolution_{kind}", *head, *wanted, *numbers, *tail)
-        self.plain, self.wanted, self.copies = {}, {}, {}
+        self.plain: dict[str, Any] = {}
+        self.wanted: dict[str, Any] = {}
+        self.copies: dict[str, tuple[Any, int, bool]] = {}
         for name in names:
             self._role(name, shapes[name.replace("diff_", "")], output=name == names[_OUTPUT[kind]])
         if bias:
@@ -131,7 +145,7 @@ class _Operation:
             self.plain[name] = self.wanted[name] = lib.layout(kernel[:1])
 
     def _role(self, name: str, shape: Sequence[int], output: bool) -> None:
-        lib = library()
+        lib = _opened()
         wanted = c_void_p(lib.dll.dnnl_primitive_desc_query_md(self.description, _ROLES[name][0], 0))
         plain = lib.layout(shape)
         self.plain[name], self.wanted[name] = plain, wanted
@@ -143,7 +157,10 @@ class _Operation:
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> None:
         """Run on row-major tensors; results are written into those given."""
-        lib, memories, after, alive = library(), {}, [], []
+        lib = _opened()
+        memories: dict[int, c_void_p] = {}
+        after: list[tuple[c_void_p, c_void_p, c_void_p]] = []
+        alive: list[Any] = []
         for name, tensor in tensors.items():
             memory = lib.memory(self.plain[name], tensor)
             alive.append(memory)
