@@ -4,8 +4,8 @@ PY := .venv/bin/python
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 bench-loading bench-evaluation \
-  pages docs types lint release clean
+.PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 bench bench-loading \
+  bench-evaluation pages docs types lint release clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -35,6 +35,10 @@ test-min:  ## run the test suite on the lowest versions allowed, in .venv-min (o
 test-slow:  ## run the checks that take minutes
 	@tools/setup_env.sh .venv "" requirements-test.txt
 	$(PY) -m pytest -m slow -s tests
+
+bench:  ## measure training against plain PyTorch and plain Paddle in turn (about 5 minutes on a quiet machine)
+	@tools/setup_env.sh .venv "" requirements-test.txt
+	$(PY) benchmarks/training.py
 
 bench-loading: setup  ## measure reading and scoring against the originals' way
 	$(PY) benchmarks/loading.py

@@ -15,10 +15,18 @@ runtime.set_cpu_threads()
 
 _LAZY = {
     "load_config": "paddle_adaptseg.configfile",
+    "override": "paddle_adaptseg.configfile",
     "fit": "paddle_adaptseg.engine",
     "evaluate": "paddle_adaptseg.engine",
     "evaluate_request": "paddle_adaptseg.evaluation",
     "predict": "paddle_adaptseg.deploy",
+    "train": "paddle_adaptseg.notebook",
+    "show_data": "paddle_adaptseg.notebook",
+    "show_run": "paddle_adaptseg.notebook",
+    "show_predictions": "paddle_adaptseg.notebook",
+    "show_report": "paddle_adaptseg.notebook",
+    "find_places": "paddle_adaptseg.aistudio",
+    "check_room": "paddle_adaptseg.aistudio",
 }
 __all__ = [*_LAZY, "__version__"]
 
@@ -27,6 +35,6 @@ def __getattr__(name: str):
     """Load a public name on first use, so that `--help` needs no Paddle."""
     if name not in _LAZY:
         raise AttributeError(f"module 'paddle_adaptseg' has no attribute '{name}'")
-    if name != "load_config":
+    if _LAZY[name] != "paddle_adaptseg.configfile":
         runtime.import_paddle()
     return getattr(importlib.import_module(_LAZY[name]), name)

@@ -149,6 +149,9 @@ class Run:
     deterministic: bool = False  # also choose deterministic cuDNN kernels
     timeout: float = 600.0  # seconds that one of several processes waits for the others (docs/scaling.md)
     sync_norm: bool = False  # batch statistics over the images of all processes (GPUs only)
+    precision: str = "fp32"  # or bf16, fp16: mixed precision
+    loss_scale: float = 1024.0  # of fp16's gradients
+    recompute: bool = False  # blocks keep only their input and run forward twice: less memory, a third more time
     baseline: str = ""  # folder of a source-only run; evaluations then tell the lift over it
 
 

@@ -12,6 +12,10 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))  # names and values of others may hold line breaks
 
+    def _render_traceback_(self) -> list[str]:
+        """What notebooks show: the one line that tools print, not where in the program it was noticed."""
+        return [f"error: {self}"]
+
 
 class ConfigError(UserError):
     """A configuration file, override or flag is wrong."""

@@ -86,7 +86,8 @@ def write_hparams(folder: Path, values: Mapping[str, object], metrics: Mapping[s
     path = folder / f"vdlrecords.{folder.name}.log"  # trials are told apart by this name
     path.unlink(missing_ok=True)
     with LogWriter(logdir=str(folder), file_name=path.name) as writer:
-        writer.add_hparams(dict(values), list(metrics))
+        # The page's table takes a dot in a name for a step into a nested value and shows an empty cell.
+        writer.add_hparams({name.replace(".", "/"): value for name, value in values.items()}, list(metrics))
         for name, value in metrics.items():
             writer.add_scalar(tag=name, value=value, step=0)
 

@@ -7,6 +7,7 @@ MKL takes a slow path on AMD processors unless MKL_DEBUG_CPU_TYPE=5 (2.3x). Both
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
 import platform
@@ -28,6 +29,22 @@ def set_cpu_threads() -> None:
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
 
 
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for the next tensor: fresh pages cost more than most operations on them.
+
+    By default it returns every large block to the system and asks for it again, all pages zeroed. Nothing happens where
+    the user has set MALLOC_ variables, or where the C library is not glibc.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    c_library = ctypes.CDLL(None)
+    c_library.mallopt(_M_MMAP_MAX, 0)
+    c_library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+
+
 def cpu_count() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -35,6 +52,7 @@ def cpu_count() -> int:
 
 def import_paddle() -> None:
     """Import Paddle without its two start-up notes (the thread count, which is deliberate, and a missing ccache)."""
+    keep_freed_memory()
     if "paddle" in sys.modules:
         return
     import zlib  # noqa: F401 (Paddle 2.6 brings a zlib that breaks every PNG when it is loaded before Python's)

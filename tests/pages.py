@@ -31,9 +31,24 @@ PAGES = sorted(
     {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md"), ROOT / "tests/parity/README.md"}
 )
 SHELL, OTHER = ("sh", "bash"), ("text", "python", "yaml", "json")
-PROGRAMS = ("python", "make", "pip", "visualdl", "git", "cd", "source", "ssh", "scp", "export", "docker", "pre-commit")
+PROGRAMS = (
+    "python",
+    "make",
+    "pip",
+    "jupyter",
+    "visualdl",
+    "git",
+    "cd",
+    "source",
+    "ssh",
+    "scp",
+    "export",
+    "docker",
+    "pre-commit",
+)
 # What is not even planned, and why.
 EXCEPTIONS = {
+    "jupyter": "a server that runs until it is stopped",
     "visualdl": "a server that runs until it is stopped",
     "git": "needs a remote repository",
     "pre-commit": "a program of its own; tests/test_habits.py reads its configuration",
@@ -175,7 +190,10 @@ def run(tool, arguments, world, monkeypatch, capsys) -> None:
     for word in arguments:
         make_input(Path(word))
     own = tuple(key for key in SHRINK if "config" in arguments and not ("depths" in key and "vgg" in line))
-    code = call(monkeypatch, tool, arguments, *own)
+    quick = (
+        ["--backend", "eager"] if tool == "eval" and "--backend" not in arguments else []
+    )  # no program for each size
+    code = call(monkeypatch, tool, [*quick, *arguments], *own)
     assert code in (0, None) or any(absent in capsys.readouterr().out for absent in ABSENT)
 
 

@@ -48,6 +48,8 @@ MAY_IMPORT = {
                             "scores", "selection", "visual"},
     "deploy": BASICS | {"deploy", "data", "engine", "models", "parallel", "runtime", "visual", "weights"},
     "reference": BASICS | {"data.catalog", "data.decode", "losses", "methods", "models"},
+    "notebook": BASICS | {"data", "engine", "models", "report", "visual"},
+    "aistudio": {"data", "errors", "registry"},
     "study": {"configfile", "errors", "files", "launch"},
     "sweep": {"configfile", "errors", "files", "launch", "logger", "study", "yamltree"},
     "demo": BASICS | {"data", "engine", "launch", "metrics", "models.layers", "runtime", "visual"},

@@ -9,9 +9,12 @@ import pytest
 from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.catalog import DATASETS
+from paddle_adaptseg.engine.memory import estimate
 from paddle_adaptseg.engine.optim import build_players
+from paddle_adaptseg.engine.run import build_state
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.models import build_model
+from paddle_adaptseg.models.recompute import Recomputed
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted(p for p in (ROOT / "configs").rglob("*.yml") if "_base_" not in p.parts)
@@ -90,3 +93,17 @@ def test_papers_hyper_parameters_stand_in_the_configurations():
     assert (config.schedule.horizon, config.schedule.stop, config.schedule.power) == (250_000, 150_000, 0.9)
     assert (config.optim.segmenter.lr, config.optim.critics.lr) == (2.5e-4, 1e-4)
     assert config.data.source.size == (1280, 720) and config.data.target.size == (1024, 512)
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "configs/_base_/memory").glob("*.yml")), ids=lambda p: p.stem)
+def test_a_memory_preset_changes_an_experiment_and_builds(preset, tmp_path):
+    experiment = ROOT / "configs/gta5_cityscapes/adaptsegnet_multi.yml"
+    path = tmp_path / "mine.yml"
+    path.write_text(f"base: [{experiment}, {preset}]\n")
+    config = load_config(path, ["model.depths=[1,1,1,1]"])
+    blocks = [layer for layer in build_state(config).method.sublayers() if isinstance(layer, Recomputed)]
+    assert {block.recompute for block in blocks} == {config.run.recompute}
+    limit = {"gpu_8gb": 8e9, "gpu_11gb": 11e9, "gpu_16gb": 16e9}.get(preset.stem)
+    if limit:
+        whole = load_config(path)
+        assert estimate(build_state(whole).method, whole).total + 1.5e9 < limit  # libraries and their workspaces

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from conftest import ROOT, tiny_overrides
 
-RANGE = re.compile(r"^([a-z][\w-]*)>=([\d.]+),<([\d.]+)", re.M)
-PIN = re.compile(r"^([a-z][\w-]*)==([\d.]+)", re.M)
+RANGE = re.compile(r"^([A-Za-z][\w-]*)>=([\d.]+),<([\d.]+)", re.M)
+PIN = re.compile(r"^([A-Za-z][\w-]*)==([\d.]+)", re.M)
 
 
 def read(name: str) -> str:

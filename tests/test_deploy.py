@@ -171,6 +171,7 @@ def test_a_notebook_gets_labels_and_a_figure(weights, inputs):
     found = paddle_adaptseg.predict(image, weights)
     assert (np.asarray(found) == open_runner(weights).labels(image)).all()
     assert found._repr_png_().startswith(b"\x89PNG") and found.figure().size[0] == 1120
+    assert repr(found).startswith("labels of a ") and len(repr(found)) < 300
     assert paddle_adaptseg.predict(inputs / "a.png", weights).labels.shape == (40, 60)
     for wrong in (image[..., 0], image / 255, [1, 2]):
         with pytest.raises(DataError, match="needs an RGB picture"):

@@ -12,6 +12,7 @@ from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.methods import METHODS, Clock, build_method
 from paddle_adaptseg.methods.base import Ramp
 from paddle_adaptseg.models import build_model
+from paddle_adaptseg.models.convolution import without_onednn
 
 CLASSES = 4
 SEG = {"main": 1.0, "aux": 0.1}
@@ -83,6 +84,11 @@ def test_every_method_is_tried_here():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_loss_reaches_only_its_player(variant):
     method = build(variant)
+    with without_onednn():  # Paddle crashes when it goes back through a gradient of one's own twice
+        assert_players(method)
+
+
+def assert_players(method):
     players = {n: [p for g in groups for p in g.parameters] for n, groups in method.players().items()}
     seen = set()
     for terms in method.losses(batch(), Clock(0, 10)):

@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_is_touched(tiny):
 
 def test_terms_are_weighted_and_divided_over_the_parts():
     p = parameter(2.0)
-    backward({"a": Term(p * p, 0.5), "b": Term(p * 1.0, 3.0)}, parts=2)
+    backward({"a": Term(p * p, 0.5), "b": Term(p * 1.0, 3.0)}, scale=0.5)
     assert float(p.grad) == pytest.approx((0.5 * 4 + 3) / 2)
 
 

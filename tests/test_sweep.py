@@ -122,6 +122,8 @@ def test_a_killed_sweep_leaves_no_training_behind_and_goes_on(toy_root, tmp_path
     assert [(row["method.weights.main"], row["run.seed"]) for row in rows] == [("0.01", "3"), ("0.1", "3")]
     assert "| 0.01 | 1 |" in (out / "table.md").read_text() and (out / "chart.png").stat().st_size > 5000
     reader = LogReader(file_path=str(out / "vdl/main=0.1_seed=3/vdlrecords.main=0.1_seed=3.log"))
-    assert "hyper_parameters" in reader.get_tags()
+    (record,) = reader.get_data("hyper_parameters", "hparam")
+    names = {info.name for info in record.hparam.hparamInfos}
+    assert names == {"method/weights/main", "run/seed"}, "VisualDL's table is empty under names with dots"
     (score,) = reader.get_data("scalar", "target/mIoU")
     assert score.value == pytest.approx(float(rows[1]["target_miou"]), rel=1e-5)

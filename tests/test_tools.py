@@ -131,6 +131,10 @@ def test_help_is_quick_and_loads_nothing_heavy():
     done = tool("train", "--help")
     assert done.returncode == 0 and "--lambda-adv-target1" in done.stdout
     assert time.perf_counter() - began < 2  # 0.1 s on a quiet machine; loading Paddle takes 2 s more
+    command = [sys.executable, "-X", "importtime", str(ROOT / "tools/train.py"), "--help"]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    names = {line.rpartition("|")[2].strip().split(".")[0] for line in loaded.splitlines()}
+    assert "argparse" in names and not names & {"paddle", "numpy", "cv2", "PIL", "matplotlib", "visualdl", "yaml"}
 
 
 def test_make_toy_writes_once(tmp_path):

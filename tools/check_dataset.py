@@ -16,6 +16,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--unlabelled", action="store_true", help="do not look for labels")
     parser.add_argument("--config", help="check source, target and validation of this configuration instead")
     parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--limit", type=int, help="read at most so many images of each, evenly spread; default: all")
     parser.add_argument("--sheets", default="checkpoint/check", help="folder for contact sheets")
     args = parser.parse_args()
     if bool(args.config) == bool(args.dataset) or (args.dataset and not args.root):
@@ -31,29 +32,16 @@ def main() -> int:
 
     runtime.import_paddle()
     from paddle_adaptseg.config import Domain, Roots
-    from paddle_adaptseg.data import label_space
     from paddle_adaptseg.data.catalog import dataset_spec
-    from paddle_adaptseg.data.check import check_domain, contact_sheet, describe
+    from paddle_adaptseg.data.check import check_config, check_domains
 
+    workers = runtime.cpu_count()
     if args.config:
-        config = load_config(args.config, args.override)
-        space, data = label_space(config), config.data
-        domains = {"source": (data.source, True), "target": (data.target, False), "validation": (data.validation, True)}
-    else:
-        spec = dataset_spec(args.dataset)
-        domain = Domain(args.dataset, Roots(args.root), args.split or spec.splits[0], (1, 1))
-        space, domains = spec.classes, {Path(args.dataset).stem: (domain, not args.unlabelled)}
-    bad = 0
-    for name, (domain, labelled) in domains.items():
-        report = check_domain(domain, space, labelled, runtime.cpu_count())
-        print(f"{name}: {domain.dataset} ({domain.split}) in {domain.root}")
-        print("\n".join(describe(report, space)))
-        if report.images:
-            sheet = Path(args.sheets) / f"{name}.png"
-            contact_sheet(domain, space, labelled, sheet)
-            print(f"contact sheet: {sheet}")
-        bad += len(report.problems)
-    return 1 if bad else 0
+        return int(check_config(load_config(args.config, args.override), args.sheets, args.limit, workers) > 0)
+    spec = dataset_spec(args.dataset)
+    domain = Domain(args.dataset, Roots(args.root), args.split or spec.splits[0], (1, 1))
+    domains = {Path(args.dataset).stem: (domain, not args.unlabelled)}
+    return int(check_domains(domains, spec.classes, Path(args.sheets), args.limit, workers) > 0)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,22 @@
-"""Looks at every file of a domain once and lists what is wrong with it."""
+"""Looks at every file of a domain once, or at some, and lists what is wrong with it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from paddle_adaptseg.config import Domain
+from paddle_adaptseg.config import Config, Domain
+from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.decode import LABELS, decode_rgb
 from paddle_adaptseg.data.items import Item, Listing, survey
+from paddle_adaptseg.data.reading import spread
 from paddle_adaptseg.data.transforms import resize_label
 from paddle_adaptseg.errors import DataError, shorten
 from paddle_adaptseg.files import write_atomically
@@ -28,13 +30,40 @@ class Report:
     """What a domain holds and what is wrong with it."""
 
     images: int = 0
+    read: int = 0  # pairs that were looked into
     problems: list[str] = field(default_factory=list)
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # by train id
 
 
-def check_domain(domain: Domain, space: LabelSpace, labelled: bool, workers: int = 2) -> Report:
-    """Read every image and label of a domain."""
+def check_config(config: Config, sheets: str | Path, limit: Optional[int] = None, workers: int = 2) -> int:
+    """Check source, target and validation of a configuration, print what was found, and count the problems."""
+    data = config.data
+    domains = {"source": (data.source, True), "target": (data.target, False), "validation": (data.validation, True)}
+    return check_domains(domains, label_space(config), Path(sheets), limit, workers)
+
+
+def check_domains(
+    domains: Mapping[str, tuple[Domain, bool]], space: LabelSpace, sheets: Path, limit: Optional[int], workers: int,
+    tell: Callable[[str], object] = print,
+) -> int:  # fmt: skip
+    """Check domains (each with or without labels), write their contact sheets, and count the problems."""
+    bad = 0
+    for name, (domain, labelled) in domains.items():
+        report = check_domain(domain, space, labelled, workers, limit)
+        tell(f"{name}: {domain.dataset} ({domain.split}) in {domain.root}")
+        tell("\n".join(describe(report, space)))
+        if report.images:
+            contact_sheet(domain, space, labelled, sheets / f"{name}.png")
+            tell(f"contact sheet: {sheets / f'{name}.png'}")
+        bad += len(report.problems)
+    return bad
+
+
+def check_domain(
+    domain: Domain, space: LabelSpace, labelled: bool, workers: int = 2, limit: Optional[int] = None
+) -> Report:
+    """Look for every pair of a domain and read all of them, or `limit` that are spread evenly over it."""
     report = Report()
     try:
         listing = survey(domain, labelled)
@@ -43,9 +72,12 @@ def check_domain(domain: Domain, space: LabelSpace, labelled: bool, workers: int
         return report
     report.images = len(listing.items) + len(listing.problems)
     report.problems += [*listing.problems, *listing.alone]
+    chosen = [listing.items[index] for index in spread(len(listing.items), limit)]
+    report.read = len(chosen)
     with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda item: _look(item, listing, space), listing.items)
-        for problems, size, pixels in tqdm(results, f"check {listing.spec.title}", len(listing.items), unit="image"):
+        results = pool.map(lambda item: _look(item, listing, space), chosen)
+        title, total = f"check {listing.spec.title}", len(chosen)
+        for problems, size, pixels in tqdm(results, title, total, unit="image", disable=None):
             report.problems += problems
             if size is not None:
                 report.sizes[size] = report.sizes.get(size, 0) + 1
@@ -80,7 +112,8 @@ def _look(item: Item, listing: Listing, space: LabelSpace) -> tuple[list[str], O
 def describe(report: Report, space: LabelSpace) -> Iterator[str]:
     """Lines for a person."""
     sizes = ", ".join(f"{w}x{h} ({n})" for (w, h), n in sorted(report.sizes.items(), key=lambda pair: -pair[1])[:5])
-    yield f"{report.images} images; sizes: {sizes or 'none'}"
+    some = f", {report.read} of them read" if report.read < report.images else ""
+    yield f"{report.images} images{some}; sizes: {sizes or 'none'}"
     total = report.pixels.sum()
     if total:
         for name, count in zip(space.names, report.pixels):

@@ -45,7 +45,7 @@ class Exported:
 
 def export_model(
     origin: str | Path,
-    folder: Path,
+    folder: str | Path,
     form: str = "paddle",
     size: Optional[Sequence[int]] = None,
     dynamic: bool = False,
@@ -54,6 +54,7 @@ def export_model(
 ) -> Exported:
     """Write a program for weights; `size` (height, width) is the validation size unless given, or any if `dynamic`."""
     check_choice(form, precision)
+    folder = Path(folder)
     model, config = load_model(origin, config)
     usual = list(config.data.validation.size[::-1])
     size = None if dynamic else list(size or usual)

@@ -37,6 +37,11 @@ class Prediction:
         """Picture, overlay and a legend of the classes that occur with their shares."""
         return Image.fromarray(legend_figure(self.image, self.labels, self.space))
 
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        classes = [self.space.names[i] for i in np.unique(self.labels) if i < len(self.space)]
+        return f"labels of a {width}x{height} picture: {', '.join(classes)}"
+
     def _repr_png_(self) -> bytes:
         """What notebooks show."""
         data = io.BytesIO()

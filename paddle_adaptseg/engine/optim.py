@@ -56,10 +56,10 @@ class LegacyMomentum:
             parameter.subtract_(rate * velocity)
         self.velocity[key] = velocity
 
-    def clear_grad(self) -> None:
+    def clear_grad(self, set_to_zero: bool) -> None:
         for group in self.groups:
             for parameter in group.parameters:
-                parameter.clear_grad()
+                parameter.clear_gradient(set_to_zero)
 
     def state_dict(self) -> dict[str, paddle.Tensor]:
         return dict(self.velocity)
@@ -88,8 +88,8 @@ class Player:
         self.clear()
 
     def clear(self) -> None:
-        """Forget this step's gradients."""
-        self.optimiser.clear_grad()
+        """Drop this step's gradients; kept as zeros they would lie beside the next step's activations."""
+        self.optimiser.clear_grad(set_to_zero=False)
 
     def gradients(self) -> list[tuple[str, paddle.Tensor]]:
         """Gradients by structured parameter name."""

@@ -18,6 +18,7 @@ from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model, protoco
 from paddle_adaptseg.engine.finite import check_arrays
 from paddle_adaptseg.engine.health import HealthMonitor, last_score
 from paddle_adaptseg.engine.interrupt import Asked, Interruption
+from paddle_adaptseg.engine.memory import estimate
 from paddle_adaptseg.engine.panels import panels
 from paddle_adaptseg.engine.ranks import change, check_sync_norm, rule
 from paddle_adaptseg.engine.resume import restore_best, restore_weights, starting_point
@@ -84,7 +85,8 @@ class _Run:
         # Everything that can be wrong has been looked at, by every process; from here on the folder is written to.
         self.log: Any = Silent()
         self.console: Any = Silent()
-        self.notes = [note for note in (lock.note, changes, moved) if note]
+        memory = estimate(self.state.method, config).text()
+        self.notes = [note for note in (lock.note, changes, moved, memory) if note]
         if parallel.is_first():
             self.open_folder()
 

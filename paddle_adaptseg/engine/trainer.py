@@ -17,6 +17,7 @@ from paddle_adaptseg.config import Config, Schedule
 from paddle_adaptseg.configfile import dump
 from paddle_adaptseg.engine.finite import Guard, NotFinite, check_gradients, check_losses
 from paddle_adaptseg.engine.optim import Player, poly
+from paddle_adaptseg.engine.precision import FULL, Precision, precision_of
 from paddle_adaptseg.engine.ranks import average_gradients, common_losses, weigh
 from paddle_adaptseg.errors import CheckpointError
 from paddle_adaptseg.methods.base import Clock, Method, Terms
@@ -95,6 +96,7 @@ class StepReport:
 def run_steps(state: TrainState, config: Config, batches: Iterator[Batch], after: Callable[[StepReport], None]) -> None:
     """Train from the state's step to the schedule's stop; `after` is called when a step is finished."""
     schedule, log_every = config.schedule, config.run.log_every
+    precision = precision_of(config.run)
     guard = Guard(config.run, state.method, state.players)
     while state.step < schedule.stop:
         watch = (state.step + 1) % log_every == 0 or state.step + 1 == schedule.stop
@@ -102,7 +104,7 @@ def run_steps(state: TrainState, config: Config, batches: Iterator[Batch], after
         runtime.seed_step(config.run.seed, state.step, parallel.rank())
         guard.before_step()
         try:
-            report = train_step(state, clock, schedule, batches)
+            report = train_step(state, clock, schedule, batches, precision)
             guard.finished(state.step + 1, report.losses)
         except NotFinite as error:
             guard.undo(error, state.skipped)
@@ -112,7 +114,9 @@ def run_steps(state: TrainState, config: Config, batches: Iterator[Batch], after
         after(report)
 
 
-def train_step(state: TrainState, clock: Clock, schedule: Schedule, batches: Iterator[Batch]) -> StepReport:
+def train_step(
+    state: TrainState, clock: Clock, schedule: Schedule, batches: Iterator[Batch], precision: Precision = FULL
+) -> StepReport:
     """One step of every player on `iter_size` batches."""
     began = time.perf_counter()
     factor = poly(clock.step, schedule)
@@ -123,13 +127,15 @@ def train_step(state: TrainState, clock: Clock, schedule: Schedule, batches: Ite
     state.method.observed.clear()
     for _ in range(schedule.iter_size):
         batch = next(batches)
-        for terms in state.method.losses(batch, clock):
-            weigh(terms)
-            backward(terms, schedule.iter_size)
-            collected += [(name, term.loss.detach()) for name, term in terms.items()]
-            terms.clear()
+        with precision.casting():
+            for terms in state.method.losses(batch, clock):
+                weigh(terms)
+                backward(terms, precision.scale / schedule.iter_size)
+                collected += [(name, term.loss.detach().astype("float32")) for name, term in terms.items()]
+                terms.clear()
         images, files = images + len(batch.source_label), files + batch.files
     losses = common_losses(lambda: check_losses(collected, clock.step + 1, files))
+    precision.unscale(state.players)
     average_gradients(state.players, state.method)
     check_gradients(state.players, clock.step + 1, files)
     for player in state.players.values():
@@ -140,10 +146,10 @@ def train_step(state: TrainState, clock: Clock, schedule: Schedule, batches: Ite
     return StepReport(losses, rates, readings, images * parallel.world(), time.perf_counter() - began)
 
 
-def backward(terms: Terms, parts: int) -> None:
-    """Gradients of the weighted sum, divided over the parts of an accumulated batch."""
+def backward(terms: Terms, scale: float) -> None:
+    """Gradients of the weighted sum times a scale: the share of one part of an accumulated batch, and fp16's."""
     total = sum(term.weight * term.loss for term in terms.values())
-    (total / parts if parts > 1 else total).backward()
+    (total * scale if scale != 1.0 else total).backward()
 
 
 def read_observed(observed: dict[str, Any], batch: Batch) -> dict[str, float]:

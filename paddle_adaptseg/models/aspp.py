@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from paddle import Tensor, nn
 
+from paddle_adaptseg.models.convolution import Conv2D
 from paddle_adaptseg.models.layers import normal_init
 
 DILATIONS = (6, 12, 18, 24)
@@ -21,7 +22,7 @@ class PyramidHead(nn.Layer):
     def __init__(self, channels: int, classes: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.branches = nn.LayerList(
-            [nn.Conv2D(channels, classes, 3, padding=d, dilation=d, weight_attr=normal_init()) for d in dilations]
+            [Conv2D(channels, classes, 3, padding=d, dilation=d, weight_attr=normal_init()) for d in dilations]
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.models.aspp import DILATIONS, PyramidHead
+from paddle_adaptseg.models.convolution import Conv2D
 from paddle_adaptseg.models.layers import NORMS, NormPolicy, resize_like
 from paddle_adaptseg.models.mobilenet import MobileNetV2
 from paddle_adaptseg.models.resnet import ResNet
@@ -26,7 +27,7 @@ def conv_norm(fan_in: int, fan_out: int, kernel: int, norm: NormPolicy, dilation
     """Convolution without bias, norm, ReLU."""
     init = ParamAttr(initializer=nn.initializer.KaimingNormal())
     padding = dilation * (kernel // 2)
-    conv = nn.Conv2D(fan_in, fan_out, kernel, 1, padding, dilation, weight_attr=init, bias_attr=False)
+    conv = Conv2D(fan_in, fan_out, kernel, 1, padding, dilation, weight_attr=init, bias_attr=False)
     return nn.Sequential(conv, norm(fan_out), nn.ReLU())
 
 
@@ -103,7 +104,7 @@ class DeepLabV3Plus(Segmenter):
         self.backbone = backbone
         self.pyramid = Pyramid(last, width, dilations, norm)
         self.decoder = Decoder(low, low_width, width, norm)
-        self.heads = nn.LayerDict({"main": nn.Sequential(nn.Dropout(0.1), nn.Conv2D(width, classes, 1))})
+        self.heads = nn.LayerDict({"main": nn.Sequential(nn.Dropout(0.1), Conv2D(width, classes, 1))})
         if aux:
             self.levels = ("main", "aux")
             self.heads["aux"] = PyramidHead(stage3, classes, DILATIONS)

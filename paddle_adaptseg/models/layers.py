@@ -11,6 +11,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
+from paddle_adaptseg.models.convolution import Conv2D
+
 
 @dataclass(frozen=True)
 class NormPolicy:
@@ -51,15 +53,25 @@ NORMS: Mapping[str, NormPolicy] = {
 
 def conv(
     fan_in: int, fan_out: int, kernel: int, stride: int = 1, dilation: int = 1, padding: Optional[int] = None
-) -> nn.Conv2D:
+) -> Conv2D:
     """A convolution without bias that keeps the size (over the stride), as the originals initialise it."""
     padding = dilation * (kernel // 2) if padding is None else padding
-    return nn.Conv2D(fan_in, fan_out, kernel, stride, padding, dilation, weight_attr=normal_init(), bias_attr=False)
+    return Conv2D(fan_in, fan_out, kernel, stride, padding, dilation, weight_attr=normal_init(), bias_attr=False)
 
 
 def normal_init(std: float = 0.01) -> ParamAttr:
     """Weights from a normal distribution."""
     return ParamAttr(initializer=nn.initializer.Normal(0.0, std))
+
+
+def relu_(x: Tensor) -> Tensor:
+    """relu(x) in the memory of `x`, which nobody may read afterwards; a traced program has no such thing."""
+    return F.relu_(x) if paddle.in_dynamic_mode() else F.relu(x)
+
+
+def add_(x: Tensor, other: Tensor) -> Tensor:
+    """x + other in the memory of `x`, which nobody may read afterwards; a traced program has no such thing."""
+    return x.add_(other) if paddle.in_dynamic_mode() else x + other
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.models.layers import NormPolicy, conv
+from paddle_adaptseg.models.layers import NormPolicy, add_, conv, relu_
+from paddle_adaptseg.models.recompute import Recomputed
 
 # output stride -> (stride, dilation) of each stage
 STAGES: Mapping[int, tuple[tuple[int, int], ...]] = {
@@ -19,7 +19,7 @@ STRIDE_IN = ("1x1", "3x3")
 VARIANTS = ("plain", "vd")
 
 
-class Bottleneck(nn.Layer):
+class Bottleneck(Recomputed):
     """1x1, 3x3, 1x1 convolutions around a shortcut; tensor names are the original ones.
 
     `stride_in` says which convolution strides: "1x1" in Caffe's weights, "3x3" in torchvision's and paddle.vision's.
@@ -49,13 +49,13 @@ class Bottleneck(nn.Layer):
         self.conv3, self.bn3 = conv(width, fan_out, 1), norm(fan_out)
         self.downsample = nn.Sequential(conv(fan_in, fan_out, 1, skipped), norm(fan_out)) if project else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
+    def run(self, x: Tensor) -> Tensor:
+        y = relu_(self.bn1(self.conv1(x)))
+        y = relu_(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
         if self.shrink is not None:
             x = self.shrink(x)
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return relu_(add_(y, x if self.downsample is None else self.downsample(x)))
 
 
 def deep_stem(norm: NormPolicy) -> nn.Sequential:
@@ -114,7 +114,7 @@ class ResNet(nn.Layer):
         return nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        x = self.stem(x) if self.vd else F.relu(self.bn1(self.conv1(x)))
+        x = self.stem(x) if self.vd else relu_(self.bn1(self.conv1(x)))
         stage1 = self.layer1(self.pool(x))
         stage2 = self.layer2(stage1)
         stage3 = self.layer3(stage2)

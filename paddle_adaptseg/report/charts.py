@@ -23,7 +23,8 @@ def _figure(width: float, height: float):
     return figure, axes
 
 
-def _png(figure) -> bytes:
+def png_of(figure) -> bytes:
+    """A matplotlib figure as a PNG file's bytes."""
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": None})
     return data.getvalue()
@@ -48,7 +49,7 @@ def run_curve(run: Trajectory, title: str) -> bytes:
     axes.set_title(title, fontsize=10)
     axes.grid(axis="y", color="#e5e7eb")
     axes.legend(fontsize=8, frameon=False)
-    return _png(figure)
+    return png_of(figure)
 
 
 def class_bars(
@@ -75,7 +76,7 @@ def class_bars(
     axes.set_xlim(0, 105)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel(f"IoU on the {domain}, %")
-    return _png(figure)
+    return png_of(figure)
 
 
 def published_bars(own: Mapping[str, float], numbers: Sequence[Published], classes: int) -> bytes:
@@ -88,7 +89,7 @@ def published_bars(own: Mapping[str, float], numbers: Sequence[Published], class
         axes.text(value + 0.5, place, f"{value:.1f}", va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in reversed(rows)], fontsize=8)
     axes.set_xlabel(f"mIoU over {classes} classes, %")
-    return _png(figure)
+    return png_of(figure)
 
 
 def confusion_picture(counts: np.ndarray, names: Sequence[str]) -> bytes:
@@ -107,7 +108,7 @@ def confusion_picture(counts: np.ndarray, names: Sequence[str]) -> bytes:
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth (an empty row: absent)")
-    return _png(figure)
+    return png_of(figure)
 
 
 def reliability_picture(domains: Mapping[str, DomainScores]) -> bytes:
@@ -124,4 +125,4 @@ def reliability_picture(domains: Mapping[str, DomainScores]) -> bytes:
     axes.set_xlabel("confidence (bars: share of pixels)")
     axes.set_ylabel("share that is right")
     axes.legend(fontsize=8, frameon=False)
-    return _png(figure)
+    return png_of(figure)

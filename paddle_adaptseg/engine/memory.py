@@ -1,0 +1,85 @@
+"""How much memory a training step will need, counted on a small picture before it starts.
+
+What a backward pass reads again are the results of convolutions, norms and pooling: hooks count them on a picture of a
+sixteenth of the area. Full-size logits count by size, weights with their momentum; gradients come while results go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import paddle
+from paddle import nn
+
+from paddle_adaptseg.config import Config, Run
+from paddle_adaptseg.data import label_space
+from paddle_adaptseg.engine.precision import precision_of
+from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.methods.base import Method
+from paddle_adaptseg.models.layers import inference
+from paddle_adaptseg.models.recompute import Recomputed, set_recompute
+
+KEPT = (nn.Conv2D, nn.BatchNorm2D, nn.GroupNorm, nn.MaxPool2D)
+SHRINK = 4  # the picture on which is counted has 1/4 of the width and height
+WORTH_SAYING = 200_000_000  # bytes that recomputing must save to be mentioned
+FULL_SIZE_MAPS = 4  # logits, their softmax and the two gradients, at the size of the picture
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of a step: in all, and what remembering only the blocks' inputs would save or saves."""
+
+    total: int
+    saving: int
+    recomputes: bool = False
+
+    def text(self) -> str:
+        """One line for a person."""
+        size = f"about {self.total / 1e9:.1f} GB for tensors at this size (the framework's own memory comes on top)"
+        if self.recomputes or self.saving < WORTH_SAYING:
+            return f"memory: {size}"
+        return f"memory: {size}; run.recompute=true saves about {self.saving / 1e9:.1f} GB"
+
+
+def estimate(method: Method, config: Config) -> Estimate:
+    """What one step of a method holds at its peak, which is the larger of its two pictures' passes."""
+    width, height = max((config.data.source.size, config.data.target.size), key=lambda size: size[0] * size[1])
+    plain, again = _kept(method, height // SHRINK, width // SHRINK)
+    parameters = sum(p.size * (4 if p.stop_gradient else 8) for p in method.parameters())
+    batch, levels = config.data.batch_size, len(method.segmenter.levels)
+    maps = 4 * FULL_SIZE_MAPS * batch * levels * len(label_space(config)) * height * width
+    factor = batch * SHRINK**2 / (1 if config.run.precision == "fp32" else 2)
+    total = parameters + maps + (again if config.run.recompute else plain) * factor
+    return Estimate(int(total), int((plain - again) * factor), config.run.recompute)
+
+
+def _kept(method: Method, height: int, width: int) -> tuple[int, int]:
+    """Bytes that a forward pass of one small picture keeps: plain, and when blocks recompute."""
+    blocks = [layer for layer in method.segmenter.sublayers() if isinstance(layer, Recomputed)]
+    inside = {id(sub): index for index, block in enumerate(blocks) for sub in block.sublayers()}
+    plain, outside, per_block = [], [], [0] * len(blocks)
+
+    def count(layer, inputs, output):
+        size = 4 * output.size
+        plain.append(size)
+        if id(layer) in inside:
+            per_block[inside[id(layer)]] += size
+        else:
+            outside.append(size)
+
+    hooks = [x.register_forward_post_hook(count) for x in method.segmenter.sublayers() if isinstance(x, KEPT)]
+    hooks += [b.register_forward_post_hook(lambda b, i, output: outside.append(4 * output.size)) for b in blocks]
+    try:
+        with inference(method):
+            method.segmenter.logits(paddle.zeros([1, 3, height, width]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(plain), sum(outside) + max(per_block, default=0)
+
+
+def prepare(method: Method, run: Run) -> None:
+    """Tell the network's blocks to recompute where that is asked for; what this machine cannot do is said now."""
+    precision_of(run)
+    if run.recompute and not set_recompute(method.segmenter, True):
+        raise ConfigError("run.recompute=true does nothing for this network: it has no blocks that can run again")

@@ -1,0 +1,155 @@
+"""Mixed precision, recomputation and the memory estimate do what they say and change nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from paddle_adaptseg import fit
+from paddle_adaptseg.checkpoint import find_state
+from paddle_adaptseg.configfile import load_config
+from paddle_adaptseg.engine.memory import Estimate, estimate
+from paddle_adaptseg.engine.precision import DTYPES, FULL, Precision, precision_of
+from paddle_adaptseg.engine.run import build_state
+from paddle_adaptseg.engine.trainer import backward
+from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.methods.base import Term
+from paddle_adaptseg.models.convolution import Conv2D, usable
+from paddle_adaptseg.models.layers import NORMS
+from paddle_adaptseg.models.recompute import set_recompute
+from paddle_adaptseg.models.resnet import Bottleneck
+
+ROOT = Path(__file__).resolve().parent.parent
+WITHIN = 0.25  # the estimate's error against measured tensors
+
+
+def gradients(block, x, recompute):
+    """Result, gradients and running statistics after one pass in training mode."""
+    set_recompute(block, recompute)
+    before = {k: v.numpy() for k, v in block.state_dict().items()}
+    paddle.seed(3)
+    x = x.clone().detach()
+    x.stop_gradient = False
+    y = block(x)
+    (y**2).sum().backward()
+    found = [y.numpy(), x.grad.numpy(), *(p.grad.numpy() for p in block.parameters() if p.grad is not None)]
+    found += [v.numpy() for v in block.state_dict().values()]
+    block.set_state_dict(before)
+    block.clear_gradients()
+    return found
+
+
+@pytest.mark.parametrize("norm", ["batch_fixed_affine", "batch"])
+def test_recomputing_gives_the_same_bits_and_moves_statistics_once(norm):
+    policy = NORMS[norm]
+    block = paddle.nn.Sequential(
+        Bottleneck(8, 4, policy, 1, 2, True, "1x1"),
+        paddle.nn.Dropout(0.5),
+        Bottleneck(16, 4, policy, 1, 1, False, "1x1"),
+    )
+    x = paddle.randn([2, 8, 12, 12])
+    plain, again = gradients(block, x, False), gradients(block, x, True)
+    assert len(plain) == len(again) > 10
+    for ours, theirs in zip(again, plain):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_run_that_recomputes_ends_with_the_same_weights(tiny, tmp_path):
+    ends = []
+    for name, again in (("plain", "false"), ("again", "true")):
+        changes = (f"run.recompute={again}", "schedule.stop=2", "run.eval_every=0", f"run.output={tmp_path / name}")
+        fit(tiny("toy/adaptsegnet_multi", *changes))
+        ends.append(find_state(tmp_path / name, "latest", print).arrays)
+    for name, array in ends[0].items():
+        np.testing.assert_allclose(ends[1][name], array, 1e-3, 1e-6, err_msg=name)  # sums run in another order
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp16"])
+def test_mixed_precision_is_paddles_context_of_that_type_with_paddles_own_convolutions(kind, monkeypatch):
+    asked = []
+    monkeypatch.setattr(paddle.amp, "auto_cast", lambda **given: asked.append(given) or contextlib.nullcontext())
+    x, layer = paddle.randn([1, 3, 8, 8]), Conv2D(3, 4, 3)
+    with Precision(kind).casting():
+        assert not usable(x, layer.weight)
+    assert asked == [{"dtype": DTYPES[kind]}]
+
+
+def test_a_scaled_backward_pass_gives_the_plain_gradients(tiny):
+    config, found = tiny("toy/adaptsegnet_multi"), []
+    for precision in (FULL, Precision("fp32", 1024.0)):
+        state = build_state(config)
+        players = list(state.players.values())
+        loss = sum(p.sum() for p in state.method.parameters() if not p.stop_gradient)
+        backward({"a": Term(loss, 0.5)}, precision.scale)
+        precision.unscale(state.players)
+        found.append([g.numpy() for player in players for _, g in player.gradients()])
+    for plain, scaled in zip(*found):
+        np.testing.assert_array_equal(scaled, plain)
+
+
+def test_the_scale_of_fp16_is_taken_out_of_all_gradients():
+    class Player:
+        def __init__(self, gradient):
+            self.gradient = gradient
+
+        def gradients(self):
+            return [("weight", self.gradient)]
+
+    player = Player(paddle.full([3], 512.0))
+    Precision("fp16", 1024.0).unscale({"segmenter": player})
+    assert player.gradient.tolist() == [0.5] * 3
+
+
+def test_a_wrong_precision_is_refused(tiny):
+    with pytest.raises(ConfigError, match="run.precision must be one of fp32, bf16, fp16, not 'bf61'"):
+        precision_of(tiny("toy/adaptsegnet_multi", "run.precision=bf61").run)
+    if paddle.get_device() == "cpu":
+        with pytest.raises(ConfigError, match="needs a GPU"):
+            precision_of(tiny("toy/adaptsegnet_multi", "run.precision=fp16").run)
+    with pytest.raises(ConfigError, match="does nothing for this network"):
+        build_state(load_config(ROOT / "configs/gta5_cityscapes/adaptsegnet_vgg16.yml", ["run.recompute=true"]))
+
+
+MEASURE = """
+import sys
+sys.path[:0] = [{root!r}, {root!r} + "/benchmarks/peers"]
+import common, ours, json, paddle
+from paddle_adaptseg.engine.memory import estimate
+config = ours.load_config(ours.CONFIG, ["data.source.size=[320,192]", "data.target.size=[256,128]", *{more!r}])
+state = ours.build_state(config)
+told = estimate(state.method, config)
+source, target = (192, 320), (128, 256)
+for number in range(2):
+    arrays = [paddle.to_tensor(a) for a in common.batch(number, source, target)]
+    clock = ours.Clock(number, 10)
+    ours.train_step(state, clock, config.schedule, iter([ours.Batch(*arrays)]))
+print("found", told.total, told.saving, paddle.base.core.host_memory_stat_peak_value("Allocated", 0))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["run.recompute=true"]])
+def test_the_memory_estimate_is_near_what_tensors_really_take(more):
+    code = MEASURE.format(root=str(ROOT), more=more)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told, _, measured = map(int, done.stdout.split("found")[1].split())
+    assert told == pytest.approx(measured, rel=WITHIN)
+
+
+def test_the_estimate_grows_with_the_picture_and_shrinks_with_recomputation(tiny):
+    def told(*more):
+        config = tiny("toy/adaptsegnet_multi", *more)
+        return estimate(build_state(config).method, config)
+
+    plain = told()
+    assert told("data.source.size=[192,96]").total > 2 * plain.total
+    assert told("run.recompute=true").total == plain.total - plain.saving
+    assert 0 < plain.saving < plain.total
+    assert "about 9.8 GB" in Estimate(9_800_000_000, 4_000_000_000).text()
+    assert Estimate(9_800_000_000, 4_000_000_000).text().endswith("run.recompute=true saves about 4.0 GB")
