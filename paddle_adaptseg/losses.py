@@ -25,7 +25,9 @@ def labelled(label: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """Mean over labelled pixels; logits [N, C, H, W], label [N, H, W] with IGNORE. 0 when nothing is labelled."""
-    return F.cross_entropy(logits, label.unsqueeze(1), ignore_index=IGNORE, axis=1)
+    total = F.cross_entropy(logits, label.unsqueeze(1), ignore_index=IGNORE, axis=1, reduction="sum")
+    # Paddle 2.6's own mean asks on the host whether anything is ignored, and so waits for the device.
+    return total / labelled(label).astype(total.dtype).clip(min=1.0)
 
 
 def vanilla_gan(verdict: Tensor, domain: float) -> Tensor:

@@ -22,13 +22,17 @@ class ConfusionMatrix:
         """Add pixels, both uint8. Truth values outside the classes are ignored; predictions must be classes there."""
         if truth.shape != prediction.shape:
             raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
+        self.add_pairs(pair_counts(truth, prediction))
+        self.images += 1
+
+    def add_pairs(self, table: np.ndarray) -> None:
+        """Add the pairs [256, 256] of truth and prediction of an image or of several; see update()."""
         classes = len(self.counts)
-        table = pair_counts(truth, prediction)[:classes]
+        table = table[:classes]
         if table[:, classes:].any():
             wrong = int(np.flatnonzero(table[:, classes:].sum(0))[-1]) + classes
             raise ValueError(f"prediction {wrong} is not one of {classes} classes")
         self.counts += table[:, :classes]
-        self.images += 1
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Add another matrix's counts."""

@@ -15,6 +15,7 @@ from paddle_adaptseg import parallel
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.data import class_set, label_space, open_validation, scored_domain
 from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.engine import counting
 from paddle_adaptseg.engine.inference import Inference, Predictor
 from paddle_adaptseg.engine.interrupt import Asked
 from paddle_adaptseg.engine.measure import scores
@@ -50,16 +51,19 @@ def evaluate_model(
     space = label_space(config)
     files = files or open_validation(config)
     matrix = ConfusionMatrix(len(space))
-    predictor = Predictor(model, options, config.data.pixels)
     mine, stopped = parallel.share(range(len(files))), False
     with inference(model):
         try:
             check()
-            for sample, scored in scores(predictor, files, mine, len(space), False, False, config.data.workers):
-                matrix.counts += scored.matrix
-                if save is not None:
-                    save_prediction(scored.label, sample.stem, save, space)
-                check()
+            if counting.on_gpu() and options == PLAIN and save is None:
+                matrix.add_pairs(counting.count_all(model, files, mine, config.data, check))
+            else:
+                predictor = Predictor(model, options, config.data.pixels)
+                for sample, scored in scores(predictor, files, mine, len(space), False, False, config.data.workers):
+                    matrix.counts += scored.matrix
+                    if save is not None:
+                        save_prediction(scored.label, sample.stem, save, space)
+                    check()
         except Asked:
             stopped = True
     if parallel.meet([stopped])[0]:

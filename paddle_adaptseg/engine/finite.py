@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import paddle
@@ -24,10 +25,28 @@ class NotFinite(TrainingError):
     """A loss or gradient is NaN or infinite."""
 
 
-def check_losses(collected: Sequence[tuple[str, paddle.Tensor]], step: int, files: Sequence[str]) -> dict[str, float]:
+@dataclass(frozen=True)
+class Found:
+    """What is looked at before any weight is touched: each part's losses, and whether gradients are finite."""
+
+    names: tuple[str, ...]
+    values: np.ndarray  # [len(names)] float64
+    gradients: float  # finite where all gradients are
+
+
+def collect(collected: Sequence[tuple[str, paddle.Tensor]], players: Mapping[str, Player]) -> Found:
+    """The losses and one number for all gradients: the only copy that a step takes from the device to the host."""
+    found = [g for player in players.values() for _, g in player.gradients()]
+    sums = [paddle.abs(g).sum().astype("float32") for g in found]
+    whole = [paddle.stack(sums).sum()] if sums else []  # NaN and Inf survive a sum; NaN may get lost in a maximum
+    values = paddle.stack([*(loss.reshape([]) for _, loss in collected), *whole]).numpy().astype(np.float64)
+    names = tuple(name for name, _ in collected)
+    return Found(names, values[: len(names)], float(values[len(names) :].sum()))
+
+
+def check_losses(found: Found, step: int, files: Sequence[str]) -> dict[str, float]:
     """Mean of every term over the parts of a step; `step` is the number under which it would be logged."""
-    values = paddle.stack([loss.reshape([]) for _, loss in collected]).numpy().astype(np.float64)
-    names = np.array([name for name, _ in collected])
+    values, names = found.values, np.array(found.names)
     losses = {name: float(values[names == name].mean()) for name in dict.fromkeys(names.tolist())}
     bad = [f"{name} = {value}" for name, value in losses.items() if not np.isfinite(value)]
     if bad:
@@ -35,11 +54,11 @@ def check_losses(collected: Sequence[tuple[str, paddle.Tensor]], step: int, file
     return losses
 
 
-def check_gradients(players: Mapping[str, Player], step: int, files: Sequence[str]) -> None:
+def check_gradients(found: Found, players: Mapping[str, Player], step: int, files: Sequence[str]) -> None:
     """Refuse gradients that are not finite: finite losses can have such."""
-    found = [(name, g) for player in players.values() for name, g in player.gradients()]
-    if found and not np.isfinite(float(sum(paddle.abs(g).max().astype("float32") for _, g in found))):
-        bad = [name for name, g in found if not bool(paddle.isfinite(g).all())]
+    if not np.isfinite(found.gradients):
+        named = [(name, g) for player in players.values() for name, g in player.gradients()]
+        bad = [name for name, g in named if not bool(paddle.isfinite(g).all())]
         raise NotFinite(f"step {step}: gradients of {shorten(bad, 4)} are not finite; batch: {', '.join(files)}")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 import numpy as np
+import paddle
 from paddle import nn
 
 from paddle_adaptseg import parallel
@@ -26,7 +27,8 @@ def weigh(terms: Terms) -> None:
     """Scale means over counted pixels, so that their mean over the processes is the mean over all pixels."""
     if parallel.world() == 1:
         return
-    counted = {name: float(term.pixels) for name, term in terms.items() if term.pixels is not None}
+    pixels = {name: term.pixels.reshape([]) for name, term in terms.items() if term.pixels is not None}
+    counted = dict(zip(pixels, paddle.stack(list(pixels.values())).tolist())) if pixels else {}
     sums = parallel.meet(list(counted.values()))
     for (name, mine), all_pixels in zip(counted.items(), sums):
         factor = parallel.world() * mine / all_pixels if all_pixels else 1.0

@@ -15,11 +15,13 @@ from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.checkpoint import Snapshot
 from paddle_adaptseg.config import Config, Schedule
 from paddle_adaptseg.configfile import dump
-from paddle_adaptseg.engine.finite import Guard, NotFinite, check_gradients, check_losses
+from paddle_adaptseg.engine.counting import counted_pairs
+from paddle_adaptseg.engine.finite import Guard, NotFinite, check_gradients, check_losses, collect
 from paddle_adaptseg.engine.optim import Player, poly
 from paddle_adaptseg.engine.precision import FULL, Precision, precision_of
 from paddle_adaptseg.engine.ranks import average_gradients, common_losses, weigh
 from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.labels import IGNORE
 from paddle_adaptseg.methods.base import Clock, Method, Terms
 from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.weights import arrays_of, load_arrays
@@ -134,10 +136,11 @@ def train_step(
                 collected += [(name, term.loss.detach().astype("float32")) for name, term in terms.items()]
                 terms.clear()
         images, files = images + len(batch.source_label), files + batch.files
-    losses = common_losses(lambda: check_losses(collected, clock.step + 1, files))
     precision.unscale(state.players)
     average_gradients(state.players, state.method)
-    check_gradients(state.players, clock.step + 1, files)
+    found = collect(collected, state.players)
+    losses = common_losses(lambda: check_losses(found, clock.step + 1, files))
+    check_gradients(found, state.players, clock.step + 1, files)
     for player in state.players.values():
         player.step()
     state.method.after_step(clock)
@@ -154,11 +157,12 @@ def backward(terms: Terms, scale: float) -> None:
 
 def read_observed(observed: dict[str, Any], batch: Batch) -> dict[str, float]:
     """Numbers from what a method observed; the source prediction becomes the source batch's mIoU."""
-    readings = {f"health/{k}": float(v) for k, v in observed.items() if not k.endswith("_prediction")}
+    plain = {f"health/{k}": v for k, v in observed.items() if not k.endswith("_prediction")}
+    numbers = {k: v.astype("float32").reshape([]) for k, v in plain.items() if isinstance(v, paddle.Tensor)}
+    values = paddle.stack(list(numbers.values())).tolist() if numbers else []  # one copy for all
+    readings = {**{k: float(v) for k, v in plain.items() if k not in numbers}, **dict(zip(numbers, values))}
     if "source_prediction" in observed:
-        truth = batch.source_label.numpy()
-        prediction = observed["source_prediction"].numpy()
-        matrix = ConfusionMatrix(int(max(prediction.max(), truth[truth < 255].max(initial=0))) + 1)
-        matrix.update(truth, prediction)
+        matrix = ConfusionMatrix(IGNORE)  # as many classes as labels can have
+        matrix.add_pairs(counted_pairs(batch.source_label, observed["source_prediction"]))
         readings["source_batch/mIoU"] = 100 * matrix.miou()
     return readings
