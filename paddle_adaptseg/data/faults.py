@@ -35,19 +35,23 @@ class Sample(NamedTuple):
     faults: list[Fault]
 
 
-def collate(samples: Sequence[Sample]) -> list[np.ndarray]:
-    """Stacked columns and, last, the faults as text; of an unusable batch the text alone."""
+def collate(samples: Sequence[Sample]) -> list:
+    """Stacked columns and, last, the faults as text, which loaders leave on the host; of an unusable batch no columns.
+
+    There an empty array takes the columns' place: Paddle's loader takes a batch without any for the end of the data.
+    """
     faults = [fault for sample in samples for fault in sample.faults]
-    text = np.frombuffer(json.dumps(faults).encode(), np.uint8).copy()
-    if any(sample.arrays is None for sample in samples):
-        return [text]
-    return [*(np.stack(column) for column in zip(*(sample.arrays for sample in samples))), text]
+    usable = [sample.arrays for sample in samples if sample.arrays is not None]
+    whole = len(usable) == len(samples)
+    columns = [np.stack(column) for column in zip(*usable)] if whole else [np.zeros(1, np.uint8)]
+    return [*columns, json.dumps({"usable": whole, "faults": faults})]
 
 
 def separate(batch: list) -> tuple[list, list[Fault]]:
     """What collate() joined: the arrays (none of an unusable batch) and the faults."""
     *arrays, text = batch
-    return arrays, [Fault(*fault) for fault in json.loads(text.numpy().tobytes())]
+    record = json.loads(text)
+    return arrays if record["usable"] else [], [Fault(*fault) for fault in record["faults"]]
 
 
 @dataclass

@@ -7,6 +7,7 @@ Random choices come from a generator that the caller derives from (seed, positio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Optional
 
 import cv2
@@ -75,11 +76,22 @@ def normalise(images: Tensor, pixels: Pixels) -> Tensor:
     """RGB uint8 [N, H, W, 3] to network input [N, 3, H, W], where the images are."""
     if images.place.is_cpu_place():
         return paddle.to_tensor(_normalise_on_cpu(images.numpy(), pixels))
+    return _normalise_on_device(images, pixels)
+
+
+def _normalise_on_device(images: Tensor, pixels: Pixels) -> Tensor:
     x = images.transpose([0, 3, 1, 2]).astype("float32")
     if pixels.order == "bgr":
         x = x.flip(axis=[1])
-    mean, std = (paddle.to_tensor(v, "float32").reshape([1, 3, 1, 1]) for v in (pixels.mean, pixels.std))
+    mean, std = _constants(pixels, str(images.place))
     return (x - mean) / std
+
+
+@lru_cache(maxsize=8)
+def _constants(pixels: Pixels, place: str) -> tuple[Tensor, Tensor]:
+    """Mean and deviation at a place, made once: every copy from the host would wait for what the device still does."""
+    mean, std = (paddle.to_tensor(v, "float32").reshape([1, 3, 1, 1]) for v in (pixels.mean, pixels.std))
+    return mean, std
 
 
 def _normalise_on_cpu(images: np.ndarray, pixels: Pixels) -> np.ndarray:
