@@ -44,6 +44,24 @@ class Roots(tuple):
         return " + ".join(self)
 
 
+class Stages(tuple):
+    """Stages of a network, by name; in YAML true for all, false for none, or a list."""
+
+    @classmethod
+    def from_plain(cls, value: Any, path: str) -> Stages:
+        if isinstance(value, bool):
+            return EVERY_STAGE if value else cls()
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) and v for v in value):
+            raise ConfigError(f"'{path}' must be true, false or a list of stages such as [layer3], not {value!r}")
+        return cls(value)
+
+    def to_plain(self) -> Any:
+        return list(self) if self and self != EVERY_STAGE else bool(self)
+
+
+EVERY_STAGE = Stages(["*"])
+
+
 @dataclass(frozen=True)
 class Domain:
     """Where images come from, and the size at which the network sees them."""
@@ -147,11 +165,13 @@ class Run:
     on_nonfinite: str = "stop"  # or skip: take the step back and go on, up to max_nonfinite times
     max_nonfinite: int = 10
     deterministic: bool = False  # also choose deterministic cuDNN kernels
+    cudnn_autotune: Optional[bool] = None  # time cuDNN's kernels and take the fastest; None: unless deterministic
     timeout: float = 600.0  # seconds that one of several processes waits for the others (docs/scaling.md)
     sync_norm: bool = False  # batch statistics over the images of all processes (GPUs only)
     precision: str = "fp32"  # or bf16, fp16: mixed precision
     loss_scale: float = 1024.0  # of fp16's gradients
-    recompute: bool = False  # blocks keep only their input and run forward twice: less memory, a third more time
+    recompute: Stages = Stages()  # whose blocks keep only their input and run forward twice: less memory, more time
+    to_static: bool = False  # the segmenter runs as programs that Paddle compiles once for each size of image
     baseline: str = ""  # folder of a source-only run; evaluations then tell the lift over it
 
 

@@ -47,7 +47,7 @@ def dump(config: Config) -> str:
 # What may change between the parts of one run without changing what it computes.
 _FREE = ("run.", "data.workers", "data.timeout", "data.quarantine", "data.cache", "data.protocols", "data.validation.",
          "schedule.stop", "data.source.root", "data.target.root")  # fmt: skip
-_BINDING = ("run.seed", "run.sync_norm", "run.precision", "run.loss_scale")
+_BINDING = ("run.seed", "run.sync_norm", "run.precision", "run.loss_scale", "run.to_static")
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -117,6 +117,10 @@ def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
             value = getattr(section, key)
             checks[f"{'data' if section is data else 'schedule'}.{key}"] = (value, value > 0, "be more than 0")
     checks["run.on_nonfinite"] = (run.on_nonfinite, run.on_nonfinite in ("stop", "skip"), "be stop or skip")
+    fastest = run.cudnn_autotune and run.deterministic
+    checks["run.cudnn_autotune"] = (run.cudnn_autotune, not fastest, "be left out, or false, with run.deterministic")
+    again = run.to_static and run.recompute
+    checks["run.to_static"] = (run.to_static, not again, "be false with run.recompute, which compiled programs ignore")
     checks["run.timeout"] = (run.timeout, run.timeout > 0, "be more than 0")
     checks["data.timeout"] = (data.timeout, data.timeout > 0, "be more than 0")
     for key, least in (("log_every", 1), ("save_every", 1), ("keep", 1), ("eval_every", 0), ("seed", 0),

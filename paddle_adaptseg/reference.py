@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Union
 
-from paddle_adaptseg.config import Component, Config, Domain, Roots
+from paddle_adaptseg.config import Component, Config, Domain, Roots, Stages
 from paddle_adaptseg.configfile import to_plain
 from paddle_adaptseg.data.catalog import DATASETS, OwnClass, OwnDataset
 from paddle_adaptseg.data.decode import LABELS
@@ -87,8 +87,11 @@ MEANINGS: Mapping[str, str] = {
     "run.max_nonfinite": "steps that may be skipped in a run",
     "run.precision": "fp32, bf16 or fp16: mixed precision, on a GPU",
     "run.loss_scale": "by which fp16's losses are multiplied and its gradients divided",
-    "run.recompute": "blocks keep only their input and run forward again for their gradient: less memory, more time",
+    "run.recompute": "blocks keep only their input and run forward again for their gradient: less memory, more time; "
+    "true, or a list of stages: `[layer3]` of a ResNet, `[stage3]` of the small networks",
+    "run.to_static": "run the segmenter as [compiled programs](performance.md#on-a-gpu-written-not-run) while training",
     "run.deterministic": "also choose deterministic cuDNN kernels",
+    "run.cudnn_autotune": "time cuDNN's kernels once for each size and take the fastest; null: unless deterministic",
     "run.timeout": "seconds that one of [several processes](scaling.md) waits for the others before it ends",
     "run.sync_norm": "batch statistics over the images of all processes; needs GPUs",
     "run.baseline": "folder of a source-only run; evaluations then tell the lift over it",
@@ -144,7 +147,8 @@ def type_text(hint: Any) -> str:
         return f"[{inside}]"
     if origin is not None or hint is Ramp or dataclasses.is_dataclass(hint):
         return "mapping"
-    names = {bool: "true or false", int: "whole number", float: "number", str: "text", Roots: "text or list"}
+    names = {bool: "true or false", int: "whole number", float: "number", str: "text", Roots: "text or list",
+             Stages: "true, false or list"}  # fmt: skip
     return names.get(hint, "mapping")
 
 

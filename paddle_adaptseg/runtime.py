@@ -16,6 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Optional
 
 from paddle_adaptseg.errors import ConfigError
 
@@ -82,12 +83,21 @@ def set_device(name: str) -> str:
     return name
 
 
-def set_deterministic(wanted: bool) -> None:
-    """Choose cuDNN kernels that repeat themselves, which are slower; on a CPU every run repeats itself anyway."""
+def set_cudnn(deterministic: bool, autotune: Optional[bool] = None) -> None:
+    """Choose cuDNN kernels: those that repeat themselves, or the fastest of all as timed once for each size of image.
+
+    Paddle refuses both at once. Without a word on either it times them, unless the user has set Paddle's variables. On
+    a CPU nothing is chosen: every run repeats itself anyway.
+    """
     import paddle
 
-    if wanted and paddle.device.is_compiled_with_cuda():
-        paddle.set_flags({"FLAGS_cudnn_deterministic": True})
+    flags = {_DETERMINISTIC: deterministic, _AUTOTUNE: not deterministic if autotune is None else autotune}
+    the_users = not deterministic and autotune is None and any(name in os.environ for name in flags)
+    if paddle.device.is_compiled_with_cuda() and not the_users:
+        paddle.set_flags(flags)
+
+
+_DETERMINISTIC, _AUTOTUNE = "FLAGS_cudnn_deterministic", "FLAGS_cudnn_exhaustive_search"
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

@@ -102,7 +102,7 @@ def test_a_memory_preset_changes_an_experiment_and_builds(preset, tmp_path):
     path.write_text(f"base: [{experiment}, {preset}]\n")
     config = load_config(path, ["model.depths=[1,1,1,1]"])
     blocks = [layer for layer in build_state(config).method.sublayers() if isinstance(layer, Recomputed)]
-    assert {block.recompute for block in blocks} == {config.run.recompute}
+    assert {block.recompute for block in blocks} == {bool(config.run.recompute)}
     limit = {"gpu_8gb": 8e9, "gpu_11gb": 11e9, "gpu_16gb": 16e9}.get(preset.stem)
     if limit:
         whole = load_config(path)

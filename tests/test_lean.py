@@ -13,7 +13,8 @@ import pytest
 
 from paddle_adaptseg import fit
 from paddle_adaptseg.checkpoint import find_state
-from paddle_adaptseg.configfile import load_config
+from paddle_adaptseg.config import EVERY_STAGE
+from paddle_adaptseg.configfile import dump, load_config, parse_config
 from paddle_adaptseg.engine.memory import Estimate, estimate
 from paddle_adaptseg.engine.precision import DTYPES, FULL, Precision, precision_of
 from paddle_adaptseg.engine.run import build_state
@@ -22,16 +23,16 @@ from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.methods.base import Term
 from paddle_adaptseg.models.convolution import Conv2D, usable
 from paddle_adaptseg.models.layers import NORMS
-from paddle_adaptseg.models.recompute import set_recompute
+from paddle_adaptseg.models.recompute import blocks_of, set_recompute
 from paddle_adaptseg.models.resnet import Bottleneck
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHIN = 0.25  # the estimate's error against measured tensors
 
 
-def gradients(block, x, recompute):
+def gradients(block, x, stages):
     """Result, gradients and running statistics after one pass in training mode."""
-    set_recompute(block, recompute)
+    set_recompute(block, stages)
     before = {k: v.numpy() for k, v in block.state_dict().items()}
     paddle.seed(3)
     x = x.clone().detach()
@@ -54,7 +55,7 @@ def test_recomputing_gives_the_same_bits_and_moves_statistics_once(norm):
         Bottleneck(16, 4, policy, 1, 1, False, "1x1"),
     )
     x = paddle.randn([2, 8, 12, 12])
-    plain, again = gradients(block, x, False), gradients(block, x, True)
+    plain, again = gradients(block, x, ()), gradients(block, x, EVERY_STAGE)
     assert len(plain) == len(again) > 10
     for ours, theirs in zip(again, plain):
         np.testing.assert_array_equal(ours, theirs)
@@ -116,6 +117,22 @@ def test_a_wrong_precision_is_refused(tiny):
         build_state(load_config(ROOT / "configs/gta5_cityscapes/adaptsegnet_vgg16.yml", ["run.recompute=true"]))
 
 
+def test_stages_are_chosen_by_name_and_survive_a_dump(tiny):
+    config = tiny("toy/adaptsegnet_multi", "run.recompute=[stage4]")
+    segmenter = build_state(config).method.segmenter
+    assert [block.recompute for block in blocks_of(segmenter)] == [False] * 4 + [True] * 2
+    assert blocks_of(segmenter, ("stage4",)) == blocks_of(segmenter)[4:]
+    for text, value in (("[stage4]", ("stage4",)), ("true", EVERY_STAGE), ("false", ()), ("[]", ())):
+        again = parse_config(dump(tiny("toy/adaptsegnet_multi", f"run.recompute={text}"))).run.recompute
+        assert again == value and bool(again) == bool(value)
+    with pytest.raises(ConfigError, match="the network has no stage 'stage5': did you mean 'stage.'.*stage3, stage4"):
+        build_state(tiny("toy/adaptsegnet_multi", "run.recompute=[stage5]"))
+    with pytest.raises(ConfigError, match=r"'run.recompute' must be true, false or a list of stages such as \[l"):
+        tiny("toy/adaptsegnet_multi", "run.recompute=stage4")
+    resnet = load_config(ROOT / "configs/gta5_cityscapes/adaptsegnet_multi.yml", ["model.depths=[1,1,2,1]"])
+    assert len(blocks_of(build_state(resnet).method.segmenter, ("layer2", "layer3"))) == 3
+
+
 MEASURE = """
 import sys
 sys.path[:0] = [{root!r}, {root!r} + "/benchmarks/peers"]
@@ -151,5 +168,7 @@ def test_the_estimate_grows_with_the_picture_and_shrinks_with_recomputation(tiny
     assert told("data.source.size=[192,96]").total > 2 * plain.total
     assert told("run.recompute=true").total == plain.total - plain.saving
     assert 0 < plain.saving < plain.total
+    one, other = told("run.recompute=[stage3]"), told("run.recompute=[stage4]")
+    assert one.recomputes and plain.total > one.total != other.total < plain.total
     assert "about 9.8 GB" in Estimate(9_800_000_000, 4_000_000_000).text()
     assert Estimate(9_800_000_000, 4_000_000_000).text().endswith("run.recompute=true saves about 4.0 GB")

@@ -84,17 +84,48 @@ def test_the_environment_is_one_line():
     assert "Paddle" in line and "threads" in line and "\n" not in line
 
 
-def test_deterministic_sets_the_gpu_flags_where_there_is_a_gpu_build(monkeypatch):
+@pytest.fixture
+def flags(monkeypatch):
+    """What reaches a Paddle that was built for GPUs."""
     import paddle
 
-    flags = {}
-    monkeypatch.setattr(paddle, "set_flags", flags.update)
-    for cuda, wanted in ((False, True), (True, False)):
-        monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda cuda=cuda: cuda)
-        runtime.set_deterministic(wanted)
+    found = {}
+    monkeypatch.setattr(paddle, "set_flags", found.update)
+    monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda: True)
+    for name in (runtime._DETERMINISTIC, runtime._AUTOTUNE):
+        monkeypatch.delenv(name, raising=False)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("asked", "deterministic", "autotune"),
+    [
+        ((False, None), False, True),
+        ((True, None), True, False),
+        ((False, False), False, False),
+        ((False, True), False, True),
+        ((True, False), True, False),
+    ],
+)
+def test_cudnn_repeats_itself_or_is_timed_and_never_both(flags, asked, deterministic, autotune):
+    runtime.set_cudnn(*asked)
+    assert flags == {"FLAGS_cudnn_deterministic": deterministic, "FLAGS_cudnn_exhaustive_search": autotune}
+
+
+def test_the_users_cudnn_variables_stay_unless_the_configuration_says_something(flags, monkeypatch):
+    monkeypatch.setenv("FLAGS_cudnn_deterministic", "1")
+    runtime.set_cudnn(False, None)
     assert flags == {}
-    runtime.set_deterministic(True)
-    assert flags == {"FLAGS_cudnn_deterministic": True}
+    runtime.set_cudnn(False, True)
+    assert flags["FLAGS_cudnn_deterministic"] is False
+
+
+def test_a_cpu_build_gets_no_cudnn_flags(flags, monkeypatch):
+    import paddle
+
+    monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda: False)
+    runtime.set_cudnn(True, None)
+    assert flags == {}
 
 
 def test_the_switch_reaches_the_configuration():

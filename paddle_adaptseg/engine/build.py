@@ -5,12 +5,14 @@ from __future__ import annotations
 from paddle_adaptseg import parallel, runtime
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.data import label_space
-from paddle_adaptseg.engine.memory import prepare
+from paddle_adaptseg.engine.compiled import compile_segmenter
 from paddle_adaptseg.engine.optim import build_players
+from paddle_adaptseg.engine.precision import precision_of
 from paddle_adaptseg.engine.ranks import synchronise_norms
 from paddle_adaptseg.engine.trainer import TrainState
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.models import build_model
+from paddle_adaptseg.models.recompute import set_recompute
 
 
 def build_state(config: Config) -> TrainState:
@@ -20,5 +22,8 @@ def build_state(config: Config) -> TrainState:
     method = build_method(config.method, build_model(config.model, classes), classes)
     if config.run.sync_norm and parallel.world() > 1:
         synchronise_norms(method)
-    prepare(method, config.run)
+    precision_of(config.run)  # what this machine cannot do is said now
+    set_recompute(method.segmenter, config.run.recompute)
+    if config.run.to_static:
+        compile_segmenter(method.segmenter)
     return TrainState(method, build_players(method, config))

@@ -6,18 +6,17 @@ sixteenth of the area. Full-size logits count by size, weights with their moment
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import paddle
 from paddle import nn
 
-from paddle_adaptseg.config import Config, Run
+from paddle_adaptseg.config import EVERY_STAGE, Config
 from paddle_adaptseg.data import label_space
-from paddle_adaptseg.engine.precision import precision_of
-from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.methods.base import Method
 from paddle_adaptseg.models.layers import inference
-from paddle_adaptseg.models.recompute import Recomputed, set_recompute
+from paddle_adaptseg.models.recompute import blocks_of
 
 KEPT = (nn.Conv2D, nn.BatchNorm2D, nn.GroupNorm, nn.MaxPool2D)
 SHRINK = 4  # the picture on which is counted has 1/4 of the width and height
@@ -27,7 +26,7 @@ FULL_SIZE_MAPS = 4  # logits, their softmax and the two gradients, at the size o
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes of a step: in all, and what remembering only the blocks' inputs would save or saves."""
+    """Bytes of a step: in all, and what remembering only the inputs of all blocks, or of those chosen, saves."""
 
     total: int
     saving: int
@@ -44,18 +43,19 @@ class Estimate:
 def estimate(method: Method, config: Config) -> Estimate:
     """What one step of a method holds at its peak, which is the larger of its two pictures' passes."""
     width, height = max((config.data.source.size, config.data.target.size), key=lambda size: size[0] * size[1])
-    plain, again = _kept(method, height // SHRINK, width // SHRINK)
+    stages = config.run.recompute or EVERY_STAGE
+    plain, again = _kept(method, height // SHRINK, width // SHRINK, stages)
     parameters = sum(p.size * (4 if p.stop_gradient else 8) for p in method.parameters())
     batch, levels = config.data.batch_size, len(method.segmenter.levels)
     maps = 4 * FULL_SIZE_MAPS * batch * levels * len(label_space(config)) * height * width
     factor = batch * SHRINK**2 / (1 if config.run.precision == "fp32" else 2)
     total = parameters + maps + (again if config.run.recompute else plain) * factor
-    return Estimate(int(total), int((plain - again) * factor), config.run.recompute)
+    return Estimate(int(total), int((plain - again) * factor), bool(config.run.recompute))
 
 
-def _kept(method: Method, height: int, width: int) -> tuple[int, int]:
-    """Bytes that a forward pass of one small picture keeps: plain, and when blocks recompute."""
-    blocks = [layer for layer in method.segmenter.sublayers() if isinstance(layer, Recomputed)]
+def _kept(method: Method, height: int, width: int, stages: Sequence[str]) -> tuple[int, int]:
+    """Bytes that a forward pass of one small picture keeps: plain, and when the blocks of some stages recompute."""
+    blocks = blocks_of(method.segmenter, stages)
     inside = {id(sub): index for index, block in enumerate(blocks) for sub in block.sublayers()}
     plain, outside, per_block = [], [], [0] * len(blocks)
 
@@ -76,10 +76,3 @@ def _kept(method: Method, height: int, width: int) -> tuple[int, int]:
         for hook in hooks:
             hook.remove()
     return sum(plain), sum(outside) + max(per_block, default=0)
-
-
-def prepare(method: Method, run: Run) -> None:
-    """Tell the network's blocks to recompute where that is asked for; what this machine cannot do is said now."""
-    precision_of(run)
-    if run.recompute and not set_recompute(method.segmenter, True):
-        raise ConfigError("run.recompute=true does nothing for this network: it has no blocks that can run again")

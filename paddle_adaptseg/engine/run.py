@@ -55,7 +55,7 @@ def fit(
     with parallel.together():
         parallel.check_device(config.run.device)
         check_sync_norm(config, runtime.set_device(config.run.device).startswith("gpu"))
-        runtime.set_deterministic(config.run.deterministic)
+        runtime.set_cudnn(config.run.deterministic, config.run.cudnn_autotune)
         mine = RunLock(Path(config.run.output)) if parallel.is_first() else contextlib.nullcontext(Silent())
         with runtime.fresh_names(), mine as lock:
             return _Run(config, resume, overwrite, accept_changes, lock).train()

@@ -6,11 +6,14 @@ Running statistics move once, and gradients equal the plain ones to the last bit
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
+
+from paddle_adaptseg.config import EVERY_STAGE
+from paddle_adaptseg.errors import ConfigError, suggest
 
 
 class Recomputed(nn.Layer):
@@ -62,9 +65,25 @@ def _still(block: nn.Layer) -> Iterator[None]:
             layer._momentum = momentum
 
 
-def set_recompute(network: nn.Layer, on: bool) -> int:
-    """Tell every block of a network, and say how many there are."""
-    blocks = [layer for layer in network.sublayers() if isinstance(layer, Recomputed)]
-    for block in blocks:
-        block.recompute = on
-    return len(blocks)
+def blocks_of(network: nn.Layer, stages: Sequence[str] = EVERY_STAGE) -> list[Recomputed]:
+    """The blocks of some stages: those in whose dotted name ("backbone.layer3.5") a stage's name is a part."""
+    blocks = {name: layer for name, layer in network.named_sublayers() if isinstance(layer, Recomputed)}
+    if stages == EVERY_STAGE:
+        return list(blocks.values())
+    known = dict.fromkeys(part for name in blocks for part in name.split(".") if not part.isdigit())
+    for stage in stages:
+        if stage not in known:
+            raise ConfigError(f"run.recompute: the network has no stage '{stage}': {suggest(stage, known)}")
+    return [layer for name, layer in blocks.items() if set(stages) & set(name.split("."))]
+
+
+def set_recompute(network: nn.Layer, stages: Sequence[str]) -> None:
+    """Tell the blocks of some stages to recompute, and all others not to."""
+    for layer in network.sublayers():
+        if isinstance(layer, Recomputed):
+            layer.recompute = False
+    chosen = blocks_of(network, stages)
+    if stages and not chosen:
+        raise ConfigError("run.recompute does nothing for this network: it has no blocks that can run again")
+    for block in chosen:
+        block.recompute = True

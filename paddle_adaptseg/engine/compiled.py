@@ -1,0 +1,60 @@
+"""The segmenter as programs that Paddle compiles (`paddle.jit.to_static`), for training only.
+
+Each size of image has its own programs, made from the Python code when it first comes. They hold no state: parameters,
+running statistics and the random numbers of dropout are those of the network, so checkpoints and resuming know nothing
+of them. Evaluation, pictures and exports run the network itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import paddle
+from paddle import Tensor
+
+from paddle_adaptseg import runtime
+from paddle_adaptseg.errors import TrainingError
+from paddle_adaptseg.models.segmenter import Segmenter
+
+
+def compile_segmenter(segmenter: Segmenter) -> None:
+    """Let forward passes that will be differentiated run as compiled programs: one to the features, one for each head.
+
+    Not one for all: of a sum of two heads that are results as well, CLAN's, Paddle 3.3.1 compiles wrong values and
+    2.6.2 wrong gradients.
+    """
+    segmenter.features = _compiled(segmenter, segmenter.features)  # type: ignore[method-assign]
+    for head in segmenter.heads.values():
+        head.forward = _compiled(segmenter, head.forward)
+
+
+def _compiled(segmenter: Segmenter, plain: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    program = paddle.jit.to_static(plain, full_graph=True)
+    known: set[tuple] = set()
+
+    def run(given: Tensor) -> Any:
+        if not (segmenter.training and paddle.is_grad_enabled() and paddle.in_dynamic_mode()):
+            return plain(given)
+        kind = (tuple(given.shape), given.dtype)
+        if kind in known:
+            return program(given)
+        known.add(kind)
+        return _first(program, given, segmenter)
+
+    return run
+
+
+def _first(program: Callable[[Tensor], Any], given: Tensor, segmenter: Segmenter) -> Any:
+    """The first run of a program, in which Paddle makes it and lets go of all gradients that parameters hold."""
+    held = [(p, p.grad) for p in segmenter.parameters() if p.grad is not None]
+    try:
+        with runtime.quiet():
+            result = program(given)
+    except Exception as error:  # whatever a compiler may raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise TrainingError(
+            f"run.to_static: Paddle {paddle.__version__} cannot compile and run this network ({reason}): leave it out"
+        ) from error
+    for parameter, gradient in held:
+        parameter.grad = gradient
+    return result

@@ -1,0 +1,265 @@
+"""What a GPU would run differently, through the same code on a CPU: transfers, counts, host copies, compiled programs.
+
+No GPU is needed, and none was at hand: whether these paths are fast there, or run there at all, is not tested here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+
+import numpy as np
+import paddle
+import pytest
+from test_resume import EARLY, EXPERIMENTS, V3PLUS, assert_same_run, numbers, overrides
+
+from paddle_adaptseg.checkpoint import load_state, state_path
+from paddle_adaptseg.config import Component, Pixels
+from paddle_adaptseg.configfile import override
+from paddle_adaptseg.data import TrainData, loading, transforms
+from paddle_adaptseg.data.faults import Fault, Sample, collate, separate
+from paddle_adaptseg.engine import counting, evaluate, evaluator, fit, trainer
+from paddle_adaptseg.engine.build import build_state
+from paddle_adaptseg.engine.compiled import compile_segmenter
+from paddle_adaptseg.engine.evaluator import evaluate_model
+from paddle_adaptseg.errors import ConfigError, TrainingError
+from paddle_adaptseg.methods import Clock
+from paddle_adaptseg.metrics import ConfusionMatrix
+from paddle_adaptseg.metrics import pair_counts as host_counts
+from paddle_adaptseg.models import MODELS, build_model
+from paddle_adaptseg.models.convolution import without_onednn
+from paddle_adaptseg.models.layers import inference
+
+SMALL = {
+    "deeplabv2_resnet": {"depths": [1, 1, 1, 1]},
+    "deeplabv2_resnet_twin": {"depths": [1, 1, 1, 1]},
+    "deeplabv3plus_resnet": {"depths": [1, 1, 1, 1], "aux": True},
+    **{name: {"width": 8} for name in ("small", "small_twin", "small_v3plus")},
+}
+TO_HOST = ("numpy", "item", "tolist", "__float__", "__int__", "__bool__", "__array__", "__index__")
+
+
+# Transfers.
+
+
+def test_batches_are_brought_to_the_device_by_paddles_buffered_reader(tiny, monkeypatch):
+    made = []
+
+    class Spy(loading.DataLoader):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(loading, "DataLoader", Spy)
+    with contextlib.closing(TrainData(tiny("toy/adaptsegnet_multi"), True).batches(0)) as batches:
+        batch = next(batches)
+    (loader,) = made
+    assert loader.use_buffer_reader and not loader.pin_memory, "pinned memory must not be where the way ends"
+    assert [str(place) for place in loader.places] == [str(batch.source_image.place)]
+
+
+def test_faults_never_become_tensors_so_that_reading_them_waits_for_no_device():
+    fault = Fault(3, 1, "a.png", "cut short")
+    arrays = [np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)]
+    *columns, text = collate([Sample(arrays, [fault]), Sample(arrays, [])])
+    assert isinstance(text, str) and [c.shape for c in columns] == [(2, 2, 2)] * 2
+    assert separate([*columns, text]) == (columns, [fault])
+    unusable = collate([Sample(arrays, []), Sample(None, [fault])])
+    assert separate(unusable) == ([], [fault]) and isinstance(unusable[0], np.ndarray)
+
+
+@pytest.mark.parametrize("order", ["bgr", "rgb"])
+def test_the_device_normalises_like_the_cpu_from_constants_made_once(order):
+    pixels = Pixels(order, (104.0, 116.5, 122.25), (1.0, 2.0, 4.0))
+    images = paddle.to_tensor(np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3)).astype(np.uint8))
+    found = transforms._normalise_on_device(images, pixels)
+    np.testing.assert_array_equal(found.numpy(), transforms.normalise(images, pixels).numpy())
+    place = str(images.place)
+    assert transforms._constants(pixels, place)[0] is transforms._constants(pixels, place)[0]
+
+
+# Counts.
+
+
+@pytest.mark.parametrize("classes", [19, 16, 2])
+def test_the_device_counts_what_the_host_counts_ignored_pixels_too(classes):
+    rng = np.random.default_rng(classes)
+    truth = rng.choice([*range(19), 255], (3, 37, 53)).astype(np.uint8)  # classes outside a subset are ignored
+    prediction = rng.integers(0, classes, truth.shape).astype(np.int64)
+    pairs = counting.pair_counts(paddle.to_tensor(truth), paddle.to_tensor(prediction))
+    assert pairs.dtype == paddle.int64
+    np.testing.assert_array_equal(pairs.numpy(), host_counts(truth, prediction))
+    one, other = ConfusionMatrix(classes), ConfusionMatrix(classes)
+    one.add_pairs(pairs.numpy())
+    other.update(truth, prediction)
+    np.testing.assert_array_equal(one.counts, other.counts)
+    assert one.counts.sum() == (truth < classes).sum()
+
+
+@pytest.mark.parametrize("classes", ["cityscapes_19", "synthia_16"])
+def test_an_evaluation_on_the_device_ends_with_the_hosts_counts(tiny, monkeypatch, classes):
+    config = tiny("toy/adaptsegnet_multi", f"data.classes={classes}", "data.workers=2")
+    model, seen = build_state(config).method.eval_model, []
+    host = evaluate_model(model, config)
+    monkeypatch.setattr(counting, "on_gpu", lambda: True)
+    monkeypatch.setattr(evaluator, "scores", None)  # the host's way must not be taken
+    device = evaluate_model(model, config, check=lambda: seen.append(1))
+    np.testing.assert_array_equal(device.counts, host.counts)
+    assert device.images == host.images == len(seen) - 1 and host.counts.sum() > 0
+
+
+def test_saving_predictions_and_other_views_still_go_over_the_host(tiny, monkeypatch, tmp_path):
+    config = tiny("toy/source_only", "schedule.stop=1")
+    fit(config)
+    monkeypatch.setattr(counting, "on_gpu", lambda: True)
+    monkeypatch.setattr(counting, "count_all", None)
+    evaluate(tmp_path / "run", save=tmp_path / "saved")
+    assert list((tmp_path / "saved").glob("*_color.png"))
+
+
+def test_a_watched_step_reads_the_same_where_the_device_counts(tiny, monkeypatch):
+    readings = []
+    for on_gpu in (False, True):
+        monkeypatch.setattr(counting, "on_gpu", lambda on_gpu=on_gpu: on_gpu)
+        readings.append(one_step(tiny("toy/adaptsegnet_multi", *EARLY), watch=True)[0].readings)
+    assert readings[0] == readings[1] and {"source_batch/mIoU", "health/target_entropy"} <= set(readings[0])
+
+
+# Copies to the host.
+
+
+def one_step(config, watch=False):
+    """A report and how often its step took something from the device."""
+    state, taken = build_state(config), Counter()
+    with contextlib.closing(TrainData(config, state.method.uses_target).batches(0)) as batches:
+        given = [next(batches) for _ in range(config.schedule.iter_size)]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in TO_HOST:
+            real = getattr(paddle.Tensor, name)
+
+            def counted(tensor, *args, real=real, name=name, **kwargs):
+                taken[name] += taken["inside"] == 0
+                taken["inside"] += 1  # item() may be numpy() within
+                try:
+                    return real(tensor, *args, **kwargs)
+                finally:
+                    taken["inside"] -= 1
+
+            patch.setattr(paddle.Tensor, name, counted)
+        clock = Clock(config.schedule.horizon // 2, config.schedule.horizon, watch)
+        report = trainer.train_step(state, clock, config.schedule, iter(given))
+    return report, {name: n for name, n in taken.items() if n}
+
+
+@pytest.mark.parametrize("name", [*EXPERIMENTS.values(), V3PLUS], ids=[*EXPERIMENTS, "deeplabv3plus"])
+def test_a_step_takes_one_small_copy_from_the_device(tiny, name):
+    report, taken = one_step(tiny(name, *overrides(name), "schedule.iter_size=2"))
+    assert taken == {"numpy": 1}
+    assert len(report.losses) >= (1 if name in ("toy/source_only", "toy/bn_adapt") else 2)
+
+
+def test_gradients_that_are_not_finite_are_named_although_one_number_stands_for_all(tiny, monkeypatch):
+    real = trainer.backward
+
+    def poisoned(terms, scale):
+        real(terms, scale)
+        state.method.segmenter.stem[0].weight.grad[1, 1, 1, 1] = float("nan")
+
+    config = tiny("toy/source_only")
+    state = build_state(config)
+    monkeypatch.setattr(trainer, "backward", poisoned)
+    message = "step 1: gradients of segmenter.stem.0.weight are not finite"
+    data = TrainData(config, False).batches(0)
+    with contextlib.closing(data) as batches, pytest.raises(TrainingError, match=message):
+        trainer.train_step(state, Clock(0, 8), config.schedule, batches)
+
+
+# Compiled programs.
+
+
+def passes(name: str, compiled: bool):
+    """Outputs, gradients and buffers of a source and a target pass whose gradients add up, as in a step."""
+    with paddle.utils.unique_name.guard():
+        paddle.seed(3)
+        model = build_model(Component(name, SMALL.get(name, {})), 5)
+    model.train()
+    if compiled:
+        compile_segmenter(model)
+    found = {}
+    with without_onednn():
+        for number, size in enumerate(([2, 3, 48, 96], [2, 3, 32, 64])):
+            paddle.seed(number)  # dropout
+            image = paddle.to_tensor(np.random.default_rng(number).normal(size=size).astype(np.float32))
+            logits = model(image)
+            sum((x.sin() ** 2).mean() for x in logits.values()).backward()
+            found.update({f"{number} {level}": x.numpy() for level, x in logits.items()})
+    found.update({f"gradient {k}": p.grad.numpy() for k, p in model.named_parameters() if p.grad is not None})
+    found.update({k: v.numpy() for k, v in model.state_dict().items()})
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_compiled_network_is_the_network_within_rounding(name):
+    plain, compiled = passes(name, False), passes(name, True)
+    assert list(plain) == list(compiled) and sum(k.startswith("gradient") for k in plain) > 10
+    largest = max(np.abs(v).max() for k, v in plain.items() if k.startswith("gradient"))
+    for key, value in plain.items():
+        scale = largest if key.startswith("gradient") else max(1.0, np.abs(value).max())
+        assert np.abs(compiled[key] - value).max() < 1e-5 * scale, key
+
+
+def test_evaluation_and_passes_without_gradients_run_the_network_itself(tiny):
+    model = build_state(tiny("toy/adaptsegnet_multi")).method.segmenter
+    image, before = paddle.randn([1, 3, 48, 96]), {}
+    with inference(model):
+        before = {k: v.numpy() for k, v in model.logits(image).items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paddle.jit, "to_static", lambda *_, **__: None)  # calling the program would fail
+        compile_segmenter(model)
+    with inference(model):
+        for level, logits in model.logits(image).items():
+            np.testing.assert_array_equal(logits.numpy(), before[level])
+    model.train()
+    with paddle.no_grad():
+        model.logits(image)
+
+
+@pytest.mark.parametrize("name", ["toy/adaptsegnet_multi", "toy/clan", "toy/feature_adversarial", V3PLUS])
+def test_a_compiled_run_has_the_plain_runs_losses_and_names_and_resumes_bit_for_bit(tiny, tmp_path, name):
+    config = tiny(name, *EARLY, "schedule.stop=4", "run.to_static=true", "run.save_every=1", "run.eval_every=2")
+    straight = override(config, f"run.output={tmp_path / 'straight'}")
+    plain = override(config, f"run.output={tmp_path / 'plain'}", "run.to_static=false")
+    losses, names = {}, {}
+    for kind, one in (("compiled", straight), ("plain", plain)):
+        folder = fit(one).output
+        lines = [line for line in numbers(folder) if line["step"] <= 3]
+        losses[kind] = [v for line in lines for k, v in line.items() if k.startswith("loss/")]
+        names[kind] = set(load_state(state_path(folder, 4)).arrays)
+    np.testing.assert_allclose(losses["compiled"], losses["plain"], rtol=1e-4)
+    assert names["compiled"] == names["plain"] and len(losses["plain"]) >= 6
+    fit(override(config, "schedule.stop=2"))
+    fit(config, resume="latest")
+    assert_same_run(tmp_path / "straight", tmp_path / "run", 4)
+
+
+def test_what_excludes_each_other_is_refused(tiny):
+    for given, key in (
+        (("run.to_static=true", "run.recompute=true"), "run.to_static"),
+        (("run.cudnn_autotune=true", "run.deterministic=true"), "run.cudnn_autotune"),
+    ):
+        with pytest.raises(ConfigError, match=f"'{key}' must .*, not True"):
+            tiny("toy/adaptsegnet_multi", *given)
+
+
+def test_a_network_that_cannot_be_compiled_is_one_line(tiny, monkeypatch):
+    def broken(*_, **__):
+        def run(image):
+            raise NotImplementedError("first line\nno rule for this")
+
+        return run
+
+    monkeypatch.setattr(paddle.jit, "to_static", broken)
+    model = build_state(tiny("toy/adaptsegnet_multi", "run.to_static=true")).method.segmenter
+    model.train()
+    with pytest.raises(TrainingError, match=r"run.to_static: Paddle .* cannot .* \(no rule for this\): leave it out"):
+        model(paddle.randn([1, 3, 48, 96]))
