@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
-from paddle import Tensor
+from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
 from paddle_adaptseg.models.convolution import whole
 from paddle_adaptseg.models.onednn import empty_last
 from paddle_adaptseg.models.operations import add, relu_backward
 from paddle_adaptseg.models.unit import Gradients, Kept, Unit, wants
+
+
+def norms_of(block: nn.Layer) -> list[nn.Layer]:
+    """The norms of a block that runs as one operation on a CPU; of any other block, none."""
+    units, shortcut = block.units() if hasattr(block, "units") else ((), None)
+    norms = [unit.norm for unit in (*units, *([] if shortcut is None else [shortcut]))]
+    return norms if all(type(norm) is nn.BatchNorm2D for norm in norms) else []
 
 
 def residual(x: Tensor, units: Sequence[Unit], shortcut: Optional[Unit]) -> Tensor:
