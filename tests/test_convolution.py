@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddle_adaptseg.models import onednn
+from paddle_adaptseg.models import onednn, operations
 from paddle_adaptseg.models.convolution import Conv2D, usable, without_onednn
 from paddle_adaptseg.models.layers import add_, frozen, relu_
 
@@ -46,8 +46,10 @@ def test_results_and_gradients_are_those_of_paddles_own_convolution(case, monkey
     layer, x = Conv2D(*positional, bias_attr=bias), paddle.randn([2, positional[0], 17, 22])
     x.stop_gradient = False
     calls = []
-    operation = onednn.operation
-    monkeypatch.setattr("paddle_adaptseg.models.convolution.operation", lambda *a: calls.append(a[0]) or operation(*a))
+    operation = operations.convolution
+    monkeypatch.setattr(
+        "paddle_adaptseg.models.convolution.convolution", lambda *a: calls.append(a[0]) or operation(*a)
+    )
     for ours, theirs in zip(*both(layer, x)):
         np.testing.assert_allclose(ours, theirs, 0, TOLERANCE * np.abs(theirs).max())
     assert calls == ["forward", "backward_data", "backward_weights"]

@@ -1,7 +1,8 @@
 """How much memory a training step will need, counted on a small picture before it starts.
 
 What a backward pass reads again are the results of convolutions, norms and pooling: hooks count them on a picture of a
-sixteenth of the area. Full-size logits count by size, weights with their momentum; gradients come while results go.
+sixteenth of the area. On a CPU, residual blocks compute their norms again and keep their results instead. Full-size
+logits count by size, weights with their momentum; gradients come while results go.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from paddle import nn
 from paddle_adaptseg.config import EVERY_STAGE, Config
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.methods.base import Method
+from paddle_adaptseg.models.convolution import on_cpu, without_onednn
 from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.recompute import blocks_of
+from paddle_adaptseg.models.residual import norms_of
 
 KEPT = (nn.Conv2D, nn.BatchNorm2D, nn.GroupNorm, nn.MaxPool2D)
 SHRINK = 4  # the picture on which is counted has 1/4 of the width and height
@@ -55,22 +58,31 @@ def estimate(method: Method, config: Config) -> Estimate:
 
 def _kept(method: Method, height: int, width: int, stages: Sequence[str]) -> tuple[int, int]:
     """Bytes that a forward pass of one small picture keeps: plain, and when the blocks of some stages recompute."""
-    blocks = blocks_of(method.segmenter, stages)
+    every, blocks = blocks_of(method.segmenter), blocks_of(method.segmenter, stages)
     inside = {id(sub): index for index, block in enumerate(blocks) for sub in block.sublayers()}
+    lean = {id(block): norms_of(block) for block in every} if on_cpu(paddle.zeros([1])) else {}
+    made_again = {id(norm) for norms in lean.values() for norm in norms}
     plain, outside, per_block = [], [], [0] * len(blocks)
 
     def count(layer, inputs, output):
-        size = 4 * output.size
-        plain.append(size)
+        size, passing = 4 * output.size, id(layer) in made_again
+        if not passing:
+            plain.append(size)
         if id(layer) in inside:
             per_block[inside[id(layer)]] += size
-        else:
+        elif not passing:
             outside.append(size)
 
+    def count_block(block, inputs, output):
+        if lean.get(id(block)):
+            plain.append(4 * output.size)
+        if lean.get(id(block)) or block in blocks:
+            outside.append(4 * output.size)
+
     hooks = [x.register_forward_post_hook(count) for x in method.segmenter.sublayers() if isinstance(x, KEPT)]
-    hooks += [b.register_forward_post_hook(lambda b, i, output: outside.append(4 * output.size)) for b in blocks]
+    hooks += [block.register_forward_post_hook(count_block) for block in every]
     try:
-        with inference(method):
+        with inference(method), without_onednn():  # what oneDNN computes as one operation calls no hooks
             method.segmenter.logits(paddle.zeros([1, 3, height, width]))
     finally:
         for hook in hooks:

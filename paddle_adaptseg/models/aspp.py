@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from paddle import Tensor, nn
 
-from paddle_adaptseg.models.convolution import Conv2D
+from paddle_adaptseg.models.convolution import Conv2D, shared
 from paddle_adaptseg.models.layers import normal_init
 
 DILATIONS = (6, 12, 18, 24)
@@ -26,7 +26,8 @@ class PyramidHead(nn.Layer):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        total = self.branches[0](x)
-        for branch in self.branches[1:]:
+        first, *others = shared(x, len(self.branches))
+        total = self.branches[0](first)
+        for branch, x in zip(self.branches[1:], others):
             total = total + branch(x)
         return total

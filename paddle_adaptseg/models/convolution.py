@@ -1,4 +1,4 @@
-"""The convolution layer of all networks. On a CPU oneDNN computes it.
+"""The convolution layer of all networks, alone or with the activation after it. On a CPU oneDNN computes it.
 
 Paddle's own CPU convolution copies patches into a matrix on one core; oneDNN works on the image with all of them
 (docs/performance.md). Elsewhere, and for what oneDNN does not take, it is Paddle's. A graph with such a convolution can
@@ -12,62 +12,129 @@ from collections.abc import Iterator, Sequence
 from typing import Optional
 
 import paddle
+import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from paddle_adaptseg.models.onednn import Geometry, library, operation, output_shape, takes
+from paddle_adaptseg.models.arena import empty
+from paddle_adaptseg.models.onednn import empty_last, library, lies_last
+from paddle_adaptseg.models.operations import (
+    Geometry,
+    add,
+    convolution,
+    output_shape,
+    pair,
+    relu_backward,
+    takes,
+)
 
 
 class Conv2D(nn.Conv2D):
-    """A convolution. On a CPU oneDNN computes it, unless it is a mere product of matrices (1x1)."""
+    """A convolution. On a CPU oneDNN computes it, unless it is a mere product of row-major matrices (1x1)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        stride, padding, dilation = (tuple(_pair(v)) for v in (self._stride, self._padding, self._dilation))
-        product = tuple(self._kernel_size) == stride == (1, 1)
-        if product or self._groups > 1 or not usable(x, self.weight):
+        product = tuple(self._kernel_size) == pair(self._stride) == (1, 1)
+        if self._groups > 1 or not usable(x, self.weight) or (product and not lies_last(x)):
             return nn.Conv2D.forward(self, x)  # tracing cannot follow super()
-        geometry = (tuple(x.shape), tuple(self.weight.shape), stride, padding, dilation)
+        geometry = self.geometry(x.shape)
         return convolve(x, self.weight, self.bias, geometry) if takes(geometry) else nn.Conv2D.forward(self, x)
 
+    def activated(self, x: Tensor, slope: float) -> Tensor:
+        """The convolution and a (leaky) ReLU as one operation, whose result lies channels last on a CPU."""
+        if self._groups == 1 and usable(x, self.weight) and takes(self.geometry(x.shape)):
+            return convolve(x, self.weight, self.bias, self.geometry(x.shape), slope)
+        y = nn.Conv2D.forward(self, x)
+        return F.leaky_relu(y, slope) if slope else F.relu(y)
 
-def _pair(value: int | Sequence[int]) -> Sequence[int]:
-    return (value, value) if isinstance(value, int) else value
+    def geometry(self, shape: Sequence[int]) -> Geometry:
+        """Everything that decides which operation a map of this shape needs."""
+        numbers = pair(self._stride), pair(self._padding), pair(self._dilation)
+        return (tuple(shape), tuple(self.weight.shape), *numbers)
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Optional[Tensor], geometry: Geometry) -> Tensor:
-    y = paddle.empty(output_shape(geometry), dtype="float32")
+class ConvSequence(nn.Sequential):
+    """Layers in order; on a CPU a convolution and the (leaky) ReLU after it are one operation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not on_cpu(x):
+            return nn.Sequential.forward(self, x)
+        layers = list(self)
+        for layer, after in zip(layers, [*layers[1:], None]):
+            if isinstance(layer, Conv2D) and isinstance(after, (nn.ReLU, nn.LeakyReLU)):
+                x = layer.activated(x, getattr(after, "_negative_slope", 0.0))
+            elif not isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
+                x = layer(x)
+        return x
+
+
+def _forward(
+    x: Tensor, weight: Tensor, bias: Optional[Tensor], geometry: Geometry, slope: Optional[float] = None
+) -> Tensor:
+    y = empty(output_shape(geometry)) if slope is None else empty_last(output_shape(geometry))
     given = {"src": x, "weights": weight, "dst": y}
-    operation("forward", geometry, bias is not None)(given if bias is None else {**given, "bias": bias})
+    operation = convolution("forward", geometry, bias is not None, slope)
+    operation(given if bias is None else {**given, "bias": bias})
     return y
 
 
 class _Convolution(PyLayer):
     @staticmethod
-    def forward(ctx, x, weight, bias, geometry, needed):
-        ctx.save_for_backward(x, weight)
-        ctx.geometry, ctx.needed, ctx.bias = geometry, needed, bias is not None
-        return _forward(x, weight, bias, geometry)
+    def forward(ctx, x, weight, bias, geometry, slope, needed):
+        y = _forward(x, weight, bias, geometry, slope)
+        ctx.save_for_backward(x, weight, *(() if slope is None else (y.detach(),)))
+        ctx.geometry, ctx.slope, ctx.needed, ctx.bias = geometry, slope, needed, bias is not None
+        return y
 
     @staticmethod
     def backward(ctx, dy):
-        x, weight = ctx.saved_tensor()
-        dy = _rows(dy)
+        x, weight, *result = ctx.saved_tensor()
+        dy = whole(dy)
+        if result:
+            dz = empty_last(dy.shape)
+            relu_backward(tuple(dy.shape), ctx.slope)({"dst": result[0], "diff_dst": dy, "diff_src": dz})
+            dy = dz
         dx, dw, db = None, None, None
         if ctx.needed[0]:
-            dx = paddle.empty(x.shape, dtype="float32")
-            operation("backward_data", ctx.geometry, False)({"diff_src": dx, "weights": weight, "diff_dst": dy})
+            dx = empty_last(x.shape) if lies_last(x) else empty(x.shape)
+            convolution("backward_data", ctx.geometry, False)({"diff_src": dx, "weights": weight, "diff_dst": dy})
         if ctx.needed[1]:
             dw = paddle.empty(weight.shape, dtype="float32")
             given = {"src": x, "diff_weights": dw, "diff_dst": dy}
             if ctx.bias:
                 db = paddle.empty(weight.shape[:1], dtype="float32")
                 given["diff_bias"] = db
-            operation("backward_weights", ctx.geometry, ctx.bias)(given)
+            convolution("backward_weights", ctx.geometry, ctx.bias)(given)
         return (dx, dw, db) if ctx.bias else (dx, dw)
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x if x.is_contiguous() else x.contiguous()
+def whole(x: Tensor) -> Tensor:
+    """A map without gaps in memory, in rows or channels last."""
+    return x if x.is_contiguous() or lies_last(x) else x.contiguous()
+
+
+def shared(x: Tensor, count: int) -> tuple[Tensor, ...]:
+    """`x` for several readers. Where it lies channels last, so does the sum of their gradients."""
+    if on_cpu(x) and not x.stop_gradient and paddle.is_grad_enabled() and lies_last(x):
+        return _Shared.apply(x, count)
+    return (x,) * count
+
+
+class _Shared(PyLayer):
+    @staticmethod
+    def forward(ctx, x, count):
+        ctx.set_materialize_grads(False)
+        return tuple(x.transpose([0, 1, 2, 3]) for _ in range(count))  # Paddle takes x itself for a change in place
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        first, *others = [whole(g) for g in gradients if g is not None]
+        if not others:
+            return first
+        total = empty_last(first.shape)
+        for other in others:
+            add(tuple(total.shape), relu=False)({"src": first, "other": other, "dst": total})
+            first = total
+        return total
 
 
 _OFF: list[bool] = []  # not empty: inside without_onednn()
@@ -75,7 +142,7 @@ _OFF: list[bool] = []  # not empty: inside without_onednn()
 
 @contextlib.contextmanager
 def without_onednn() -> Iterator[None]:
-    """Inside, every convolution is Paddle's own: for mixed precision, whose casts it must see, and for comparisons."""
+    """Inside, every operation is Paddle's own: for mixed precision, whose casts it must see, and for comparisons."""
     _OFF.append(True)
     try:
         yield
@@ -83,16 +150,23 @@ def without_onednn() -> Iterator[None]:
         _OFF.pop()
 
 
-def usable(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can take this convolution now."""
+def on_cpu(x: Tensor) -> bool:
+    """Whether oneDNN can take this tensor now."""
     if _OFF or not paddle.in_dynamic_mode() or not x.place.is_cpu_place():
         return False
-    return x.dtype == weight.dtype == paddle.float32 and library() is not None
+    return x.dtype == paddle.float32 and library() is not None
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Optional[Tensor], geometry: Geometry) -> Tensor:
-    """A convolution of one group with gradients for whatever wants them."""
+def usable(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN can take a convolution of these now."""
+    return on_cpu(x) and weight.dtype == paddle.float32
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Optional[Tensor], geometry: Geometry, slope: Optional[float] = None
+) -> Tensor:
+    """A convolution of one group with gradients for whatever wants them, and a ReLU of this slope if one is given."""
     needed = (not x.stop_gradient, not weight.stop_gradient)
     if any(needed) and paddle.is_grad_enabled():
-        return _Convolution.apply(_rows(x), weight, bias, geometry, needed)
-    return _forward(_rows(x), weight, bias, geometry)
+        return _Convolution.apply(whole(x), weight, bias, geometry, slope, needed)
+    return _forward(whole(x), weight, bias, geometry, slope)

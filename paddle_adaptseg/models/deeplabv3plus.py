@@ -12,11 +12,12 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.models.aspp import DILATIONS, PyramidHead
-from paddle_adaptseg.models.convolution import Conv2D
+from paddle_adaptseg.models.convolution import Conv2D, shared
 from paddle_adaptseg.models.layers import NORMS, NormPolicy, resize_like
 from paddle_adaptseg.models.mobilenet import MobileNetV2
 from paddle_adaptseg.models.resnet import ResNet
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
+from paddle_adaptseg.models.unit import ConvNorm
 from paddle_adaptseg.registry import lookup
 
 # output stride -> dilations of the pyramid's 3x3 convolutions
@@ -28,7 +29,7 @@ def conv_norm(fan_in: int, fan_out: int, kernel: int, norm: NormPolicy, dilation
     init = ParamAttr(initializer=nn.initializer.KaimingNormal())
     padding = dilation * (kernel // 2)
     conv = Conv2D(fan_in, fan_out, kernel, 1, padding, dilation, weight_attr=init, bias_attr=False)
-    return nn.Sequential(conv, norm(fan_out), nn.ReLU())
+    return ConvNorm(conv, norm(fan_out), nn.ReLU())
 
 
 class ImagePooling(nn.Layer):
@@ -66,7 +67,7 @@ class Pyramid(nn.Layer):
         self.mix = nn.Sequential(conv_norm(width * len(self.parts), width, 1, norm), nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mix(paddle.concat([part(x) for part in self.parts], axis=1))
+        return self.mix(paddle.concat([part(y) for part, y in zip(self.parts, shared(x, len(self.parts)))], axis=1))
 
 
 class Decoder(nn.Layer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paddle import nn
 
-from paddle_adaptseg.models.convolution import Conv2D
+from paddle_adaptseg.models.convolution import Conv2D, ConvSequence
 
 
 def discriminator(channels: int, width: int = 64) -> nn.Sequential:
@@ -13,7 +13,7 @@ def discriminator(channels: int, width: int = 64) -> nn.Sequential:
     layers: list[nn.Layer] = []
     for fan_in, fan_out in zip(widths, widths[1:]):
         layers += [Conv2D(fan_in, fan_out, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers[:-1])
+    return ConvSequence(*layers[:-1])
 
 
 def feature_discriminator(channels: int, width: int = 64) -> nn.Sequential:
@@ -22,4 +22,4 @@ def feature_discriminator(channels: int, width: int = 64) -> nn.Sequential:
     layers: list[nn.Layer] = []
     for fan_in, fan_out in zip(widths, widths[1:]):
         layers += [Conv2D(fan_in, fan_out, 3, padding=1), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers[:-1])
+    return ConvSequence(*layers[:-1])

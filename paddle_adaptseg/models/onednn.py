@@ -1,7 +1,8 @@
 """The oneDNN library that Paddle ships with itself but ignores when it runs eagerly, through its C interface.
 
-That interface has been the same through version 3; any other version is not used. What is needed of it here is one
-convolution of row-major float32 arrays, forward and backward; convolution.py makes a layer of it.
+That interface has been the same through version 3; any other version is not used. An operation here takes float32
+tensors by name. Maps may lie row by row or channels last, which is how oneDNN computes; operations.py says which
+operations there are.
 """
 
 from __future__ import annotations
@@ -11,31 +12,39 @@ from collections.abc import Mapping, Sequence
 from ctypes import byref, c_int, c_int64, c_size_t, c_void_p
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import paddle
 from paddle import Tensor
 
+from paddle_adaptseg.models.arena import empty
+
 # Values of the C interface (dnnl_types.h).
-_CPU, _IN_ORDER, _FLOAT, _ANY, _TRAINING, _DIRECT = 1, 1, 3, 1, 64, 1
-# role -> (query of its layout, argument number)
-_ROLES: Mapping[str, tuple[int, int]] = {
-    "src": (129, 1),
-    "weights": (131, 33),
-    "dst": (133, 17),
-    "diff_src": (130, 129),
-    "diff_weights": (132, 161),
-    "diff_dst": (134, 145),
-    "bias": (131, 41),
-    "diff_bias": (132, 169),
-}
+_CPU, _IN_ORDER, _FLOAT, _ANY = 1, 1, 3, 1
 _FROM, _TO = 1, 17  # arguments of a reorder
+_NUMBERS: Mapping[str, int] = {
+    "src": 1,
+    "other": 2,
+    "dst": 17,
+    "weights": 33,
+    "bias": 41,
+    "mean": 49,
+    "variance": 50,
+    "scale": 51,
+    "shift": 52,
+    "workspace": 64,
+    "diff_src": 129,
+    "diff_dst": 145,
+    "diff_weights": 161,
+    "diff_bias": 169,
+    "diff_scale": 255,
+    "diff_shift": 256,
+}
+_QUERIES: Mapping[str, int] = {"weights": 131, "diff_weights": 132, "workspace": 135}
+_LAST = (0, 2, 3, 1)  # axes of a map from the slowest to the fastest, channels last
 
-Pair = tuple[int, ...]
-Geometry = tuple[Pair, Pair, Pair, Pair, Pair]  # shapes of source and kernel; stride, padding, dilation
 
-
-class _Refused(Exception):
+class Refused(Exception):
     """oneDNN said no."""
 
 
@@ -43,7 +52,14 @@ class _Argument(ctypes.Structure):
     _fields_ = (("number", c_int), ("memory", c_void_p))
 
 
-class _Library:
+class Made(NamedTuple):
+    """A primitive, and the description that it was made from."""
+
+    description: c_void_p
+    primitive: c_void_p
+
+
+class Library:
     """The loaded library with one engine and one stream."""
 
     def __init__(self, path: Path) -> None:
@@ -58,28 +74,14 @@ class _Library:
         """Call `dnnl_<name>`."""
         status = getattr(self.dll, f"dnnl_{name}")(*arguments)
         if status != 0:
-            raise _Refused(f"{name}: {status}")
+            raise Refused(f"{name}: {status}")
 
-    def layout(self, shape: Sequence[int], anyhow: bool = False) -> c_void_p:
-        """A description of a float32 array: row-major, or as the library likes it."""
-        result, count = c_void_p(), len(shape)
-        dims = (c_int64 * 12)(*shape)
-        if anyhow:
-            self.call("memory_desc_create_with_tag", byref(result), count, dims, _FLOAT, _ANY)
-            return result
-        strides = (c_int64 * 12)()
-        step = 1
-        for axis in reversed(range(count)):
-            strides[axis], step = step, step * shape[axis]
-        self.call("memory_desc_create_with_strides", byref(result), count, dims, _FLOAT, strides)
-        return result
-
-    def primitive(self, create: str, *arguments: object) -> tuple[c_void_p, c_void_p]:
-        """(description, primitive) of an operation."""
-        description, primitive = c_void_p(), c_void_p()
-        self.call(f"{create}_primitive_desc_create", byref(description), *arguments)
-        self.call("primitive_create", byref(primitive), description)
-        return description, primitive
+    def make(self, create: str, *arguments: object) -> Made:
+        """A primitive of the kind that `create` names."""
+        made = Made(c_void_p(), c_void_p())
+        self.call(f"{create}_primitive_desc_create", byref(made.description), *arguments)
+        self.call("primitive_create", byref(made.primitive), made.description)
+        return made
 
     def memory(self, layout: c_void_p, tensor: Tensor) -> c_void_p:
         result = c_void_p()
@@ -92,126 +94,117 @@ class _Library:
 
 
 @lru_cache(maxsize=1)
-def library() -> Optional[_Library]:
+def library() -> Optional[Library]:
     """Paddle's own oneDNN of version 3, or None."""
     path = Path(paddle.__file__).parent / "libs/libdnnl.so.3"
     try:
-        return _Library(path) if path.is_file() else None
-    except (OSError, AttributeError, _Refused):
+        return Library(path) if path.is_file() else None
+    except (OSError, AttributeError, Refused):
         return None
 
 
-def _opened() -> _Library:
+def opened() -> Library:
+    """The library; convolution.usable() has been asked before."""
     lib = library()
-    assert lib is not None  # convolution.py asks usable() first
+    assert lib is not None
     return lib
 
 
-class _Operation:
-    """One of a convolution's three operations at one geometry, with the copies into the layouts it wants."""
+def dims(values: Sequence[int]) -> Any:
+    """Numbers as the C interface takes them."""
+    return (c_int64 * 12)(*values)
 
-    def __init__(self, kind: str, geometry: Geometry, bias: bool) -> None:
-        lib = _opened()
-        src, kernel, strides, padding, dilation = geometry
-        dst = output_shape(geometry)
-        shapes = {"src": src, "weights": kernel, "dst": dst}
-        names, forward = _KINDS[kind]
-        wanted: list[Optional[c_void_p]] = [
-            lib.layout(shapes[name.replace("diff_", "")], anyhow=True) for name in names
-        ]
-        if bias:
-            wanted.insert(2, lib.layout(kernel[:1]))
-        elif kind != "backward_data":
-            wanted.insert(2, None)
-        dilates = [d - 1 for d in dilation]
-        numbers = [(c_int64 * 12)(*values) for values in (strides, dilates, padding, padding)]
-        self.description: Any
-        self.primitive: Any
-        head: tuple
-        tail: tuple
-        if forward:
-            head, tail = (lib.engine, forward, _DIRECT), (None,)
-        else:
-            self.hint = operation("forward", geometry, bias)
-            head, tail = (lib.engine, _DIRECT), (self.hint.description, None)
-        self.description, self.primitive = lib.primitive(f"convolution_{kind}", *head, *wanted, *numbers, *tail)
-        self.plain: dict[str, Any] = {}
-        self.wanted: dict[str, Any] = {}
-        self.copies: dict[str, tuple[Any, int, bool]] = {}
-        for name in names:
-            self._role(name, shapes[name.replace("diff_", "")], output=name == names[_OUTPUT[kind]])
-        if bias:
-            name = "bias" if forward else "diff_bias"
-            self.plain[name] = self.wanted[name] = lib.layout(kernel[:1])
 
-    def _role(self, name: str, shape: Sequence[int], output: bool) -> None:
-        lib = _opened()
-        wanted = c_void_p(lib.dll.dnnl_primitive_desc_query_md(self.description, _ROLES[name][0], 0))
-        plain = lib.layout(shape)
-        self.plain[name], self.wanted[name] = plain, wanted
-        if not lib.dll.dnnl_memory_desc_equal(plain, wanted):
-            pair = (wanted, plain) if output else (plain, wanted)
-            size = lib.dll.dnnl_memory_desc_get_size(wanted)
-            copy = lib.primitive("reorder", pair[0], lib.engine, pair[1], lib.engine, None)[1]
-            self.copies[name] = copy, size, output
+@lru_cache(maxsize=4096)
+def layout(shape: tuple[int, ...], last: bool = False) -> c_void_p:
+    """A description of a float32 array: row-major, or a map with its channels last."""
+    result, strides, step = c_void_p(), dims(()), 1
+    for axis in reversed(_LAST if last else range(len(shape))):
+        strides[axis], step = step, step * shape[axis]
+    opened().call("memory_desc_create_with_strides", byref(result), len(shape), dims(shape), _FLOAT, strides)
+    return result
+
+
+@lru_cache(maxsize=1024)
+def free_layout(shape: tuple[int, ...]) -> c_void_p:
+    """A description of a float32 array that lies as the library likes it."""
+    result = c_void_p()
+    opened().call("memory_desc_create_with_tag", byref(result), len(shape), dims(shape), _FLOAT, _ANY)
+    return result
+
+
+def empty_last(shape: Sequence[int]) -> Tensor:
+    """A map [N, C, H, W] whose channels lie last in memory."""
+    count, channels, height, width = shape
+    return empty([count, height, width, channels]).transpose([0, 3, 1, 2])
+
+
+def lies_last(x: Tensor) -> bool:
+    """Whether a map's channels lie last in memory, without gaps."""
+    _, channels, height, width = x.shape
+    return list(x.strides) == [channels * height * width, 1, width * channels, channels]
+
+
+class Operation:
+    """A primitive that takes tensors by name: maps and kernels that lie otherwise than it wants are copied."""
+
+    def __init__(self, made: Made, outputs: Sequence[str], hint: Optional[Operation] = None) -> None:
+        self.made, self.outputs = made, outputs
+        self.hint = hint  # the forward operation that a backward one was made from
+        self.copies: dict[tuple[str, tuple[int, ...], bool], Made] = {}
+
+    def __del__(self) -> None:
+        lib = library()
+        for made in (self.made, *self.copies.values()) if lib is not None else ():
+            lib.dll.dnnl_primitive_destroy(made.primitive)
+            lib.dll.dnnl_primitive_desc_destroy(made.description)
+
+    def wanted(self, name: str, shape: tuple[int, ...]) -> c_void_p:
+        """How the primitive wants a tensor to lie."""
+        if name in _QUERIES:
+            return c_void_p(opened().dll.dnnl_primitive_desc_query_md(self.made.description, _QUERIES[name], 0))
+        return layout(shape, last=len(shape) == 4)
+
+    def bytes_of(self, name: str) -> int:
+        """The size of a tensor that the primitive asks for."""
+        return opened().dll.dnnl_memory_desc_get_size(self.wanted(name, ()))
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> None:
-        """Run on row-major tensors; results are written into those given."""
-        lib = _opened()
-        memories: dict[int, c_void_p] = {}
+        """Run; results are written into the tensors given for them."""
+        lib, memories, alive = opened(), dict[int, c_void_p](), list[Any]()
         after: list[tuple[c_void_p, c_void_p, c_void_p]] = []
-        alive: list[Any] = []
         for name, tensor in tensors.items():
-            memory = lib.memory(self.plain[name], tensor)
+            shape = tuple(tensor.shape)
+            wanted = self.wanted(name, shape)
+            last = name not in _QUERIES and len(shape) == 4 and lies_last(tensor)
+            memory = lib.memory(wanted if name == "workspace" else layout(shape, last), tensor)
             alive.append(memory)
-            if name in self.copies:
-                copy, size, output = self.copies[name]
-                buffer = paddle.empty([(size + 3) // 4], dtype="float32")
-                inner = lib.memory(self.wanted[name], buffer)
+            copy = None if name == "workspace" else self._copy(name, shape, last, wanted)
+            if copy is not None:
+                buffer = empty([(lib.dll.dnnl_memory_desc_get_size(wanted) + 3) // 4])
+                inner = lib.memory(wanted, buffer)
                 alive += [inner, buffer]
-                if output:
-                    after.append((copy, inner, memory))
+                if name in self.outputs:
+                    after.append((copy.primitive, inner, memory))
                 else:
-                    lib.run(copy, {_FROM: memory, _TO: inner})
+                    lib.run(copy.primitive, {_FROM: memory, _TO: inner})
                 memory = inner
-            memories[_ROLES[name][1]] = memory
-        lib.run(self.primitive, memories)
-        for copy, inner, memory in after:
-            lib.run(copy, {_FROM: inner, _TO: memory})
+            memories[_NUMBERS[name]] = memory
+        lib.run(self.made.primitive, memories)
+        for primitive, inner, memory in after:
+            lib.run(primitive, {_FROM: inner, _TO: memory})
         lib.call("stream_wait", lib.stream)
         for memory in alive:
             if isinstance(memory, c_void_p):
                 lib.dll.dnnl_memory_destroy(memory)
 
-
-# kind -> (roles in the order of the C call, the kind of forward pass or 0)
-_KINDS: Mapping[str, tuple[tuple[str, ...], int]] = {
-    "forward": (("src", "weights", "dst"), _TRAINING),
-    "backward_data": (("diff_src", "weights", "diff_dst"), 0),
-    "backward_weights": (("src", "diff_weights", "diff_dst"), 0),
-}
-_OUTPUT = {"forward": 2, "backward_data": 0, "backward_weights": 1}
-
-
-@lru_cache(maxsize=1024)
-def operation(kind: str, geometry: Geometry, bias: bool) -> _Operation:
-    """The operation, made once for each geometry."""
-    return _Operation(kind, geometry, bias)
-
-
-@lru_cache(maxsize=1024)
-def takes(geometry: Geometry) -> bool:
-    """Whether oneDNN has all three operations at this geometry."""
-    try:
-        return all(operation(kind, geometry, False) for kind in _KINDS)
-    except _Refused:
-        return False
-
-
-def output_shape(geometry: Geometry) -> tuple[int, ...]:
-    """Shape of a convolution's result."""
-    src, kernel, strides, padding, dilation = geometry
-    size = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(src[2:], kernel[2:], strides, padding, dilation)
-    ]
-    return (src[0], kernel[0], *size)
+    def _copy(self, name: str, shape: tuple[int, ...], last: bool, wanted: c_void_p) -> Optional[Made]:
+        """The copy between a tensor as it lies and as the primitive wants it, if they differ."""
+        lib, lies = opened(), layout(shape, last)
+        if lib.dll.dnnl_memory_desc_equal(lies, wanted):
+            return None
+        key = (name, shape, last)
+        if key not in self.copies:
+            one, other = (wanted, lies) if name in self.outputs else (lies, wanted)
+            self.copies[key] = lib.make("reorder", one, lib.engine, other, lib.engine, None)
+        return self.copies[key]

@@ -1,0 +1,149 @@
+"""The oneDNN operations that a residual network needs: convolution, batch norm, sums and ReLU, forward and backward.
+
+Each is made once for each geometry and computes on maps whose channels lie last. What goes in may lie otherwise; what
+comes out lies as the tensor given for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import byref, c_float, c_void_p
+from functools import lru_cache
+from typing import Optional
+
+from paddle_adaptseg.models.onednn import Operation, Refused, dims, free_layout, layout, opened
+
+# Values of the C interface (dnnl_types.h).
+_TRAINING, _INFERENCE, _BACKWARD = 64, 96, 128
+_DIRECT, _ADD, _RELU, _RELU_OF_RESULT, _MAX = 1, 0x1FFF0, 0x20, 0x100, 0x1FF
+_GIVEN_STATISTICS, _SCALE_AND_SHIFT, _THEN_RELU = 1, 2 | 4, 8
+
+Pair = tuple[int, ...]
+Geometry = tuple[Pair, Pair, Pair, Pair, Pair]  # shapes of source and kernel; stride, padding, dilation
+Window = tuple[Pair, Pair, int, int, int]  # shapes of source and result; kernel, stride, padding
+
+
+@lru_cache(maxsize=1024)
+def convolution(kind: str, geometry: Geometry, bias: bool, slope: Optional[float] = None) -> Operation:
+    """forward: src, weights[, bias] to dst, with a ReLU of this slope. backward_data, backward_weights: without it."""
+    lib = opened()
+    src, kernel, strides, padding, dilation = geometry
+    shift = layout(kernel[:1]) if bias else None
+    kernels = free_layout(kernel)
+    maps = layout(src, last=True), layout(output_shape(geometry), last=True)
+    numbers = [dims(values) for values in (strides, [d - 1 for d in dilation], padding, padding)]
+    if kind == "forward":
+        head, after = (lib.engine, _TRAINING, _DIRECT), None if slope is None else _relu_after(slope)
+        made = lib.make("convolution_forward", *head, maps[0], kernels, shift, maps[1], *numbers, after)
+        return Operation(made, ["dst"])
+    hint = convolution("forward", geometry, bias)
+    described = (maps[0], kernels, maps[1]) if kind == "backward_data" else (maps[0], kernels, shift, maps[1])
+    made = lib.make(f"convolution_{kind}", lib.engine, _DIRECT, *described, *numbers, hint.made.description, None)
+    outputs = ["diff_src"] if kind == "backward_data" else ["diff_weights", "diff_bias"]
+    return Operation(made, outputs, hint)
+
+
+@lru_cache(maxsize=1024)
+def takes(geometry: Geometry) -> bool:
+    """Whether oneDNN has all three operations of a convolution at this geometry."""
+    try:
+        return all(convolution(kind, geometry, False) for kind in ("forward", "backward_data", "backward_weights"))
+    except Refused:
+        return False
+
+
+def output_shape(geometry: Geometry) -> tuple[int, ...]:
+    """Shape of a convolution's result."""
+    src, kernel, strides, padding, dilation = geometry
+    size = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(src[2:], kernel[2:], strides, padding, dilation)
+    ]
+    return (src[0], kernel[0], *size)
+
+
+@lru_cache(maxsize=1024)
+def norm(shape: tuple[int, ...], epsilon: float, given: bool, relu: bool, keeps: bool) -> Operation:
+    """src, scale, shift to dst, ReLU included on demand.
+
+    With `given` statistics mean and variance are read, otherwise written. `keeps`: a backward pass may follow.
+    """
+    lib, maps = opened(), layout(shape, last=True)
+    flags = _SCALE_AND_SHIFT | given * _GIVEN_STATISTICS | relu * _THEN_RELU
+    kind = _TRAINING if keeps or not given else _INFERENCE
+    made = lib.make("batch_normalization_forward", lib.engine, kind, maps, maps, c_float(epsilon), flags, None)
+    return Operation(made, ["dst"])
+
+
+@lru_cache(maxsize=1024)
+def norm_backward(shape: tuple[int, ...], epsilon: float, given: bool) -> Operation:
+    """diff_dst, src, mean, variance, scale to diff_src (which may be diff_dst), diff_scale and diff_shift."""
+    lib, maps = opened(), layout(shape, last=True)
+    hint = norm(shape, epsilon, given, False, True)
+    flags = _SCALE_AND_SHIFT | given * _GIVEN_STATISTICS
+    made = lib.make(
+        "batch_normalization_backward",
+        lib.engine, _BACKWARD, maps, maps, maps, c_float(epsilon), flags, hint.made.description, None,
+    )  # fmt: skip
+    return Operation(made, ["diff_src"], hint)
+
+
+@lru_cache(maxsize=256)
+def add(shape: tuple[int, ...], relu: bool) -> Operation:
+    """src + other to dst, which may be one of them; ReLU included on demand."""
+    lib, maps = opened(), layout(shape, last=True)
+    made = lib.make("binary", lib.engine, _ADD, maps, maps, maps, _relu_after(0.0) if relu else None)
+    return Operation(made, ["dst"])
+
+
+@lru_cache(maxsize=256)
+def relu_backward(shape: tuple[int, ...], slope: float = 0.0) -> Operation:
+    """diff_dst, times the slope where dst (the ReLU's result) is not positive, to diff_src, which may be diff_dst."""
+    lib, maps = opened(), layout(shape, last=True)
+    numbers = c_float(slope), c_float(0)
+    forward = lib.make("eltwise_forward", lib.engine, _TRAINING, _RELU_OF_RESULT, maps, maps, *numbers, None)
+    hint = Operation(forward, ["dst"])
+    made = lib.make(
+        "eltwise_backward", lib.engine, _RELU_OF_RESULT, maps, maps, maps, *numbers, forward.description, None
+    )
+    return Operation(made, ["diff_src"], hint)
+
+
+def _relu_after(slope: float) -> c_void_p:
+    """What tells an operation to end with a (leaky) ReLU."""
+    lib, attributes, steps = opened(), c_void_p(), c_void_p()
+    lib.call("primitive_attr_create", byref(attributes))
+    lib.call("post_ops_create", byref(steps))
+    lib.call("post_ops_append_eltwise", steps, _RELU, c_float(slope), c_float(0))
+    lib.call("primitive_attr_set_post_ops", attributes, steps)
+    return attributes
+
+
+@lru_cache(maxsize=256)
+def max_pool(window: Window) -> Operation:
+    """src to dst and, in workspace, which value each was."""
+    lib, maps = opened(), (layout(window[0], last=True), layout(window[1], last=True))
+    made = lib.make("pooling_forward", lib.engine, _TRAINING, _MAX, *maps, *_window(window), None)
+    return Operation(made, ["dst"])
+
+
+@lru_cache(maxsize=256)
+def max_pool_backward(window: Window) -> Operation:
+    """diff_dst and workspace to diff_src."""
+    lib, hint = opened(), max_pool(window)
+    maps = layout(window[0], last=True), layout(window[1], last=True)
+    made = lib.make("pooling_backward", lib.engine, _MAX, *maps, *_window(window), hint.made.description, None)
+    return Operation(made, ["diff_src"], hint)
+
+
+def _window(window: Window) -> list:
+    src, dst, kernel, stride, padding = window
+    after = [max(0, (m - 1) * stride + kernel - n - padding) for n, m in zip(src[2:], dst[2:])]
+    if any(extra >= kernel for extra in after):
+        raise Refused("a window without pixels")
+    both = [dims(pair(value)) for value in (stride, kernel, 0, padding)]
+    return [*both, dims(after)]
+
+
+def pair(value: int | Sequence[int]) -> Pair:
+    """One number for both axes, or one for each."""
+    return (value, value) if isinstance(value, int) else tuple(value)
