@@ -22,6 +22,7 @@ from paddle_adaptseg.models.arena import empty
 # Values of the C interface (dnnl_types.h).
 _CPU, _IN_ORDER, _FLOAT, _ANY = 1, 1, 3, 1
 _FROM, _TO = 1, 17  # arguments of a reorder
+_IMPLEMENTATION = 8  # a query
 _NUMBERS: Mapping[str, int] = {
     "src": 1,
     "other": 2,
@@ -40,7 +41,8 @@ _NUMBERS: Mapping[str, int] = {
     "diff_scale": 255,
     "diff_shift": 256,
 }
-_QUERIES: Mapping[str, int] = {"weights": 131, "diff_weights": 132, "workspace": 135}
+_QUERIES: Mapping[str, int] = {"src": 129, "weights": 131, "diff_weights": 132, "diff_dst": 134, "workspace": 135}
+_KERNELS = ("weights", "diff_weights")
 _LAST = (0, 2, 3, 1)  # axes of a map from the slowest to the fastest, channels last
 
 
@@ -82,6 +84,12 @@ class Library:
         self.call(f"{create}_primitive_desc_create", byref(made.description), *arguments)
         self.call("primitive_create", byref(made.primitive), made.description)
         return made
+
+    def name(self, made: Made) -> str:
+        """Which implementation the library has chosen."""
+        text = ctypes.c_char_p()
+        self.call("primitive_desc_query", made.description, _IMPLEMENTATION, 0, byref(text))
+        return (text.value or b"").decode()
 
     def memory(self, layout: c_void_p, tensor: Tensor) -> c_void_p:
         result = c_void_p()
@@ -145,49 +153,51 @@ def lies_last(x: Tensor) -> bool:
     return list(x.strides) == [channels * height * width, 1, width * channels, channels]
 
 
+class Way(NamedTuple):
+    """How a tensor lies, how the primitive wants it, and the copy between them, if they differ."""
+
+    lies: c_void_p
+    wanted: c_void_p
+    copy: Optional[Made]
+    floats: int  # the size of what is wanted
+
+
 class Operation:
     """A primitive that takes tensors by name: maps and kernels that lie otherwise than it wants are copied."""
 
-    def __init__(self, made: Made, outputs: Sequence[str], hint: Optional[Operation] = None) -> None:
-        self.made, self.outputs = made, outputs
-        self.hint = hint  # the forward operation that a backward one was made from
-        self.copies: dict[tuple[str, tuple[int, ...], bool], Made] = {}
+    def __init__(
+        self, made: Made, outputs: Sequence[str], hint: Optional[Operation] = None, chosen: Sequence[str] = _KERNELS
+    ) -> None:
+        """`hint`: the forward operation of a backward one. `chosen`: tensors whose layout was left to the library."""
+        self.made, self.outputs, self.hint, self.chosen = made, outputs, hint, chosen
+        self.ways: dict[tuple[str, tuple[int, ...], bool], Way] = {}
 
     def __del__(self) -> None:
-        lib = library()
-        for made in (self.made, *self.copies.values()) if lib is not None else ():
+        lib, copies = library(), (way.copy for way in self.ways.values() if way.copy is not None)
+        for made in (self.made, *copies) if lib is not None else ():
             lib.dll.dnnl_primitive_destroy(made.primitive)
             lib.dll.dnnl_primitive_desc_destroy(made.description)
 
-    def wanted(self, name: str, shape: tuple[int, ...]) -> c_void_p:
-        """How the primitive wants a tensor to lie."""
-        if name in _QUERIES:
-            return c_void_p(opened().dll.dnnl_primitive_desc_query_md(self.made.description, _QUERIES[name], 0))
-        return layout(shape, last=len(shape) == 4)
-
-    def bytes_of(self, name: str) -> int:
-        """The size of a tensor that the primitive asks for."""
-        return opened().dll.dnnl_memory_desc_get_size(self.wanted(name, ()))
+    def workspace(self) -> Tensor:
+        """Memory for what a forward pass notes down for its backward pass."""
+        return paddle.empty([opened().dll.dnnl_memory_desc_get_size(self._queried("workspace"))], dtype="uint8")
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> None:
         """Run; results are written into the tensors given for them."""
-        lib, memories, alive = opened(), dict[int, c_void_p](), list[Any]()
+        lib, memories, alive, buffers = opened(), dict[int, c_void_p](), list[c_void_p](), list[Tensor]()
         after: list[tuple[c_void_p, c_void_p, c_void_p]] = []
         for name, tensor in tensors.items():
-            shape = tuple(tensor.shape)
-            wanted = self.wanted(name, shape)
-            last = name not in _QUERIES and len(shape) == 4 and lies_last(tensor)
-            memory = lib.memory(wanted if name == "workspace" else layout(shape, last), tensor)
+            way = self._way(name, tensor)
+            memory = lib.memory(way.lies, tensor)
             alive.append(memory)
-            copy = None if name == "workspace" else self._copy(name, shape, last, wanted)
-            if copy is not None:
-                buffer = empty([(lib.dll.dnnl_memory_desc_get_size(wanted) + 3) // 4])
-                inner = lib.memory(wanted, buffer)
-                alive += [inner, buffer]
+            if way.copy is not None:
+                buffers.append(empty([way.floats]))
+                inner = lib.memory(way.wanted, buffers[-1])
+                alive.append(inner)
                 if name in self.outputs:
-                    after.append((copy.primitive, inner, memory))
+                    after.append((way.copy.primitive, inner, memory))
                 else:
-                    lib.run(copy.primitive, {_FROM: memory, _TO: inner})
+                    lib.run(way.copy.primitive, {_FROM: memory, _TO: inner})
                 memory = inner
             memories[_NUMBERS[name]] = memory
         lib.run(self.made.primitive, memories)
@@ -195,16 +205,27 @@ class Operation:
             lib.run(primitive, {_FROM: inner, _TO: memory})
         lib.call("stream_wait", lib.stream)
         for memory in alive:
-            if isinstance(memory, c_void_p):
-                lib.dll.dnnl_memory_destroy(memory)
+            lib.dll.dnnl_memory_destroy(memory)
 
-    def _copy(self, name: str, shape: tuple[int, ...], last: bool, wanted: c_void_p) -> Optional[Made]:
-        """The copy between a tensor as it lies and as the primitive wants it, if they differ."""
-        lib, lies = opened(), layout(shape, last)
-        if lib.dll.dnnl_memory_desc_equal(lies, wanted):
-            return None
-        key = (name, shape, last)
-        if key not in self.copies:
+    def _way(self, name: str, tensor: Tensor) -> Way:
+        shape = tuple(tensor.shape)
+        is_map = len(shape) == 4 and name not in _KERNELS
+        key = (name, shape, is_map and lies_last(tensor))
+        if key not in self.ways:
+            self.ways[key] = self._find_way(*key, is_map)
+        return self.ways[key]
+
+    def _find_way(self, name: str, shape: tuple[int, ...], last: bool, is_map: bool) -> Way:
+        lib = opened()
+        if name == "workspace":
+            wanted = self._queried(name)
+            return Way(wanted, wanted, None, 0)
+        lies, wanted = layout(shape, last), self._queried(name) if name in self.chosen else layout(shape, is_map)
+        copy = None
+        if not lib.dll.dnnl_memory_desc_equal(lies, wanted):
             one, other = (wanted, lies) if name in self.outputs else (lies, wanted)
-            self.copies[key] = lib.make("reorder", one, lib.engine, other, lib.engine, None)
-        return self.copies[key]
+            copy = lib.make("reorder", one, lib.engine, other, lib.engine, None)
+        return Way(lies, wanted, copy, (lib.dll.dnnl_memory_desc_get_size(wanted) + 3) // 4)
+
+    def _queried(self, name: str) -> c_void_p:
+        return c_void_p(opened().dll.dnnl_primitive_desc_query_md(self.made.description, _QUERIES[name], 0))

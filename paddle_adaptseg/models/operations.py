@@ -18,6 +18,8 @@ _TRAINING, _INFERENCE, _BACKWARD = 64, 96, 128
 _DIRECT, _ADD, _RELU, _RELU_OF_RESULT, _MAX = 1, 0x1FFF0, 0x20, 0x100, 0x1FF
 _GIVEN_STATISTICS, _SCALE_AND_SHIFT, _THEN_RELU = 1, 2 | 4, 8
 
+_GENERAL = ("x64:gemm", "gemm", "ref", "simple")  # implementations to avoid: five times slower than others
+
 Pair = tuple[int, ...]
 Geometry = tuple[Pair, Pair, Pair, Pair, Pair]  # shapes of source and kernel; stride, padding, dilation
 Window = tuple[Pair, Pair, int, int, int]  # shapes of source and result; kernel, stride, padding
@@ -37,10 +39,15 @@ def convolution(kind: str, geometry: Geometry, bias: bool, slope: Optional[float
         made = lib.make("convolution_forward", *head, maps[0], kernels, shift, maps[1], *numbers, after)
         return Operation(made, ["dst"])
     hint = convolution("forward", geometry, bias)
-    described = (maps[0], kernels, maps[1]) if kind == "backward_data" else (maps[0], kernels, shift, maps[1])
-    made = lib.make(f"convolution_{kind}", lib.engine, _DIRECT, *described, *numbers, hint.made.description, None)
-    outputs = ["diff_src"] if kind == "backward_data" else ["diff_weights", "diff_bias"]
-    return Operation(made, outputs, hint)
+    head, tail = (f"convolution_{kind}", lib.engine, _DIRECT), (*numbers, hint.made.description, None)
+    if kind == "backward_data":
+        return Operation(lib.make(*head, maps[0], kernels, maps[1], *tail), ["diff_src"], hint)
+    made = lib.make(*head, maps[0], kernels, shift, maps[1], *tail)
+    if not lib.name(made).startswith(_GENERAL):
+        return Operation(made, ["diff_weights", "diff_bias"], hint)
+    free = free_layout(src), free_layout(output_shape(geometry))  # AVX2 has no kernel of its own for channels last
+    made = lib.make(*head, free[0], kernels, shift, free[1], *tail)
+    return Operation(made, ["diff_weights", "diff_bias"], hint, ("src", "diff_dst", "diff_weights"))
 
 
 @lru_cache(maxsize=1024)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
@@ -32,7 +31,7 @@ class _MaxPool(PyLayer):
     @staticmethod
     def forward(ctx, x, window: Window):
         operation, y = max_pool(window), empty_last(window[1])
-        ctx.window, ctx.chosen = window, paddle.empty([operation.bytes_of("workspace")], dtype="uint8")
+        ctx.window, ctx.chosen = window, operation.workspace()
         operation({"src": x, "dst": y, "workspace": ctx.chosen})
         return y
 

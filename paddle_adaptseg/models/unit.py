@@ -71,7 +71,7 @@ class Unit:
         operation = norm(tuple(z.shape), layer._epsilon, False, relu, True)
         given = self._tensors(kept, y := empty(z.shape) if rows else empty_last(z.shape))
         if relu:
-            given["workspace"] = paddle.empty([operation.bytes_of("workspace")], dtype="uint8")
+            given["workspace"] = operation.workspace()
         operation(given)
         for running, now in ((layer._mean, kept.mean), (layer._variance, kept.variance)):
             running.scale_(layer._momentum)
