@@ -193,6 +193,8 @@ def passes(name: str, compiled: bool):
             logits = model(image)
             sum((x.sin() ** 2).mean() for x in logits.values()).backward()
             found.update({f"{number} {level}": x.numpy() for level, x in logits.items()})
+    forwards = [type(layer) for layer in model.sublayers() if "forward" in vars(layer)]
+    assert len(forwards) == (len(model.heads) if compiled else 0), "only the heads' are replaced"
     found.update({f"gradient {k}": p.grad.numpy() for k, p in model.named_parameters() if p.grad is not None})
     found.update({k: v.numpy() for k, v in model.state_dict().items()})
     return found

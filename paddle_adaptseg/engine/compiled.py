@@ -7,10 +7,12 @@ of them. Evaluation, pictures and exports run the network itself.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Callable
 
 import paddle
-from paddle import Tensor
+from paddle import Tensor, nn
 
 from paddle_adaptseg import runtime
 from paddle_adaptseg.errors import TrainingError
@@ -48,7 +50,7 @@ def _first(program: Callable[[Tensor], Any], given: Tensor, segmenter: Segmenter
     """The first run of a program, in which Paddle makes it and lets go of all gradients that parameters hold."""
     held = [(p, p.grad) for p in segmenter.parameters() if p.grad is not None]
     try:
-        with runtime.quiet():
+        with runtime.quiet(), _untranslated(segmenter):
             result = program(given)
     except Exception as error:  # whatever a compiler may raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
@@ -58,3 +60,16 @@ def _first(program: Callable[[Tensor], Any], given: Tensor, segmenter: Segmenter
     for parameter, gradient in held:
         parameter.grad = gradient
     return result
+
+
+@contextlib.contextmanager
+def _untranslated(network: nn.Layer) -> Iterator[None]:
+    """Afterwards every layer has its own forward() again; Paddle leaves there what it has translated for a program."""
+    before = [(layer, vars(layer).get("forward")) for layer in network.sublayers(include_self=True)]
+    try:
+        yield
+    finally:
+        for layer, forward in before:
+            vars(layer).pop("forward", None)
+            if forward is not None:
+                layer.forward = forward

@@ -111,7 +111,7 @@ def fits(x: Tensor, units: Sequence[Unit]) -> bool:
     """Whether units can run here on `x`, one after the other."""
     if not usable(x, units[0].conv.weight):
         return False
-    shape: Sequence[int] = x.shape
+    shape = tuple(x.shape)  # without an annotation, which Paddle 2.6 cannot trace
     for unit in units:
         if not unit.fits(shape):
             return False
