@@ -13,11 +13,11 @@ import paddle
 from paddle import nn
 
 from paddle_adaptseg.config import Config, Run
+from paddle_adaptseg.cpu import on_cpu, without_onednn
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.engine.precision import precision_of
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.methods.base import Method
-from paddle_adaptseg.models.convolution import on_cpu, without_onednn
 from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.recompute import Recomputed, set_recompute
 from paddle_adaptseg.models.residual import norms_of

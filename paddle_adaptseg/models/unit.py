@@ -14,10 +14,10 @@ import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from paddle_adaptseg.models.arena import empty
-from paddle_adaptseg.models.convolution import Conv2D, usable, whole
-from paddle_adaptseg.models.onednn import empty_last
-from paddle_adaptseg.models.operations import (
+from paddle_adaptseg.cpu import on_cpu
+from paddle_adaptseg.cpu.arena import empty
+from paddle_adaptseg.cpu.onednn import empty_last
+from paddle_adaptseg.cpu.operations import (
     convolution,
     norm,
     norm_backward,
@@ -25,6 +25,7 @@ from paddle_adaptseg.models.operations import (
     relu_backward,
     takes,
 )
+from paddle_adaptseg.models.convolution import Conv2D, whole
 
 Gradients = tuple[Optional[Tensor], ...]
 
@@ -109,7 +110,7 @@ class Unit:
 
 def fits(x: Tensor, units: Sequence[Unit]) -> bool:
     """Whether units can run here on `x`, one after the other."""
-    if not usable(x, units[0].conv.weight):
+    if not on_cpu(x, units[0].conv.weight):
         return False
     shape: Sequence[int] = x.shape
     for unit in units:
