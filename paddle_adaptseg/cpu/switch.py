@@ -23,6 +23,7 @@ def without_onednn() -> Iterator[None]:
         _OFF.pop()
 
 
+@paddle.jit.not_to_static
 def on_cpu(*tensors: Tensor) -> bool:
     """Whether oneDNN can take these tensors now: float32 on the CPU, and no program is being traced."""
     if _OFF or not paddle.in_dynamic_mode() or library() is None:

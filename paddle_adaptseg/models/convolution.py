@@ -56,8 +56,9 @@ class ConvSequence(nn.Sequential):
     """Layers in order; on a CPU a convolution and the (leaky) ReLU after it are one operation."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not on_cpu(x):
-            return nn.Sequential.forward(self, x)
+        return self._joined(x) if on_cpu(x) else nn.Sequential.forward(self, x)
+
+    def _joined(self, x: Tensor) -> Tensor:
         layers = list(self)
         for layer, after in zip(layers, [*layers[1:], None]):
             if isinstance(layer, Conv2D) and isinstance(after, (nn.ReLU, nn.LeakyReLU)):
@@ -112,6 +113,7 @@ def whole(x: Tensor) -> Tensor:
     return x if x.is_contiguous() or lies_last(x) else x.contiguous()
 
 
+@paddle.jit.not_to_static
 def shared(x: Tensor, count: int) -> tuple[Tensor, ...]:
     """`x` for several readers. Where it lies channels last, so does the sum of their gradients."""
     if on_cpu(x) and not x.stop_gradient and paddle.is_grad_enabled() and lies_last(x):

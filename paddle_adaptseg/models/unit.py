@@ -108,6 +108,7 @@ class Unit:
         return {"src": kept.z, **statistics, "scale": self.norm.weight, "shift": self.norm.bias, "dst": y}
 
 
+@paddle.jit.not_to_static  # Paddle 2.6 does not end tracing a loop with returns
 def fits(x: Tensor, units: Sequence[Unit]) -> bool:
     """Whether units can run here on `x`, one after the other."""
     if not on_cpu(x, units[0].conv.weight):
