@@ -4,7 +4,7 @@ PY := .venv/bin/python
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 bench bench-loading \
+.PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 bench bench-step bench-loading \
   bench-evaluation pages docs types lint release clean
 
 help:  ## list the targets
@@ -39,6 +39,9 @@ test-slow:  ## run the checks that take minutes
 bench:  ## measure training against plain PyTorch and plain Paddle in turn (about 5 minutes on a quiet machine)
 	@tools/setup_env.sh .venv "" requirements-test.txt
 	$(PY) benchmarks/training.py
+
+bench-step: setup  ## measure a toy step against Paddle's own operations
+	$(PY) benchmarks/step.py configs/toy/adaptsegnet_multi.yml configs/toy/advent.yml configs/toy/adversarial_v3plus.yml
 
 bench-loading: setup  ## measure reading and scoring against the originals' way
 	$(PY) benchmarks/loading.py

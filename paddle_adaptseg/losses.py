@@ -13,6 +13,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from paddle_adaptseg.cpu import pixelwise
 from paddle_adaptseg.labels import IGNORE
 
 SOURCE, TARGET = 0.0, 1.0  # what a critic answers for each domain
@@ -25,9 +26,7 @@ def labelled(label: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """Mean over labelled pixels; logits [N, C, H, W], label [N, H, W] with IGNORE. 0 when nothing is labelled."""
-    total = F.cross_entropy(logits, label.unsqueeze(1), ignore_index=IGNORE, axis=1, reduction="sum")
-    # Paddle 2.6's own mean asks on the host whether anything is ignored, and so waits for the device.
-    return total / labelled(label).astype(total.dtype).clip(min=1.0)
+    return pixelwise.cross_entropy(logits, label, IGNORE)
 
 
 def vanilla_gan(verdict: Tensor, domain: float) -> Tensor:
@@ -46,7 +45,7 @@ GAN_LOSSES: Mapping[str, Callable[[Tensor, float], Tensor]] = {"vanilla": vanill
 def focal_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """CLAN's segmentation loss: mean of -(1 - p)^2 log p over labelled pixels; 0 when nothing is labelled."""
     known = label != IGNORE
-    log_p = F.log_softmax(logits, axis=1)
+    log_p = pixelwise.log_softmax(logits)
     picked = paddle.take_along_axis(log_p, (label * known.astype(label.dtype)).unsqueeze(1), axis=1).squeeze(1)
     weight = known.astype(logits.dtype)
     return -(((1 - picked.exp()) ** 2) * picked * weight).sum() / weight.sum().clip(min=1.0)
@@ -66,12 +65,12 @@ def cosine(one: Tensor, other: Tensor, axis: Optional[int] = None) -> Tensor:
 
 def softmax(logits: Tensor) -> Tensor:
     """Class probabilities [N, C, H, W]."""
-    return F.softmax(logits, axis=1)
+    return pixelwise.softmax(logits)
 
 
 def self_information(logits: Tensor) -> Tensor:
     """Weighted self-information -p log p / log C [N, C, H, W]; finite at p = 0 through log-softmax."""
-    log_p = F.log_softmax(logits, axis=1)
+    log_p = pixelwise.log_softmax(logits)
     return -(log_p.exp() * log_p) / math.log(logits.shape[1])
 
 

@@ -7,8 +7,8 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddle_adaptseg.models import onednn, operations
-from paddle_adaptseg.models.convolution import Conv2D, usable, without_onednn
+from paddle_adaptseg.cpu import on_cpu, onednn, operations, without_onednn
+from paddle_adaptseg.models.convolution import Conv2D
 from paddle_adaptseg.models.layers import add_, frozen, relu_
 
 TOLERANCE = 1e-5  # of the largest value
@@ -73,10 +73,10 @@ def test_maps_too_small_for_onednn_are_left_to_paddle():
 
 def test_nothing_else_than_float32_is_taken():
     layer, x = Conv2D(3, 4, 3), paddle.randn([1, 3, 8, 8])
-    assert usable(x, layer.weight) == (onednn.library() is not None)
-    assert not usable(x.astype("float64"), layer.weight)
+    assert on_cpu(x, layer.weight) == (onednn.library() is not None)
+    assert not on_cpu(x.astype("float64"), layer.weight)
     with without_onednn():
-        assert not usable(x, layer.weight)
+        assert not on_cpu(x, layer.weight)
 
 
 def test_sums_and_relu_in_place_have_the_gradients_of_the_plain_ones():

@@ -16,6 +16,7 @@ from test_resume import EARLY, EXPERIMENTS, V3PLUS, assert_same_run, numbers, ov
 from paddle_adaptseg.checkpoint import load_state, state_path
 from paddle_adaptseg.config import Component, Pixels
 from paddle_adaptseg.configfile import override
+from paddle_adaptseg.cpu import without_onednn
 from paddle_adaptseg.data import TrainData, loading, transforms
 from paddle_adaptseg.data.faults import Fault, Sample, collate, separate
 from paddle_adaptseg.engine import counting, evaluate, evaluator, fit, trainer
@@ -27,7 +28,6 @@ from paddle_adaptseg.methods import Clock
 from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.metrics import pair_counts as host_counts
 from paddle_adaptseg.models import MODELS, build_model
-from paddle_adaptseg.models.convolution import without_onednn
 from paddle_adaptseg.models.layers import inference
 
 SMALL = {
@@ -147,7 +147,8 @@ def one_step(config, watch=False):
 
             patch.setattr(paddle.Tensor, name, counted)
         clock = Clock(config.schedule.horizon // 2, config.schedule.horizon, watch)
-        report = trainer.train_step(state, clock, config.schedule, iter(given))
+        with without_onednn():  # as where there is a GPU
+            report = trainer.train_step(state, clock, config.schedule, iter(given))
     return report, {name: n for name, n in taken.items() if n}
 
 

@@ -15,13 +15,14 @@ from paddle_adaptseg import fit
 from paddle_adaptseg.checkpoint import find_state
 from paddle_adaptseg.config import EVERY_STAGE
 from paddle_adaptseg.configfile import dump, load_config, parse_config
+from paddle_adaptseg.cpu import on_cpu
 from paddle_adaptseg.engine.memory import Estimate, estimate
 from paddle_adaptseg.engine.precision import DTYPES, FULL, Precision, precision_of
 from paddle_adaptseg.engine.run import build_state
 from paddle_adaptseg.engine.trainer import backward
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.methods.base import Term
-from paddle_adaptseg.models.convolution import Conv2D, usable
+from paddle_adaptseg.models.convolution import Conv2D
 from paddle_adaptseg.models.layers import NORMS
 from paddle_adaptseg.models.recompute import blocks_of, set_recompute
 from paddle_adaptseg.models.resnet import Bottleneck
@@ -77,7 +78,7 @@ def test_mixed_precision_is_paddles_context_of_that_type_with_paddles_own_convol
     monkeypatch.setattr(paddle.amp, "auto_cast", lambda **given: asked.append(given) or contextlib.nullcontext())
     x, layer = paddle.randn([1, 3, 8, 8]), Conv2D(3, 4, 3)
     with Precision(kind).casting():
-        assert not usable(x, layer.weight)
+        assert not on_cpu(x, layer.weight)
     assert asked == [{"dtype": DTYPES[kind]}]
 
 
@@ -138,7 +139,7 @@ import sys
 sys.path[:0] = [{root!r}, {root!r} + "/benchmarks/peers"]
 import common, ours, json, paddle
 from paddle_adaptseg.engine.memory import estimate
-from paddle_adaptseg.models.arena import arena
+from paddle_adaptseg.cpu.arena import arena
 config = ours.load_config(ours.CONFIG, ["data.source.size=[320,192]", "data.target.size=[256,128]", *{more!r}])
 state = ours.build_state(config)
 told = estimate(state.method, config)

@@ -8,11 +8,11 @@ import pytest
 
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.config import Component
+from paddle_adaptseg.cpu import without_onednn
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.methods import METHODS, Clock, build_method
 from paddle_adaptseg.methods.base import Ramp
 from paddle_adaptseg.models import build_model
-from paddle_adaptseg.models.convolution import without_onednn
 
 CLASSES = 4
 SEG = {"main": 1.0, "aux": 0.1}

@@ -14,9 +14,9 @@ import paddle
 from paddle import nn
 
 from paddle_adaptseg.config import EVERY_STAGE, Config
+from paddle_adaptseg.cpu import on_cpu, without_onednn
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.methods.base import Method
-from paddle_adaptseg.models.convolution import on_cpu, without_onednn
 from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.recompute import blocks_of
 from paddle_adaptseg.models.residual import norms_of

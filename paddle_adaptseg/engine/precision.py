@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import paddle
 
 from paddle_adaptseg.config import Run
+from paddle_adaptseg.cpu import without_onednn
 from paddle_adaptseg.engine.optim import Player
 from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.models.convolution import without_onednn
 
 DTYPES: Mapping[str, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 

@@ -7,8 +7,7 @@ be run backward once: with retain_graph, Paddle crashes in every gradient of one
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Optional
 
 import paddle
@@ -16,9 +15,10 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from paddle_adaptseg.models.arena import empty
-from paddle_adaptseg.models.onednn import empty_last, library, lies_last
-from paddle_adaptseg.models.operations import (
+from paddle_adaptseg.cpu import on_cpu
+from paddle_adaptseg.cpu.arena import empty
+from paddle_adaptseg.cpu.onednn import empty_last, lies_last
+from paddle_adaptseg.cpu.operations import (
     Geometry,
     add,
     convolution,
@@ -34,14 +34,14 @@ class Conv2D(nn.Conv2D):
 
     def forward(self, x: Tensor) -> Tensor:
         product = tuple(self._kernel_size) == pair(self._stride) == (1, 1)
-        if self._groups > 1 or not usable(x, self.weight) or (product and not lies_last(x)):
+        if self._groups > 1 or not on_cpu(x, self.weight) or (product and not lies_last(x)):
             return nn.Conv2D.forward(self, x)  # tracing cannot follow super()
         geometry = self.geometry(x.shape)
         return convolve(x, self.weight, self.bias, geometry) if takes(geometry) else nn.Conv2D.forward(self, x)
 
     def activated(self, x: Tensor, slope: float) -> Tensor:
         """The convolution and a (leaky) ReLU as one operation, whose result lies channels last on a CPU."""
-        if self._groups == 1 and usable(x, self.weight) and takes(self.geometry(x.shape)):
+        if self._groups == 1 and on_cpu(x, self.weight) and takes(self.geometry(x.shape)):
             return convolve(x, self.weight, self.bias, self.geometry(x.shape), slope)
         y = nn.Conv2D.forward(self, x)
         return F.leaky_relu(y, slope) if slope else F.relu(y)
@@ -56,8 +56,9 @@ class ConvSequence(nn.Sequential):
     """Layers in order; on a CPU a convolution and the (leaky) ReLU after it are one operation."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not on_cpu(x):
-            return nn.Sequential.forward(self, x)
+        return self._joined(x) if on_cpu(x) else nn.Sequential.forward(self, x)
+
+    def _joined(self, x: Tensor) -> Tensor:
         layers = list(self)
         for layer, after in zip(layers, [*layers[1:], None]):
             if isinstance(layer, Conv2D) and isinstance(after, (nn.ReLU, nn.LeakyReLU)):
@@ -112,6 +113,7 @@ def whole(x: Tensor) -> Tensor:
     return x if x.is_contiguous() or lies_last(x) else x.contiguous()
 
 
+@paddle.jit.not_to_static
 def shared(x: Tensor, count: int) -> tuple[Tensor, ...]:
     """`x` for several readers. Where it lies channels last, so does the sum of their gradients."""
     if on_cpu(x) and not x.stop_gradient and paddle.is_grad_enabled() and lies_last(x):
@@ -135,31 +137,6 @@ class _Shared(PyLayer):
             add(tuple(total.shape), relu=False)({"src": first, "other": other, "dst": total})
             first = total
         return total
-
-
-_OFF: list[bool] = []  # not empty: inside without_onednn()
-
-
-@contextlib.contextmanager
-def without_onednn() -> Iterator[None]:
-    """Inside, every operation is Paddle's own: for mixed precision, whose casts it must see, and for comparisons."""
-    _OFF.append(True)
-    try:
-        yield
-    finally:
-        _OFF.pop()
-
-
-def on_cpu(x: Tensor) -> bool:
-    """Whether oneDNN can take this tensor now."""
-    if _OFF or not paddle.in_dynamic_mode() or not x.place.is_cpu_place():
-        return False
-    return x.dtype == paddle.float32 and library() is not None
-
-
-def usable(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can take a convolution of these now."""
-    return on_cpu(x) and weight.dtype == paddle.float32
 
 
 def convolve(

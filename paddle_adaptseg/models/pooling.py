@@ -5,9 +5,10 @@ from __future__ import annotations
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from paddle_adaptseg.models.convolution import on_cpu, whole
-from paddle_adaptseg.models.onednn import Refused, empty_last, lies_last
-from paddle_adaptseg.models.operations import Window, max_pool, max_pool_backward
+from paddle_adaptseg.cpu import on_cpu
+from paddle_adaptseg.cpu.onednn import Refused, empty_last, lies_last
+from paddle_adaptseg.cpu.operations import Window, max_pool, max_pool_backward
+from paddle_adaptseg.models.convolution import whole
 
 
 class MaxPool2D(nn.MaxPool2D):

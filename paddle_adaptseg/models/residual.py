@@ -12,9 +12,9 @@ from typing import Optional
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
+from paddle_adaptseg.cpu.onednn import empty_last
+from paddle_adaptseg.cpu.operations import add, relu_backward
 from paddle_adaptseg.models.convolution import whole
-from paddle_adaptseg.models.onednn import empty_last
-from paddle_adaptseg.models.operations import add, relu_backward
 from paddle_adaptseg.models.unit import Gradients, Kept, Unit, wants
 
 

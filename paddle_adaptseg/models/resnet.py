@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
+import paddle
 from paddle import Tensor, nn
 
 from paddle_adaptseg.errors import ConfigError
@@ -60,9 +61,14 @@ class Bottleneck(Recomputed):
         return units, None if self.downsample is None else Unit(*self.downsample)
 
     def run(self, x: Tensor) -> Tensor:
+        return residual(x, *self.units()) if self._is_one_operation(x) else self._by_layers(x)
+
+    @paddle.jit.not_to_static
+    def _is_one_operation(self, x: Tensor) -> bool:
         units, shortcut = self.units()
-        if self.shrink is None and fits(x, units) and (shortcut is None or fits(x, [shortcut])):
-            return residual(x, units, shortcut)
+        return self.shrink is None and fits(x, units) and (shortcut is None or fits(x, [shortcut]))
+
+    def _by_layers(self, x: Tensor) -> Tensor:
         y = relu_(self.bn1(self.conv1(x)))
         y = relu_(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))

@@ -14,10 +14,10 @@ import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from paddle_adaptseg.models.arena import empty
-from paddle_adaptseg.models.convolution import Conv2D, usable, whole
-from paddle_adaptseg.models.onednn import empty_last
-from paddle_adaptseg.models.operations import (
+from paddle_adaptseg.cpu import on_cpu
+from paddle_adaptseg.cpu.arena import empty
+from paddle_adaptseg.cpu.onednn import empty_last
+from paddle_adaptseg.cpu.operations import (
     convolution,
     norm,
     norm_backward,
@@ -25,6 +25,7 @@ from paddle_adaptseg.models.operations import (
     relu_backward,
     takes,
 )
+from paddle_adaptseg.models.convolution import Conv2D, whole
 
 Gradients = tuple[Optional[Tensor], ...]
 
@@ -107,9 +108,10 @@ class Unit:
         return {"src": kept.z, **statistics, "scale": self.norm.weight, "shift": self.norm.bias, "dst": y}
 
 
+@paddle.jit.not_to_static  # Paddle 2.6 does not end tracing a loop with returns
 def fits(x: Tensor, units: Sequence[Unit]) -> bool:
     """Whether units can run here on `x`, one after the other."""
-    if not usable(x, units[0].conv.weight):
+    if not on_cpu(x, units[0].conv.weight):
         return False
     shape = tuple(x.shape)  # without an annotation, which Paddle 2.6 cannot trace
     for unit in units:

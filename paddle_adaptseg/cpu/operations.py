@@ -11,11 +11,13 @@ from ctypes import byref, c_float, c_void_p
 from functools import lru_cache
 from typing import Optional
 
-from paddle_adaptseg.models.onednn import Operation, Refused, dims, free_layout, layout, opened
+from paddle_adaptseg.cpu.onednn import Operation, Refused, dims, free_layout, layout, opened
 
 # Values of the C interface (dnnl_types.h).
 _TRAINING, _INFERENCE, _BACKWARD = 64, 96, 128
 _DIRECT, _ADD, _RELU, _RELU_OF_RESULT, _MAX = 1, 0x1FFF0, 0x20, 0x100, 0x1FF
+_SOFTMAX = 0x30000
+_PER_PIXEL = {"times": 0x1FFF1, "minus": 0x1FFF5}
 _GIVEN_STATISTICS, _SCALE_AND_SHIFT, _THEN_RELU = 1, 2 | 4, 8
 
 _GENERAL = ("x64:gemm", "gemm", "ref", "simple")  # implementations to avoid: five times slower than others
@@ -140,6 +142,22 @@ def max_pool_backward(window: Window) -> Operation:
     maps = layout(window[0], last=True), layout(window[1], last=True)
     made = lib.make("pooling_backward", lib.engine, _MAX, *maps, *_window(window), hint.made.description, None)
     return Operation(made, ["diff_src"], hint)
+
+
+@lru_cache(maxsize=256)
+def softmax_of(shape: tuple[int, ...]) -> Operation:
+    """Softmax over axis 1 of src to dst, both in rows."""
+    lib, maps = opened(), layout(shape)
+    return Operation(
+        lib.make("softmax_forward", lib.engine, _TRAINING, _SOFTMAX, maps, maps, 1, None), ["dst"], last=False
+    )
+
+
+@lru_cache(maxsize=256)
+def per_pixel(kind: str, shape: tuple[int, ...]) -> Operation:
+    """src times or minus other, which has one channel, to dst, all in rows; dst may be src."""
+    lib, maps, pixels = opened(), layout(shape), layout((shape[0], 1, *shape[2:]))
+    return Operation(lib.make("binary", lib.engine, _PER_PIXEL[kind], maps, pixels, maps, None), ["dst"], last=False)
 
 
 def _window(window: Window) -> list:

@@ -9,13 +9,13 @@ import paddle
 import pytest
 from paddle import nn
 
-from paddle_adaptseg.models import onednn
-from paddle_adaptseg.models.arena import STEP, Arena, arena, empty
-from paddle_adaptseg.models.convolution import Conv2D, ConvSequence, shared, without_onednn
+from paddle_adaptseg.cpu import onednn, pixelwise, without_onednn
+from paddle_adaptseg.cpu.arena import STEP, Arena, arena, empty
+from paddle_adaptseg.cpu.onednn import Operation, empty_last, lies_last
+from paddle_adaptseg.models.convolution import Conv2D, ConvSequence, shared
 from paddle_adaptseg.models.deeplabv3plus import DeepLabV3PlusResNet
 from paddle_adaptseg.models.discriminator import discriminator
-from paddle_adaptseg.models.layers import NORMS, frozen, inference
-from paddle_adaptseg.models.onednn import Operation, empty_last, lies_last
+from paddle_adaptseg.models.layers import NORMS, frozen, inference, resize
 from paddle_adaptseg.models.pooling import MaxPool2D
 from paddle_adaptseg.models.resnet import Bottleneck, ResNet
 from paddle_adaptseg.models.unit import ConvNorm
@@ -195,7 +195,7 @@ def test_what_is_given_back_joins_its_neighbours():
 def test_a_full_arena_and_small_tensors_are_left_to_paddle(monkeypatch):
     space = Arena(2 * STEP)
     assert space.take([3, STEP]) is None
-    monkeypatch.setattr("paddle_adaptseg.models.arena.arena", lambda: space)
+    monkeypatch.setattr("paddle_adaptseg.cpu.arena.arena", lambda: space)
     large, tiny = empty([100, STEP]), empty([2, 3])
     assert large.shape == [100, STEP] and tiny.shape == [2, 3] and space.sizes == [2 * STEP]
 
@@ -210,3 +210,46 @@ def test_maps_outlive_the_names_that_they_were_made_under():
     for other in others:
         other.fill_(0.0)
     assert (y == 2.0).all()
+
+
+def graded(function, *inputs):
+    """A function's result and the gradients of its float inputs."""
+    inputs = [x.clone().detach() for x in inputs]
+    for x in inputs:
+        x.stop_gradient = x.dtype != paddle.float32
+    y = function(*inputs)
+    weights = paddle.sin(paddle.arange(y.size, dtype="float32").reshape(y.shape)) if y.ndim else 1.0
+    (y * weights).sum().backward()
+    return [y.numpy(), *(x.grad.numpy() for x in inputs if not x.stop_gradient)]
+
+
+PIXELWISE = {
+    "softmax": pixelwise.softmax,
+    "log-softmax": pixelwise.log_softmax,
+    "cross entropy": lambda x: pixelwise.cross_entropy(x, LABEL, 255),
+    "cross entropy without labels": lambda x: pixelwise.cross_entropy(x, paddle.full_like(LABEL, 255), 255),
+    "resized": lambda x: resize(x, (40, 63)),
+    "resized to one row": lambda x: resize(x[:, :, :1], (1, 30)),
+}
+LABEL = paddle.to_tensor(np.random.RandomState(0).choice([0, 1, 4, 255], (2, 9, 14)))
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+@pytest.mark.parametrize("name", PIXELWISE)
+def test_what_is_computed_for_every_pixel_is_paddles(name, scale):
+    x = paddle.to_tensor(np.random.RandomState(1).randn(2, 5, 9, 14).astype("float32") * scale)
+    ours = graded(PIXELWISE[name], x)
+    with without_onednn():
+        theirs = graded(PIXELWISE[name], x)
+    for one, other in zip(ours, theirs):
+        np.testing.assert_allclose(one, other, 1e-5, 1e-6 * max(1.0, np.abs(other).max()))
+
+
+def test_certain_pixels_have_finite_losses_and_the_gradient_of_their_mistake():
+    x = paddle.to_tensor([[[[200.0]], [[-200.0]]]])
+    x.stop_gradient = False
+    loss = pixelwise.cross_entropy(x, paddle.to_tensor([[[1]]]), 255)
+    loss.backward()
+    assert np.isfinite(float(loss)) and float(loss) > 50
+    assert x.grad.flatten().tolist() == [1.0, -1.0]
+    assert np.isfinite(pixelwise.log_softmax(x).numpy()).all()

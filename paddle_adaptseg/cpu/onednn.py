@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Optional
 import paddle
 from paddle import Tensor
 
-from paddle_adaptseg.models.arena import empty
+from paddle_adaptseg.cpu.arena import empty
 
 # Values of the C interface (dnnl_types.h).
 _CPU, _IN_ORDER, _FLOAT, _ANY = 1, 1, 3, 1
@@ -112,7 +112,7 @@ def library() -> Optional[Library]:
 
 
 def opened() -> Library:
-    """The library; convolution.usable() has been asked before."""
+    """The library; on_cpu() has been asked before."""
     lib = library()
     assert lib is not None
     return lib
@@ -166,10 +166,18 @@ class Operation:
     """A primitive that takes tensors by name: maps and kernels that lie otherwise than it wants are copied."""
 
     def __init__(
-        self, made: Made, outputs: Sequence[str], hint: Optional[Operation] = None, chosen: Sequence[str] = _KERNELS
+        self,
+        made: Made,
+        outputs: Sequence[str],
+        hint: Optional[Operation] = None,
+        chosen: Sequence[str] = _KERNELS,
+        last: bool = True,
     ) -> None:
-        """`hint`: the forward operation of a backward one. `chosen`: tensors whose layout was left to the library."""
-        self.made, self.outputs, self.hint, self.chosen = made, outputs, hint, chosen
+        """`hint`: the forward operation of a backward one. `chosen`: tensors whose layout was left to the library.
+
+        `last`: whether it wants the other maps channels last, or in rows.
+        """
+        self.made, self.outputs, self.hint, self.chosen, self.last = made, outputs, hint, chosen, last
         self.ways: dict[tuple[str, tuple[int, ...], bool], Way] = {}
 
     def __del__(self) -> None:
@@ -220,7 +228,10 @@ class Operation:
         if name == "workspace":
             wanted = self._queried(name)
             return Way(wanted, wanted, None, 0)
-        lies, wanted = layout(shape, last), self._queried(name) if name in self.chosen else layout(shape, is_map)
+        lies, wanted = (
+            layout(shape, last),
+            self._queried(name) if name in self.chosen else layout(shape, is_map and self.last),
+        )
         copy = None
         if not lib.dll.dnnl_memory_desc_equal(lies, wanted):
             one, other = (wanted, lies) if name in self.outputs else (lies, wanted)
