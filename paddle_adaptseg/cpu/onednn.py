@@ -181,8 +181,8 @@ class Operation:
         self.ways: dict[tuple[str, tuple[int, ...], bool], Way] = {}
 
     def __del__(self) -> None:
-        lib, copies = library(), (way.copy for way in self.ways.values() if way.copy is not None)
-        for made in (self.made, *copies) if lib is not None else ():
+        lib = opened()
+        for made in (self.made, *(way.copy for way in self.ways.values() if way.copy is not None)):
             lib.dll.dnnl_primitive_destroy(made.primitive)
             lib.dll.dnnl_primitive_desc_destroy(made.description)
 

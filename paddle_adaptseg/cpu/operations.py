@@ -37,18 +37,20 @@ def convolution(kind: str, geometry: Geometry, bias: bool, slope: Optional[float
     maps = layout(src, last=True), layout(output_shape(geometry), last=True)
     numbers = [dims(values) for values in (strides, [d - 1 for d in dilation], padding, padding)]
     if kind == "forward":
-        head, after = (lib.engine, _TRAINING, _DIRECT), None if slope is None else _relu_after(slope)
-        made = lib.make("convolution_forward", *head, maps[0], kernels, shift, maps[1], *numbers, after)
+        after = None if slope is None else _relu_after(slope)
+        described = maps[0], kernels, shift, maps[1]
+        made = lib.make("convolution_forward", lib.engine, _TRAINING, _DIRECT, *described, *numbers, after)
         return Operation(made, ["dst"])
     hint = convolution("forward", geometry, bias)
-    head, tail = (f"convolution_{kind}", lib.engine, _DIRECT), (*numbers, hint.made.description, None)
+    head, tail = (lib.engine, _DIRECT), (*numbers, hint.made.description, None)
     if kind == "backward_data":
-        return Operation(lib.make(*head, maps[0], kernels, maps[1], *tail), ["diff_src"], hint)
-    made = lib.make(*head, maps[0], kernels, shift, maps[1], *tail)
+        made = lib.make("convolution_backward_data", *head, maps[0], kernels, maps[1], *tail)
+        return Operation(made, ["diff_src"], hint)
+    made = lib.make("convolution_backward_weights", *head, maps[0], kernels, shift, maps[1], *tail)
     if not lib.name(made).startswith(_GENERAL):
         return Operation(made, ["diff_weights", "diff_bias"], hint)
     free = free_layout(src), free_layout(output_shape(geometry))  # AVX2 has no kernel of its own for channels last
-    made = lib.make(*head, free[0], kernels, shift, free[1], *tail)
+    made = lib.make("convolution_backward_weights", *head, free[0], kernels, shift, free[1], *tail)
     return Operation(made, ["diff_weights", "diff_bias"], hint, ("src", "diff_dst", "diff_weights"))
 
 

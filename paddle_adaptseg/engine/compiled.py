@@ -25,7 +25,7 @@ def compile_segmenter(segmenter: Segmenter) -> None:
     Not one for all: of a sum of two heads that are results as well, CLAN's, Paddle 3.3.1 compiles wrong values and
     2.6.2 wrong gradients.
     """
-    segmenter.features = _compiled(segmenter, segmenter.features)  # type: ignore[method-assign]
+    segmenter.features = _compiled(segmenter, segmenter.features)  # type: ignore[method-assign, assignment]
     for head in segmenter.heads.values():
         head.forward = _compiled(segmenter, head.forward)
 

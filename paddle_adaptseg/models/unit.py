@@ -68,7 +68,8 @@ class Unit:
         if layer._use_global_stats or not layer.training:
             kept = Kept(z, layer._mean.clone(), layer._variance.clone(), True)
             return self.normalised(kept, relu, rows), kept
-        kept = Kept(z, *(paddle.empty(t.shape, dtype="float32") for t in (layer._mean, layer._variance)), False)
+        mean, variance = (paddle.empty(t.shape, dtype="float32") for t in (layer._mean, layer._variance))
+        kept = Kept(z, mean, variance, False)
         operation = norm(tuple(z.shape), layer._epsilon, False, relu, True)
         given = self._tensors(kept, y := empty(z.shape) if rows else empty_last(z.shape))
         if relu:
