@@ -144,6 +144,15 @@ def test_early_and_late_features_of_deeplabv3plus_reach_both_their_readers():
     np.testing.assert_allclose(ours, theirs, 0, 1e-4 * np.abs(theirs).max())
 
 
+def test_a_part_of_a_larger_tensor_is_read_where_it_begins():
+    x, layer = paddle.randn([3, 4, 40, 40]), Conv2D(4, 6, 3)
+    for part in (x[1:2], x[:, :, 3:], x.transpose([0, 1, 3, 2])):
+        ours, p = layer(part), pixelwise.softmax(part)
+        with without_onednn():
+            np.testing.assert_allclose(ours.numpy(), layer(part).numpy(), 0, 1e-5)
+            np.testing.assert_allclose(p.numpy(), pixelwise.softmax(part).numpy(), 0, 1e-6)
+
+
 def test_readers_of_one_map_add_their_gradients_and_an_unused_one_adds_none():
     x = ConvSequence(Conv2D(3, 4, 3), nn.ReLU())(paddle.randn([1, 3, 8, 8]))
     assert lies_last(x) and not x.stop_gradient

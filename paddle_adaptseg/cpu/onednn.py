@@ -219,6 +219,7 @@ class Operation:
         shape = tuple(tensor.shape)
         is_map = len(shape) == 4 and name not in _KERNELS
         key = (name, shape, is_map and lies_last(tensor))
+        assert key[2] or tensor.is_contiguous(), f"{name} {shape} has gaps in memory"
         if key not in self.ways:
             self.ways[key] = self._find_way(*key, is_map)
         return self.ways[key]
@@ -228,11 +229,8 @@ class Operation:
         if name == "workspace":
             wanted = self._queried(name)
             return Way(wanted, wanted, None, 0)
-        lies, wanted = (
-            layout(shape, last),
-            self._queried(name) if name in self.chosen else layout(shape, is_map and self.last),
-        )
-        copy = None
+        lies, copy = layout(shape, last), None
+        wanted = self._queried(name) if name in self.chosen else layout(shape, is_map and self.last)
         if not lib.dll.dnnl_memory_desc_equal(lies, wanted):
             one, other = (wanted, lies) if name in self.outputs else (lies, wanted)
             copy = lib.make("reorder", one, lib.engine, other, lib.engine, None)
