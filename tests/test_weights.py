@@ -226,7 +226,8 @@ def test_files_of_the_paddle_ports_and_of_paddle_vision_are_read_as_paddle_write
     with paddle.no_grad():
         stem = theirs.relu(theirs.bn1(theirs.conv1(x)))
         same = theirs.layer2(theirs.layer1(model.backbone.pool(stem)))  # what follows is dilated in ours
-        np.testing.assert_allclose(model.backbone(x)[1].numpy(), same.numpy(), rtol=1e-4, atol=1e-4)
+        found, same = model.backbone(x)[1].numpy(), same.numpy()
+        np.testing.assert_allclose(found, same, 0, 2e-5 * np.abs(same).max())  # of the largest: weights are random
 
 
 def test_the_vd_shortcut_averages_before_its_convolution():
