@@ -30,8 +30,9 @@ MAY_IMPORT = {
     "scores": set(),
     "selection": set(),
     "upsample": set(),
-    "cpu": {"cpu"},
-    "losses": {"cpu", "labels"},
+    # the accelerator knows what it replaces; nothing that it replaces knows it
+    "cpu": {"cpu", "losses", "models.aspp", "models.resnet", "runtime"},
+    "losses": {"labels"},
     "runtime": {"errors"},
     "parallel": {"errors", "parallel", "runtime"},
     "checkpoint": {"errors", "files"},
@@ -40,7 +41,7 @@ MAY_IMPORT = {
     "launch": {"errors", "config", "runtime"},
     "weights": BASICS | {"weights"},
     "data": BASICS | {"data", "metrics"},
-    "models": BASICS | {"cpu", "models"},
+    "models": BASICS | {"models"},
     "methods": BASICS | {"methods", "losses", "models.layers", "models.discriminator", "models.segmenter"},
     "engine": BASICS | {"cpu", "engine", "data", "models", "methods", "losses", "metrics", "weights", "checkpoint",
                         "logger", "lock", "parallel", "runtime", "scores", "upsample", "visual"},
@@ -101,6 +102,25 @@ def test_a_room_imports_only_what_it_may(path):
         elif top in ONLY_IN:
             assert room(path) in ONLY_IN[top], f"{path.relative_to(ROOT)} imports {top}"
         assert top not in ("tools", "tests"), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_the_accelerator_is_asked_for_in_one_line_of_training_and_one_of_evaluation():
+    users = {}
+    for path in [*FILES, *(ROOT / "tools").glob("*.py")]:
+        names = {name for name in imported(path) if name.startswith("paddle_adaptseg.cpu")}
+        if names and path.parent.name != "cpu":
+            users[path.relative_to(PACKAGE).as_posix()] = names
+    door = {"paddle_adaptseg.cpu"}
+    assert users == {"engine/run.py": door, "engine/inference.py": door}
+    assert {n for n in imported(PACKAGE / "losses.py") if n.startswith("paddle_adaptseg.")} == {"paddle_adaptseg.labels"}
+
+
+def test_networks_are_plain_paddle():
+    for path in (PACKAGE / "models").glob("*.py"):
+        words = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        assert not words & {"relu_", "add_"}, path
+    for name in ("resnet", "vgg", "aspp", "discriminator", "small", "mobilenet", "deeplab", "deeplabv3plus"):
+        assert "not_to_static" not in (PACKAGE / f"models/{name}.py").read_text()
 
 
 def test_methods_know_no_concrete_segmenter_and_the_engine_no_method_by_name():

@@ -16,7 +16,6 @@ from test_resume import EARLY, EXPERIMENTS, V3PLUS, assert_same_run, numbers, ov
 from paddle_adaptseg.checkpoint import load_state, state_path
 from paddle_adaptseg.config import Component, Pixels
 from paddle_adaptseg.configfile import override
-from paddle_adaptseg.cpu import without_onednn
 from paddle_adaptseg.data import TrainData, loading, transforms
 from paddle_adaptseg.data.faults import Fault, Sample, collate, separate
 from paddle_adaptseg.engine import counting, evaluate, evaluator, fit, trainer
@@ -147,8 +146,7 @@ def one_step(config, watch=False):
 
             patch.setattr(paddle.Tensor, name, counted)
         clock = Clock(config.schedule.horizon // 2, config.schedule.horizon, watch)
-        with without_onednn():  # as where there is a GPU
-            report = trainer.train_step(state, clock, config.schedule, iter(given))
+        report = trainer.train_step(state, clock, config.schedule, iter(given))
     return report, {name: n for name, n in taken.items() if n}
 
 
@@ -187,13 +185,12 @@ def passes(name: str, compiled: bool):
     if compiled:
         compile_segmenter(model)
     found = {}
-    with without_onednn():
-        for number, size in enumerate(([2, 3, 48, 96], [2, 3, 32, 64])):
-            paddle.seed(number)  # dropout
-            image = paddle.to_tensor(np.random.default_rng(number).normal(size=size).astype(np.float32))
-            logits = model(image)
-            sum((x.sin() ** 2).mean() for x in logits.values()).backward()
-            found.update({f"{number} {level}": x.numpy() for level, x in logits.items()})
+    for number, size in enumerate(([2, 3, 48, 96], [2, 3, 32, 64])):
+        paddle.seed(number)  # dropout
+        image = paddle.to_tensor(np.random.default_rng(number).normal(size=size).astype(np.float32))
+        logits = model(image)
+        sum((x.sin() ** 2).mean() for x in logits.values()).backward()
+        found.update({f"{number} {level}": x.numpy() for level, x in logits.items()})
     forwards = [type(layer) for layer in model.sublayers() if "forward" in vars(layer)]
     assert len(forwards) == (len(model.heads) if compiled else 0), "only the heads' are replaced"
     found.update({f"gradient {k}": p.grad.numpy() for k, p in model.named_parameters() if p.grad is not None})

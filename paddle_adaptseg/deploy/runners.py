@@ -16,9 +16,9 @@ from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.transforms import normalise, resize_label
 from paddle_adaptseg.deploy.contract import FILE, Contract, read_contract
 from paddle_adaptseg.engine.evaluator import predict_label
+from paddle_adaptseg.engine.inference import evaluating
 from paddle_adaptseg.engine.restore import load_model
 from paddle_adaptseg.errors import CheckpointError, ConfigError
-from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.segmenter import Segmenter
 
 STRIDE = 8  # sizes are rounded to the stride of the networks
@@ -50,7 +50,7 @@ class NetworkRunner:
     def labels(self, image: np.ndarray) -> np.ndarray:
         """Class indices [H, W] of an RGB picture [H, W, 3]."""
         small = scaled(image, working_size(image.shape[0], image.shape[1], self.usual))
-        with inference(self.model):
+        with evaluating(self.model):
             batch = normalise(paddle.to_tensor(np.ascontiguousarray(small[None])), self.config.data.pixels)
             return predict_label(self.model, batch, image.shape[:2])
 

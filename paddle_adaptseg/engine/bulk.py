@@ -24,12 +24,11 @@ from paddle_adaptseg.configfile import to_plain
 from paddle_adaptseg.data import label_space, open_domain, scored_domain
 from paddle_adaptseg.data.reading import Sample, spread
 from paddle_adaptseg.engine.evaluator import class_sets
-from paddle_adaptseg.engine.inference import Backend, Inference, Predictor, eager
+from paddle_adaptseg.engine.inference import Backend, Inference, Predictor, eager, evaluating
 from paddle_adaptseg.engine.measure import Measured, Scored, load_measured, measure, save_measured, scores
 from paddle_adaptseg.engine.restore import load_model, sha256, weights_by_step
 from paddle_adaptseg.errors import CheckpointError
 from paddle_adaptseg.files import write_atomically
-from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.scores import miou_interval, share_agreement
 
@@ -57,14 +56,14 @@ class Bench:
         """One pass with the bench's options, or with others."""
         predictor = Predictor(model, options or self.options, self.config.data.pixels, self.backend)
         workers = max(1, self.config.data.workers)
-        with inference(model):
+        with evaluating(model):
             return measure(predictor, self.files, self.indices, self.classes, self.training_size, workers, each)
 
     def predict(self, model: Segmenter, places: Sequence[int]) -> list[tuple[Sample, Scored]]:
         """The images at some places of the bench again, with their labels."""
         predictor = Predictor(model, self.options, self.config.data.pixels, self.backend)
         indices = [self.indices[place] for place in places]
-        with inference(model):
+        with evaluating(model):
             return list(scores(predictor, self.files, indices, self.classes, self.training_size, False, 0))
 
     def question(self) -> dict:

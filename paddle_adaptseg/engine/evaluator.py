@@ -16,14 +16,13 @@ from paddle_adaptseg.config import Config
 from paddle_adaptseg.data import class_set, label_space, open_validation, scored_domain
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.engine import counting
-from paddle_adaptseg.engine.inference import Inference, Predictor
+from paddle_adaptseg.engine.inference import Inference, Predictor, evaluating
 from paddle_adaptseg.engine.interrupt import Asked
 from paddle_adaptseg.engine.measure import scores
 from paddle_adaptseg.files import writing
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.losses import entropy_map
 from paddle_adaptseg.metrics import ConfusionMatrix
-from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.visual import palette_image
 
@@ -52,7 +51,7 @@ def evaluate_model(
     files = files or open_validation(config)
     matrix = ConfusionMatrix(len(space))
     mine, stopped = parallel.share(range(len(files))), False
-    with inference(model):
+    with evaluating(model):
         try:
             check()
             if counting.on_gpu() and options == PLAIN and save is None:
@@ -83,7 +82,7 @@ def save_prediction(prediction: np.ndarray, stem: str, folder: Path, space: Labe
 
 def look(model: Segmenter, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Prediction [H, W] and normalised entropy [H, W] of one normalised image at its own size."""
-    with inference(model):
+    with evaluating(model):
         logits = model(image)["main"]
         return logits.argmax(axis=1).numpy()[0].astype(np.uint8), entropy_map(logits).numpy()[0]
 

@@ -5,6 +5,7 @@ Every way of looking gives coarse logits (a View); upsample.py averages them int
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +17,11 @@ import paddle
 from paddle import Tensor
 
 from paddle_adaptseg.config import Pixels
+from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.data.transforms import normalise
 from paddle_adaptseg.errors import ConfigError, suggest
 from paddle_adaptseg.models.ensemble import Ensemble
+from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.upsample import View, resized
 
@@ -87,6 +90,13 @@ def _number(text: str, flag: str, example: str) -> float:
 
 Forward = Callable[[Tensor], np.ndarray]  # normalised image [1, 3, H, W] to fused logits [C, h, w] float32
 Backend = Callable[[Segmenter, Inference], Forward]
+
+
+@contextlib.contextmanager
+def evaluating(model: Segmenter) -> Iterator[None]:
+    """Evaluation mode without gradients; on a CPU the network is accelerated."""
+    with inference(model), accelerate(model):
+        yield
 
 
 def eager(model: Segmenter, options: Inference) -> Forward:

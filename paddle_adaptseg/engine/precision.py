@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import paddle
 
 from paddle_adaptseg.config import Run
-from paddle_adaptseg.cpu import without_onednn
 from paddle_adaptseg.engine.optim import Player
 from paddle_adaptseg.errors import ConfigError
 
@@ -33,7 +32,7 @@ class Precision:
         if self.kind == "fp32":
             yield
             return
-        with paddle.amp.auto_cast(dtype=DTYPES[self.kind]), without_onednn():
+        with paddle.amp.auto_cast(dtype=DTYPES[self.kind]):
             yield
 
     @paddle.no_grad()

@@ -131,6 +131,7 @@ def load_model(
             raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
         config = override(parse_config(weights.config, f"configuration inside '{path}'"), *overrides)
     runtime.set_device(config.run.device)
+    runtime.set_accelerate(config.run.accelerate)
     with runtime.fresh_names():
         model = build_model(config.model, len(label_space(config)))
     load_arrays(model, fitting_weights(weights, path, config)[0], f"'{path}'")

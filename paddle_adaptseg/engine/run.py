@@ -11,6 +11,7 @@ from paddle_adaptseg import checkpoint, parallel, runtime
 from paddle_adaptseg.checkpoint import Snapshot
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import dump
+from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.data import TrainData, open_validation
 from paddle_adaptseg.engine.build import build_state
 from paddle_adaptseg.engine.ending import explained
@@ -56,9 +57,13 @@ def fit(
         parallel.check_device(config.run.device)
         check_sync_norm(config, runtime.set_device(config.run.device).startswith("gpu"))
         runtime.set_cudnn(config.run.deterministic, config.run.cudnn_autotune)
+        runtime.set_accelerate(config.run.accelerate)
+        runtime.keep_freed_memory()
         mine = RunLock(Path(config.run.output)) if parallel.is_first() else contextlib.nullcontext(Silent())
         with runtime.fresh_names(), mine as lock:
-            return _Run(config, resume, overwrite, accept_changes, lock).train()
+            run = _Run(config, resume, overwrite, accept_changes, lock)
+            with contextlib.nullcontext() if config.run.to_static else accelerate(run.state.method):
+                return run.train()
 
 
 class _Run:
@@ -85,8 +90,7 @@ class _Run:
         # Everything that can be wrong has been looked at, by every process; from here on the folder is written to.
         self.log: Any = Silent()
         self.console: Any = Silent()
-        memory = estimate(self.state.method, config).text()
-        self.notes = [note for note in (lock.note, changes, moved, memory) if note]
+        self.notes = [note for note in (lock.note, changes, moved) if note]
         if parallel.is_first():
             self.open_folder()
 
@@ -111,7 +115,8 @@ class _Run:
             f"{self.config.schedule.stop}, writing to {self.folder} (curves: visualdl --logdir {self.folder / 'vdl'})"
         )
         several = [rule(self.config)] if parallel.world() > 1 else []
-        for note in (*several, *self.notes, *self.data.notes()):
+        memory = estimate(self.state.method, self.config).text()
+        for note in (*several, *self.notes, memory, *self.data.notes()):
             self.console.line(note)
         if self.validation is not None:
             self.console.line(protocol_line(self.config, len(self.validation)))
