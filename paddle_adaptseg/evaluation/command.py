@@ -7,25 +7,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Callable, Optional
 
+import numpy as np
+
 from paddle_adaptseg import parallel, runtime
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.data import label_space, scored_domain
-from paddle_adaptseg.deploy.logits import BACKENDS
-from paddle_adaptseg.engine.bulk import Bench, Entry, evaluate_run, readings
-from paddle_adaptseg.engine.evaluator import class_sets, protocol_line, save_prediction
-from paddle_adaptseg.engine.measure import Measured
-from paddle_adaptseg.engine.restore import find_weights, load_model, load_models
 from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.evaluation.checkpoints import Bench, Entry, evaluate_run, readings
 from paddle_adaptseg.evaluation.extras import with_extras
+from paddle_adaptseg.evaluation.measure import Measurement, save_prediction
+from paddle_adaptseg.evaluation.metrics import miou_interval
+from paddle_adaptseg.evaluation.programs import BACKENDS
+from paddle_adaptseg.evaluation.protocol import class_sets, protocol_line
 from paddle_adaptseg.evaluation.request import DOMAINS, Request, baseline_path, check, weights_path
+from paddle_adaptseg.evaluation.selection import headline, pick_all
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.registry import lookup
 from paddle_adaptseg.report import Findings, Trajectory, write_report, write_tables
 from paddle_adaptseg.report.console import rule_lines, score_lines
 from paddle_adaptseg.report.findings import DomainScores
-from paddle_adaptseg.scores import miou_interval
-from paddle_adaptseg.selection import headline, pick_all
+from paddle_adaptseg.weights.load import find_weights, load_model, load_models
 
 Tell = Callable[[str], object]
 
@@ -109,11 +111,15 @@ def _bench(request: Request, config: Config, domain: str) -> Bench:
 def _saver(request: Request, space: LabelSpace):
     if not request.save:
         return None
-    return lambda sample, scored: save_prediction(scored.label, sample.stem, Path(request.save), space)
+    return lambda sample, scored: save_prediction(np.asarray(scored.label), sample.stem, Path(request.save), space)
 
 
 def _findings(
-    request: Request, config: Config, benches: Sequence[Bench], measured: Mapping[str, Measured], names: Sequence[str]
+    request: Request,
+    config: Config,
+    benches: Sequence[Bench],
+    measured: Mapping[str, Measurement],
+    names: Sequence[str],
 ) -> Findings:
     """What was measured, with the baseline measured in the same way."""
     sets, baseline, name = class_sets(config), {}, ""
@@ -143,7 +149,7 @@ def _findings(
     )
 
 
-def _scores(measured: Measured, sets: Mapping[str, Sequence[int]]) -> DomainScores:
+def _scores(measured: Measurement, sets: Mapping[str, Sequence[int]]) -> DomainScores:
     intervals = {name: miou_interval(measured.matrices, ids) for name, ids in sets.items()}
     return DomainScores(
         measured.matrix, measured.boundary, measured.reliability, intervals, measured.entropy, measured.seconds

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from paddle_adaptseg.data import label_space
-from paddle_adaptseg.engine.bulk import Bench
-from paddle_adaptseg.engine.measure import Measured
-from paddle_adaptseg.models.ensemble import Ensemble
-from paddle_adaptseg.models.segmenter import Segmenter
+from paddle_adaptseg.evaluation.checkpoints import Bench
+from paddle_adaptseg.evaluation.measure import Measurement
+from paddle_adaptseg.models.ensemble import Ensemble, Network
 from paddle_adaptseg.report import Findings, Shown
 from paddle_adaptseg.visual import at_size, colourise
 
@@ -20,7 +19,7 @@ PICTURE_WIDTH = 512
 
 
 def with_extras(
-    found: Findings, benches: Sequence[Bench], model: Segmenter, measured: Mapping[str, Measured],
+    found: Findings, benches: Sequence[Bench], model: Network, measured: Mapping[str, Measurement],
     paths: Sequence[Path],
 ) -> Findings:  # fmt: skip
     """Findings with what only the report shows: the effect of each option, and the best, median and worst image."""
@@ -34,7 +33,7 @@ def with_extras(
 
 
 def _effects(
-    bench: Bench, model: Segmenter, full: Measured, found: Findings, paths: Sequence[Path]
+    bench: Bench, model: Network, full: Measurement, found: Findings, paths: Sequence[Path]
 ) -> dict[str, float]:
     """Target mIoU of the plain way and of each option on its own, and of each member of an ensemble."""
     ids = next(iter(found.sets.values()))
@@ -49,7 +48,7 @@ def _effects(
     return scores
 
 
-def _shown(bench: Bench, model: Segmenter, measured: Measured) -> list[Shown]:
+def _shown(bench: Bench, model: Network, measured: Measurement) -> list[Shown]:
     mious, space = measured.image_mious(), label_space(bench.config)
     order = [i for i in np.argsort(-mious, kind="stable") if not np.isnan(mious[i])]
     if not order:
@@ -60,7 +59,7 @@ def _shown(bench: Bench, model: Segmenter, measured: Measured) -> list[Shown]:
         image = sample.images[0]
         width = min(PICTURE_WIDTH, max(image.shape[1], 192))
         size = (width, round(width * image.shape[0] / image.shape[1]))
-        label = np.where(sample.truth < len(space), scored.label, 255).astype(np.uint8)
+        label = np.where(sample.truth < len(space), np.asarray(scored.label), 255).astype(np.uint8)
         ids = [colourise(at_size(part, size, smooth=False), space) for part in (sample.truth, label)]
         pictures = [at_size(image, size, smooth=True), *ids]
         found.append(Shown(f"{word}: {sample.stem}, {100 * mious[place]:.1f} mIoU on its own classes", *pictures))
