@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 import numpy as np
 import paddle
@@ -61,11 +61,6 @@ class Logits(ABC):
     @abstractmethod
     def view(output: Union[Tensor, np.ndarray]) -> Any:
         """What a network gave for one image [1, C, h, w] as a view [C, h, w]."""
-
-    @staticmethod
-    @abstractmethod
-    def mirror(view: Any) -> Any:
-        """A view with left and right exchanged."""
 
     @staticmethod
     @abstractmethod
@@ -144,10 +139,6 @@ class HostLogits(Logits):
         return output.numpy()[0] if isinstance(output, Tensor) else output[0]
 
     @staticmethod
-    def mirror(view: np.ndarray) -> np.ndarray:
-        return view[:, :, ::-1]
-
-    @staticmethod
     def blend(parts: Iterable[tuple[Window, np.ndarray]], size: Size) -> np.ndarray:
         total, count = np.zeros(0, np.float32), np.zeros(tuple(size), np.float32)
         for (rows, columns), logits in parts:
@@ -184,10 +175,6 @@ class DeviceLogits(Logits):
         return output[0] if isinstance(output, Tensor) else paddle.to_tensor(output[0])
 
     @staticmethod
-    def mirror(view: Tensor) -> Tensor:
-        return view.flip(axis=[2])
-
-    @staticmethod
     def blend(parts: Iterable[tuple[Window, Tensor]], size: Size) -> Tensor:
         total, count = None, np.zeros(tuple(size), np.float32)
         for (rows, columns), logits in parts:
@@ -214,18 +201,15 @@ def _resized_on_device(logits: Tensor, size: Size) -> Tensor:
     return resize(logits.unsqueeze(0), size)[0]
 
 
-def _neighbours(
-    count: int, length: int, wanted: Optional[np.ndarray] = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _neighbours(count: int, length: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For positions `wanted` of `length` over `count` samples with aligned corners: left, right, share of the right."""
-    wanted = np.arange(length) if wanted is None else wanted
     where = wanted * ((count - 1) / max(1, length - 1))
     left = np.minimum(where.astype(np.int64), count - 1)
     return left, np.minimum(left + 1, count - 1), (where - left).astype(np.float32)
 
 
 def _widened(logits: np.ndarray, width: int) -> np.ndarray:
-    left, right, share = _neighbours(logits.shape[2], width)
+    left, right, share = _neighbours(logits.shape[2], width, np.arange(width))
     matrix = np.zeros((logits.shape[2], width), np.float32)
     np.add.at(matrix, (left, np.arange(width)), 1 - share)
     np.add.at(matrix, (right, np.arange(width)), share)

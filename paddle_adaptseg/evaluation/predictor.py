@@ -113,7 +113,7 @@ class Predictor:
                 batch = normalise(paddle.to_tensor(pixels[None]), self.pixels)
                 for forward, weight in self.members:
                     view = self._view(forward, batch)
-                    views.append(self.kind.mirror(view) if mirrored else view)
+                    views.append(view[:, :, ::-1] if mirrored else view)
                     weights.append(weight)
         return self.kind(views, weights)
 
