@@ -20,7 +20,7 @@ from paddle_adaptseg.data.toy import ensure_toy
 from paddle_adaptseg.engine import fit, load_model
 from paddle_adaptseg.errors import CheckpointError, Stopped
 from paddle_adaptseg.evaluation.predictor import Predictor
-from paddle_adaptseg.report.curves import draw_curves, read_curves, warnings_of
+from paddle_adaptseg.evaluation.report.curves import draw_curves, read_curves, warnings_of
 from paddle_adaptseg.visual import at_size, colourise, grid, heat, png_bytes
 
 WIDEST = 256  # pixels of a picture in a grid, so that a notebook's file stays small

@@ -31,7 +31,7 @@ from paddle_adaptseg.engine.finite import NotFinite  # noqa: E402
 from paddle_adaptseg.engine.optim import Player  # noqa: E402
 from paddle_adaptseg.errors import DataError, Stopped, UserError  # noqa: E402
 from paddle_adaptseg.evaluation import Request, evaluate_request  # noqa: E402
-from paddle_adaptseg.evaluation.checkpoints import Bench  # noqa: E402
+from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator  # noqa: E402
 from paddle_adaptseg.evaluation.options import InferenceOptions  # noqa: E402
 from paddle_adaptseg.evaluation.predictor import Predictor  # noqa: E402
 from paddle_adaptseg.parallel import tensors  # noqa: E402
@@ -84,7 +84,7 @@ def score(weights: str, overrides: list[str], keep: str) -> str:
     """Counts of an evaluation, plain and in detail."""
     matrix, _ = evaluate(weights, overrides=overrides)
     model, config = load_model(weights, None, overrides)
-    found = Bench(config, "target", InferenceOptions()).measure(model)
+    found = DomainEvaluator(config, "target", InferenceOptions()).measure(model)
     arrays = {"matrices": found.matrices, "boundary": found.boundary, "reliability": found.reliability,
               "coarse": found.coarse, "entropy": np.array(found.entropy), "counts": matrix.counts}  # fmt: skip
     if parallel.is_first():

@@ -39,11 +39,10 @@ MAY_IMPORT = {
     "methods": BASICS | {"methods", "losses", "models.layers", "models.discriminator", "models.segmenter"},
     "engine": BASICS | {"cpu", "engine", "data", "models", "methods", "losses", "evaluation", "weights", "checkpoint",
                         "logger", "lock", "parallel", "runtime", "visual"},
-    "report": BASICS | {"report", "evaluation.metrics", "evaluation.selection", "visual"},
-    "evaluation": BASICS | {"evaluation", "data", "models", "parallel", "report", "runtime", "visual", "weights"},
+    "evaluation": BASICS | {"evaluation", "data", "models", "parallel", "runtime", "visual", "weights"},
     "deploy": BASICS | {"deploy", "data", "evaluation", "models", "parallel", "runtime", "visual", "weights"},
     "reference": BASICS | {"data.catalog", "data.decode", "losses", "methods", "models"},
-    "notebook": BASICS | {"data", "engine", "evaluation", "report", "visual"},
+    "notebook": BASICS | {"data", "engine", "evaluation", "visual"},
     "aistudio": {"data", "errors", "registry"},
     "study": {"configfile", "errors", "files", "launch"},
     "sweep": {"configfile", "errors", "files", "launch", "logger", "study", "yamltree"},
@@ -61,8 +60,8 @@ ONLY_IN = {
     "paddle2onnx": {"deploy"},
     "onnxruntime": {"deploy"},
     "argparse": set(),
-    "matplotlib": {"study", "sweep", "report"},
-    "xlsxwriter": {"report"},
+    "matplotlib": {"study", "sweep", "evaluation"},
+    "xlsxwriter": {"evaluation"},
 }
 
 

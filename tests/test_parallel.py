@@ -24,7 +24,7 @@ from paddle_adaptseg.data import TrainData
 from paddle_adaptseg.engine import evaluate, fit
 from paddle_adaptseg.engine.ranks import batch_norms, synchronise_norms
 from paddle_adaptseg.evaluation import Request, evaluate_request
-from paddle_adaptseg.evaluation.checkpoints import Bench
+from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator
 from paddle_adaptseg.evaluation.options import InferenceOptions
 from paddle_adaptseg.labels import IGNORE
 from paddle_adaptseg.methods import METHODS
@@ -153,7 +153,7 @@ def test_a_shared_evaluation_equals_one_of_one_process_to_the_last_count(togethe
     weights = scored / "weights/step_00000001.pdparams"
     model, config = load_model(weights)
     alone, found = (
-        Bench(config, "target", InferenceOptions()).measure(model),
+        DomainEvaluator(config, "target", InferenceOptions()).measure(model),
         np.load(together["folder"] / "scored.npz"),
     )
     np.testing.assert_array_equal(found["counts"], evaluate(weights)[0].counts)

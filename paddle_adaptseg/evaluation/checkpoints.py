@@ -42,8 +42,8 @@ _ARRAYS = ("matrices", "boundary", "reliability", "coarse")
 _META = "meta.json"
 
 
-class Bench:
-    """One domain with its files: measures any network in one way."""
+class DomainEvaluator:
+    """One domain with its files: evaluates any network on it in the same way."""
 
     def __init__(
         self, config: Config, domain: str, options: InferenceOptions, limit: Optional[int] = None,
@@ -58,13 +58,13 @@ class Bench:
         self, model: Network, options: Optional[InferenceOptions] = None,
         each: Optional[Callable[[Sample, ImageScores], object]] = None,
     ) -> Measurement:  # fmt: skip
-        """One pass with the bench's options, or with others."""
+        """One pass with its own options, or with others."""
         predictor = Predictor(model, self.config.data.pixels, options or self.options, self.backend)
         workers = max(1, self.config.data.workers)
         return measure(predictor, self.files, self.indices, self.classes, self.training_size, workers, each)
 
     def predict(self, model: Network, places: Sequence[int]) -> list[tuple[Sample, ImageScores]]:
-        """The images at some places of the bench again, with their labels."""
+        """The images at some places of its list again, with their labels."""
         predictor = Predictor(model, self.config.data.pixels, self.options, self.backend)
         indices = [self.indices[place] for place in places]
         with predictor.ready():
@@ -113,23 +113,25 @@ class Entry:
     measured: Mapping[str, Measurement]
 
 
-def evaluate_run(run: Path, benches: Sequence[Bench], watch: Optional[float], tell: Callable[[str], object]):
+def evaluate_run(
+    run: Path, evaluators: Sequence[DomainEvaluator], watch: Optional[float], tell: Callable[[str], object]
+):
     """Measure all checkpoints of a run in order, keeping each; with `watch`, wait that many seconds for a new one."""
     if not weights_by_step(run) and watch is None:
         raise CheckpointError(f"folder '{run}' holds no weights to evaluate (expected weights/step_*.pdparams)")
-    stop = benches[0].config.schedule.stop
+    stop = evaluators[0].config.schedule.stop
     entries = []
     for step, path in follow(run, stop, watch, tell):
         loaded: list[Network] = []
 
         def load(path=path, loaded=loaded) -> Network:
-            loaded[:] = loaded or [load_model(path, benches[0].config)[0]]
+            loaded[:] = loaded or [load_model(path, evaluators[0].config)[0]]
             return loaded[0]
 
         name = f"step_{step:08d}"
-        measured = {b.domain: b.recall(b.folder(run), name, path, load) for b in benches}
+        measured = {b.domain: b.recall(b.folder(run), name, path, load) for b in evaluators}
         entries.append(Entry(step, path, measured))
-        primary = next(iter(class_sets(benches[0].config).values()))
+        primary = next(iter(class_sets(evaluators[0].config).values()))
         text = ", ".join(f"{d} mIoU {100 * m.matrix.miou(primary):.2f}" for d, m in measured.items())
         tell(f"step {step}  {text}" + ("" if loaded else "  (kept)"))
     return sorted(entries, key=lambda entry: entry.step)
