@@ -25,11 +25,6 @@ MAY_IMPORT = {
     "config": {"errors"},
     "configfile": {"config", "errors", "schema", "yamltree"},
     "labels": {"errors"},
-    "metrics": set(),
-    # data may score label files: tools/compute_iou.py
-    "scores": set(),
-    "selection": set(),
-    "upsample": set(),
     # the accelerator knows what it replaces; nothing that it replaces knows it
     "cpu": {"cpu", "losses", "models.aspp", "models.resnet", "runtime"},
     "losses": {"labels"},
@@ -39,37 +34,35 @@ MAY_IMPORT = {
     "logger": {"files"},
     "visual": {"labels"},
     "launch": {"errors", "config", "runtime"},
-    "weights": BASICS | {"weights"},
-    "data": BASICS | {"data", "metrics"},
+    "weights": BASICS | {"data", "models", "runtime", "weights"},
+    "data": BASICS | {"data"},
     "models": BASICS | {"models"},
     "methods": BASICS | {"methods", "losses", "models.layers", "models.discriminator", "models.segmenter"},
-    "engine": BASICS | {"cpu", "engine", "data", "models", "methods", "losses", "metrics", "weights", "checkpoint",
-                        "logger", "lock", "parallel", "runtime", "scores", "upsample", "visual"},
-    "report": BASICS | {"report", "metrics", "scores", "selection", "visual"},
-    "evaluation": BASICS | {"evaluation", "data", "deploy", "engine", "models", "parallel", "report", "runtime",
-                            "scores", "selection", "visual"},
-    "deploy": BASICS | {"deploy", "data", "engine", "models", "parallel", "runtime", "visual", "weights"},
+    "engine": BASICS | {"cpu", "engine", "data", "models", "methods", "losses", "evaluation", "weights", "checkpoint",
+                        "logger", "lock", "parallel", "runtime", "visual"},
+    "evaluation": BASICS | {"cpu", "evaluation", "data", "models", "parallel", "runtime", "visual", "weights"},
+    "deploy": BASICS | {"deploy", "data", "evaluation", "models", "parallel", "runtime", "visual", "weights"},
     "reference": BASICS | {"data.catalog", "data.decode", "losses", "methods", "models"},
-    "notebook": BASICS | {"data", "engine", "models", "report", "visual"},
+    "notebook": BASICS | {"data", "engine", "evaluation", "visual"},
     "aistudio": {"data", "errors", "registry"},
     "study": {"configfile", "errors", "files", "launch"},
     "sweep": {"configfile", "errors", "files", "launch", "logger", "study", "yamltree"},
-    "demo": BASICS | {"data", "engine", "launch", "metrics", "models.layers", "runtime", "visual"},
+    "demo": BASICS | {"data", "engine", "evaluation", "launch", "runtime", "visual"},
     "__init__": {"runtime", "version"},
 }  # fmt: skip
 # Libraries that live in one place each.
 ONLY_IN = {
     "visualdl": {"logger"},
     "yaml": {"yamltree", "configfile"},
-    "cv2": {"visual", "data", "metrics", "scores", "deploy"},
-    "PIL": {"visual", "data", "engine", "demo", "deploy"},
+    "cv2": {"visual", "data", "evaluation", "deploy"},
+    "PIL": {"visual", "data", "evaluation", "demo", "deploy"},
     "pickle": {"weights"},
     "torch": set(),
     "paddle2onnx": {"deploy"},
     "onnxruntime": {"deploy"},
     "argparse": set(),
-    "matplotlib": {"study", "sweep", "report"},
-    "xlsxwriter": {"report"},
+    "matplotlib": {"study", "sweep", "evaluation"},
+    "xlsxwriter": {"evaluation"},
 }
 
 
@@ -111,7 +104,7 @@ def test_the_accelerator_is_asked_for_in_one_line_of_training_and_one_of_evaluat
         if names and path.parent.name != "cpu":
             users[path.relative_to(PACKAGE).as_posix()] = names
     door = {"paddle_adaptseg.cpu"}
-    assert users == {"engine/run.py": door, "engine/inference.py": door}
+    assert users == {"engine/run.py": door, "evaluation/predictor.py": door}
     assert {n for n in imported(PACKAGE / "losses.py") if n.startswith("paddle_adaptseg.")} == {"paddle_adaptseg.labels"}
 
 

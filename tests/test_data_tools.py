@@ -18,10 +18,10 @@ from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.data import TrainData, loading
 from paddle_adaptseg.data.cache import FORMATS, digest, prepare
 from paddle_adaptseg.data.check import check_domain
-from paddle_adaptseg.data.compare import score_folders
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
 from paddle_adaptseg.errors import DataError
+from paddle_adaptseg.evaluation.folders import score_folders
 from paddle_adaptseg.labels import CITYSCAPES_19
 
 

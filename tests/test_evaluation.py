@@ -25,12 +25,12 @@ from paddle_adaptseg.configfile import override
 from paddle_adaptseg.data import open_domain, scored_domain
 from paddle_adaptseg.data.reading import read_ahead, spread
 from paddle_adaptseg.engine import bulk, evaluate, fit
-from paddle_adaptseg.engine.inference import Inference
-from paddle_adaptseg.engine.measure import load_measured
 from paddle_adaptseg.errors import CheckpointError, ConfigError, DataError
 from paddle_adaptseg.evaluation import Request, evaluate_request
+from paddle_adaptseg.evaluation.measure import load_measured
+from paddle_adaptseg.evaluation.options import InferenceOptions
 
-EAGER = Inference(backend="eager")
+EAGER = InferenceOptions(backend="eager")
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ WRONG = {
     "--limit must be at least 1": {"limit": 0},
     "--last must be at least 1": {"tail": 0},
     "--watch follows a run's folder": {"watch": 1.0, "step": "latest"},
-    "unknown --backend 'onnx'": {"options": Inference(backend="onnx")},
+    "unknown --backend 'onnx'": {"options": InferenceOptions(backend="onnx")},
 }
 
 

@@ -6,18 +6,18 @@ import csv
 import json
 
 import numpy as np
-import paddle
 import pytest
 from conftest import ROOT, tiny_overrides
 from PIL import Image
 from test_tools import tool
 
-from paddle_adaptseg.config import Component
+from paddle_adaptseg.config import Component, Pixels
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.engine import evaluate, fit
 from paddle_adaptseg.engine.health import QUIET, WINDOW, HealthMonitor
-from paddle_adaptseg.engine.inference import Inference
 from paddle_adaptseg.errors import CheckpointError, ConfigError
+from paddle_adaptseg.evaluation.options import InferenceOptions
+from paddle_adaptseg.evaluation.predictor import Predictor
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.study import Row, run_study, study_jobs, write_study
@@ -104,10 +104,11 @@ def test_the_lift_over_a_baseline_is_told_and_a_loss_is_a_warning(tiny, tmp_path
 
 def test_an_ensemble_averages_probabilities_with_its_weights():
     models = [build_model(Component("small", {"width": 8}), 4) for _ in range(2)]
-    image = paddle.randn([1, 3, 32, 32])
-    with paddle.no_grad():
-        one, other = (paddle.nn.functional.softmax(m(image)["main"], axis=1).numpy() for m in models)
-        both = Ensemble(models, [3, 1])(image)["main"].exp().numpy()
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    one, other, both = (
+        np.asarray(Predictor(m, Pixels()).scaled_logits(image).probabilities((32, 32)))
+        for m in (*models, Ensemble(models, [3, 1]))
+    )
     np.testing.assert_allclose(both, 0.75 * one + 0.25 * other, rtol=1e-4, atol=1e-6)
     for weights in ([1.0], [-1, 2], [0, 0]):
         with pytest.raises(ConfigError, match="2 models need as many weights"):
@@ -120,7 +121,7 @@ def test_several_checkpoints_are_evaluated_as_one(tiny, tmp_path):
     alone, _ = evaluate(tmp_path / "0")
     weighted, _ = evaluate([tmp_path / "0", tmp_path / "1"], weights=[1, 0])
     both, _ = evaluate([tmp_path / "0", tmp_path / "1"])
-    flipped, _ = evaluate(tmp_path / "0", options=Inference(flip=True))
+    flipped, _ = evaluate(tmp_path / "0", options=InferenceOptions(flip=True))
     assert (flipped.counts != alone.counts).any() and flipped.images == alone.images
     assert (alone.counts == weighted.counts).all() and (alone.counts != both.counts).any()
     done = tool("eval", "--restore-from", tmp_path / "0", tmp_path / "1", "--weights", 1, 0)

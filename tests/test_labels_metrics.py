@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.evaluation.metrics import ConfusionMatrix, iou_table
 from paddle_adaptseg.labels import CITYSCAPES_19, CITYSCAPES_IDS, IGNORE
-from paddle_adaptseg.metrics import ConfusionMatrix, iou_table
 
 
 def test_raw_ids_become_the_train_ids_of_cityscapes():

@@ -22,13 +22,13 @@ from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
 from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.data import TrainData
 from paddle_adaptseg.engine import evaluate, fit
-from paddle_adaptseg.engine.bulk import Bench
-from paddle_adaptseg.engine.inference import Inference
 from paddle_adaptseg.engine.ranks import batch_norms, synchronise_norms
-from paddle_adaptseg.engine.restore import load_model
 from paddle_adaptseg.evaluation import Request, evaluate_request
+from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator
+from paddle_adaptseg.evaluation.options import InferenceOptions
 from paddle_adaptseg.labels import IGNORE
 from paddle_adaptseg.methods import METHODS
+from paddle_adaptseg.weights.load import load_model
 
 pytestmark = pytest.mark.skipif(not paddle.distributed.is_available(), reason="this Paddle has no paddle.distributed")
 STEPS = 3
@@ -152,7 +152,10 @@ def test_a_shared_evaluation_equals_one_of_one_process_to_the_last_count(togethe
     assert together["score"] == ["3", "3"]  # an odd number of images
     weights = scored / "weights/step_00000001.pdparams"
     model, config = load_model(weights)
-    alone, found = Bench(config, "target", Inference()).measure(model), np.load(together["folder"] / "scored.npz")
+    alone, found = (
+        DomainEvaluator(config, "target", InferenceOptions()).measure(model),
+        np.load(together["folder"] / "scored.npz"),
+    )
     np.testing.assert_array_equal(found["counts"], evaluate(weights)[0].counts)
     assert found["stems"].tolist() == list(alone.stems)
     for name in ("matrices", "boundary", "reliability", "coarse", "entropy"):

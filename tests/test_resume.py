@@ -13,10 +13,10 @@ from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.engine import evaluate, fit
 from paddle_adaptseg.engine import run as run_module
-from paddle_adaptseg.engine.restore import find_weights
 from paddle_adaptseg.errors import CheckpointError, ConfigError
 from paddle_adaptseg.logger import VDL_FILE
 from paddle_adaptseg.methods import METHODS
+from paddle_adaptseg.weights.load import find_weights
 
 # A configuration for every method in METHODS (asserted below).
 EXPERIMENTS = {

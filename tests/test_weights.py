@@ -22,11 +22,11 @@ from parity_runner import SHIPPED, load_rules
 
 from paddle_adaptseg.config import Component
 from paddle_adaptseg.engine import load_model
-from paddle_adaptseg.engine.restore import convert_weights, translated_weights
 from paddle_adaptseg.errors import CheckpointError
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.weights import arrays_of, coverage, load_arrays
 from paddle_adaptseg.weights.kinds import KINDS, identify, trained_branches, translate
+from paddle_adaptseg.weights.load import convert_weights, translated_weights
 from paddle_adaptseg.weights.reader import read_weights
 from paddle_adaptseg.weights.zoo import check_entry, find_entry, zoo, zoo_page
 

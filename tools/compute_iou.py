@@ -21,8 +21,8 @@ def main() -> int:
 
     runtime.import_paddle()
     from paddle_adaptseg.data import class_set, named_space
-    from paddle_adaptseg.data.compare import score_folders
-    from paddle_adaptseg.metrics import iou_table
+    from paddle_adaptseg.evaluation.folders import score_folders
+    from paddle_adaptseg.evaluation.metrics import iou_table
 
     space = named_space(args.classes)
     protocols = [p for p in args.protocols.split(",") if p] or [args.classes]

@@ -38,7 +38,7 @@ def main() -> int:
     from paddle_adaptseg import load_config, runtime
 
     runtime.import_paddle()
-    from paddle_adaptseg.engine.restore import convert_weights
+    from paddle_adaptseg.weights.load import convert_weights
 
     if args.check is not None:
         return check(Path(args.source), args.check)

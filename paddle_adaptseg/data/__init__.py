@@ -12,7 +12,6 @@ from paddle_adaptseg.data.catalog import dataset_spec, own_dataset
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.faults import Quarantine
 from paddle_adaptseg.data.loading import Positions, shared_memory_suffices
-from paddle_adaptseg.data.reading import eval_samples
 from paddle_adaptseg.data.sampling import PairStream, batch_bytes, train_batches
 from paddle_adaptseg.labels import LABEL_SPACES, LabelSpace
 from paddle_adaptseg.registry import lookup
@@ -20,7 +19,6 @@ from paddle_adaptseg.registry import lookup
 __all__ = [
     "TrainData",
     "class_set",
-    "eval_samples",
     "label_space",
     "named_space",
     "open_domain",

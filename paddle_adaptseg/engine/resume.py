@@ -11,11 +11,11 @@ from paddle_adaptseg import checkpoint
 from paddle_adaptseg.checkpoint import Snapshot
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import differences, parse_config
-from paddle_adaptseg.engine.restore import find_weights, translated_weights
 from paddle_adaptseg.errors import CheckpointError, ConfigError, shorten
 from paddle_adaptseg.files import write_atomically
 from paddle_adaptseg.methods.base import Method
 from paddle_adaptseg.weights import load_arrays
+from paddle_adaptseg.weights.load import find_weights, translated_weights
 
 
 def starting_point(

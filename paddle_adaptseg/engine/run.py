@@ -15,15 +15,17 @@ from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.data import TrainData, open_validation
 from paddle_adaptseg.engine.build import build_state
 from paddle_adaptseg.engine.ending import explained
-from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model, protocol_line, score_scalars
 from paddle_adaptseg.engine.finite import check_arrays
 from paddle_adaptseg.engine.health import HealthMonitor, last_score
-from paddle_adaptseg.engine.interrupt import Asked, Interruption
+from paddle_adaptseg.engine.interrupt import Interruption
 from paddle_adaptseg.engine.memory import estimate
 from paddle_adaptseg.engine.panels import panels
 from paddle_adaptseg.engine.ranks import change, check_sync_norm, rule
 from paddle_adaptseg.engine.resume import restore_best, restore_weights, starting_point
 from paddle_adaptseg.engine.trainer import StepReport, run_steps
+from paddle_adaptseg.errors import StopRequested
+from paddle_adaptseg.evaluation.measure import evaluate_model
+from paddle_adaptseg.evaluation.protocol import class_sets, protocol_line, score_scalars
 from paddle_adaptseg.files import sweep, write_atomically
 from paddle_adaptseg.lock import RunLock
 from paddle_adaptseg.logger import Console, RunLog, Silent
@@ -126,7 +128,7 @@ class _Run:
                 if self.state.pending:
                     self.conclude()
                 run_steps(self.state, self.config, batches, self.after_step)
-        except Asked:
+        except StopRequested:
             raise self.stop.farewell(self.folder, self.state.step) from None
         finally:
             batches.close()
@@ -163,13 +165,13 @@ class _Run:
         try:
             improved = due and self.evaluate()
             state.pending = False
-        except Asked:
+        except StopRequested:
             state.pending = True  # it is the first thing the continued run does
         saves = improved or self.ends() or state.step % run.save_every == 0 or state.step == last
         if saves:
             self.save(due and not state.pending, improved)
         if saves and self.ends():
-            raise Asked
+            raise StopRequested
 
     def ends(self) -> bool:
         """Whether the run was asked to end and has not reached its end anyway."""

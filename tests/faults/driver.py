@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 # Moments of a training: the function at whose n-th call a fault comes.
 MOMENTS = {
     "optimise": "paddle_adaptseg.engine.optim:Player.step",
-    "evaluate": "paddle_adaptseg.engine.inference:Predictor.views",
+    "evaluate": "paddle_adaptseg.evaluation.measure:ImageScores.matrix",
     "draw": "paddle_adaptseg.engine.panels:panel",
     "inside a state": "numpy.lib.format:write_array",
     "file written, not moved": "os:fsync",

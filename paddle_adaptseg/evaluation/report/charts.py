@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from paddle_adaptseg.report.findings import DomainScores, Trajectory
-from paddle_adaptseg.report.published import Published
-from paddle_adaptseg.scores import BINS, calibration_error
+from paddle_adaptseg.evaluation.metrics import BINS, calibration_error
+from paddle_adaptseg.evaluation.report.findings import DomainScores, Trajectory
+from paddle_adaptseg.evaluation.report.published import Published
 
 OURS, OTHER, MARK, GREY = "#2f6690", "#e08e45", "#c1292e", "#9aa5b1"
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import time
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,25 +25,28 @@ from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import to_plain
 from paddle_adaptseg.data import label_space, open_domain, scored_domain
 from paddle_adaptseg.data.reading import Sample, spread
-from paddle_adaptseg.engine.evaluator import class_sets
-from paddle_adaptseg.engine.inference import Backend, Inference, Predictor, eager, evaluating
-from paddle_adaptseg.engine.measure import Measured, Scored, load_measured, measure, save_measured, scores
-from paddle_adaptseg.engine.restore import load_model, sha256, weights_by_step
 from paddle_adaptseg.errors import CheckpointError
-from paddle_adaptseg.files import write_atomically
-from paddle_adaptseg.models.segmenter import Segmenter
-from paddle_adaptseg.scores import miou_interval, share_agreement
+from paddle_adaptseg.evaluation.measure import ImageScores, Measurement, measure, score_images
+from paddle_adaptseg.evaluation.metrics import miou_interval, share_agreement
+from paddle_adaptseg.evaluation.options import InferenceOptions
+from paddle_adaptseg.evaluation.predictor import Backend, Predictor, eager
+from paddle_adaptseg.evaluation.protocol import class_sets
+from paddle_adaptseg.files import sha256, write_atomically
+from paddle_adaptseg.models.ensemble import Network
+from paddle_adaptseg.weights.load import load_model, weights_by_step
 
 FORMAT = 1
 SOURCE_LIMIT = 100  # source images, when nothing else is asked for: the source set may have 25 000
 POLL = 2.0  # seconds between looks for new weights
+_ARRAYS = ("matrices", "boundary", "reliability", "coarse")
+_META = "meta.json"
 
 
-class Bench:
-    """One domain with its files: measures any network in one way."""
+class DomainEvaluator:
+    """One domain with its files: evaluates any network on it in the same way."""
 
     def __init__(
-        self, config: Config, domain: str, options: Inference, limit: Optional[int] = None,
+        self, config: Config, domain: str, options: InferenceOptions, limit: Optional[int] = None,
         training_size: bool = False, backend: Backend = eager,
     ) -> None:  # fmt: skip
         self.config, self.domain, self.options = config, domain, options
@@ -50,21 +55,20 @@ class Bench:
         self.indices = spread(len(self.files), limit or (SOURCE_LIMIT if domain == "source" else None))
 
     def measure(
-        self, model: Segmenter, options: Optional[Inference] = None,
-        each: Optional[Callable[[Sample, Scored], object]] = None,
-    ) -> Measured:  # fmt: skip
-        """One pass with the bench's options, or with others."""
-        predictor = Predictor(model, options or self.options, self.config.data.pixels, self.backend)
+        self, model: Network, options: Optional[InferenceOptions] = None,
+        each: Optional[Callable[[Sample, ImageScores], object]] = None,
+    ) -> Measurement:  # fmt: skip
+        """One pass with its own options, or with others."""
+        predictor = Predictor(model, self.config.data.pixels, options or self.options, self.backend)
         workers = max(1, self.config.data.workers)
-        with evaluating(model):
-            return measure(predictor, self.files, self.indices, self.classes, self.training_size, workers, each)
+        return measure(predictor, self.files, self.indices, self.classes, self.training_size, workers, each)
 
-    def predict(self, model: Segmenter, places: Sequence[int]) -> list[tuple[Sample, Scored]]:
-        """The images at some places of the bench again, with their labels."""
-        predictor = Predictor(model, self.options, self.config.data.pixels, self.backend)
+    def predict(self, model: Network, places: Sequence[int]) -> list[tuple[Sample, ImageScores]]:
+        """The images at some places of its list again, with their labels."""
+        predictor = Predictor(model, self.config.data.pixels, self.options, self.backend)
         indices = [self.indices[place] for place in places]
-        with evaluating(model):
-            return list(scores(predictor, self.files, indices, self.classes, self.training_size, False, 0))
+        with predictor.ready():
+            return list(score_images(predictor, self.files, indices, self.classes, self.training_size))
 
     def question(self) -> dict:
         """Everything but the weights that a result depends on."""
@@ -84,7 +88,7 @@ class Bench:
             write_atomically(folder / "question.json", lambda handle: handle.write(text.encode()))
         return folder
 
-    def recall(self, folder: Path, name: str, weights: Path, load: Callable[[], Segmenter]) -> Measured:
+    def recall(self, folder: Path, name: str, weights: Path, load: Callable[[], Network]) -> Measurement:
         """The kept measurement of a weights file, or a new one that is kept. `load` is called only for a new one.
 
         Of several processes the first one decides and writes; the others must see the same folder.
@@ -106,26 +110,28 @@ class Entry:
 
     step: int
     weights: Path
-    measured: Mapping[str, Measured]
+    measured: Mapping[str, Measurement]
 
 
-def evaluate_run(run: Path, benches: Sequence[Bench], watch: Optional[float], tell: Callable[[str], object]):
+def evaluate_run(
+    run: Path, evaluators: Sequence[DomainEvaluator], watch: Optional[float], tell: Callable[[str], object]
+):
     """Measure all checkpoints of a run in order, keeping each; with `watch`, wait that many seconds for a new one."""
     if not weights_by_step(run) and watch is None:
         raise CheckpointError(f"folder '{run}' holds no weights to evaluate (expected weights/step_*.pdparams)")
-    stop = benches[0].config.schedule.stop
+    stop = evaluators[0].config.schedule.stop
     entries = []
     for step, path in follow(run, stop, watch, tell):
-        loaded: list[Segmenter] = []
+        loaded: list[Network] = []
 
-        def load(path=path, loaded=loaded) -> Segmenter:
-            loaded[:] = loaded or [load_model(path, benches[0].config)[0]]
+        def load(path=path, loaded=loaded) -> Network:
+            loaded[:] = loaded or [load_model(path, evaluators[0].config)[0]]
             return loaded[0]
 
         name = f"step_{step:08d}"
-        measured = {b.domain: b.recall(b.folder(run), name, path, load) for b in benches}
+        measured = {b.domain: b.recall(b.folder(run), name, path, load) for b in evaluators}
         entries.append(Entry(step, path, measured))
-        primary = next(iter(class_sets(benches[0].config).values()))
+        primary = next(iter(class_sets(evaluators[0].config).values()))
         text = ", ".join(f"{d} mIoU {100 * m.matrix.miou(primary):.2f}" for d, m in measured.items())
         tell(f"step {step}  {text}" + ("" if loaded else "  (kept)"))
     return sorted(entries, key=lambda entry: entry.step)
@@ -175,14 +181,44 @@ def readings(entries: Sequence[Entry], config: Config) -> list[dict[str, float]]
     return rows
 
 
-def stability(before: Optional[Measured], now: Measured) -> float:
+def stability(before: Optional[Measurement], now: Measurement) -> float:
     """Share of target pixels whose class did not change since the checkpoint before."""
     return float((before.coarse == now.coarse).mean()) if before is not None else math.nan
 
 
-def agreement(source: Optional[Measured], target: Measured) -> float:
+def agreement(source: Optional[Measurement], target: Measurement) -> float:
     """How alike the predicted classes on the target and the labelled ones of the source are distributed."""
     if source is None:
         return math.nan
     labelled = source.matrices.sum((0, 2)).astype(np.float64)
     return share_agreement(target.shares(), labelled)
+
+
+def save_measured(path: Path, measured: Measurement, key: str) -> None:
+    """Write a measurement in one atomic step; `key` says what it is a measurement of."""
+    meta = {"key": key, "stems": measured.stems, "entropy": measured.entropy, "seconds": measured.seconds}
+
+    def write(handle) -> None:
+        with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in _ARRAYS:
+                data = io.BytesIO()
+                np.lib.format.write_array(data, getattr(measured, name), allow_pickle=False)
+                archive.writestr(f"{name}.npy", data.getvalue())
+            archive.writestr(_META, json.dumps(meta))
+
+    write_atomically(path, write)
+
+
+def load_measured(path: Path, key: str) -> Optional[Measurement]:
+    """A saved measurement of exactly `key`; None when there is none. A damaged file is an error."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            meta = json.loads(archive.read(_META))
+            if meta["key"] != key:
+                return None
+            arrays = {n: np.lib.format.read_array(io.BytesIO(archive.read(f"{n}.npy"))) for n in _ARRAYS}
+    except FileNotFoundError:
+        return None
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise CheckpointError(f"evaluation '{path}' is damaged ({error}); delete it") from None
+    return Measurement(stems=tuple(meta["stems"]), entropy=meta["entropy"], seconds=meta["seconds"], **arrays)

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from paddle_adaptseg.evaluation.metrics import boundary_iou, calibration_error, mean_present
+from paddle_adaptseg.evaluation.report import charts, html
+from paddle_adaptseg.evaluation.report.findings import DomainScores, Findings, Shown, Trajectory
+from paddle_adaptseg.evaluation.report.published import Published, published
+from paddle_adaptseg.evaluation.report.sheets import digits_of, rounded, summary_rows, title_of
+from paddle_adaptseg.evaluation.selection import CRITERIA
 from paddle_adaptseg.files import write_atomically
-from paddle_adaptseg.metrics import mean_present
-from paddle_adaptseg.report import charts, html
-from paddle_adaptseg.report.findings import DomainScores, Findings, Shown, Trajectory
-from paddle_adaptseg.report.published import Published, published
-from paddle_adaptseg.report.sheets import digits_of, rounded, summary_rows, title_of
-from paddle_adaptseg.scores import boundary_iou, calibration_error
-from paddle_adaptseg.selection import CRITERIA
 from paddle_adaptseg.visual import png_bytes
 
 Pictures = dict[str, bytes]

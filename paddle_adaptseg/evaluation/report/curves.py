@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from paddle_adaptseg.errors import CheckpointError
-from paddle_adaptseg.report.charts import png_of
+from paddle_adaptseg.evaluation.report.charts import png_of
 
 Curve = list[tuple[int, float]]
 COLOURS = ("#2f6690", "#e08e45", "#c1292e", "#4f9d69", "#7d5ba6", "#9aa5b1")

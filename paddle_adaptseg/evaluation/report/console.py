@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from paddle_adaptseg.metrics import iou_table, mean_present
-from paddle_adaptseg.report.findings import DomainScores, Findings, Trajectory
-from paddle_adaptseg.report.sheets import summary_rows
-from paddle_adaptseg.scores import boundary_iou, calibration_error
+from paddle_adaptseg.evaluation.metrics import boundary_iou, calibration_error, iou_table, mean_present
+from paddle_adaptseg.evaluation.report.findings import DomainScores, Findings, Trajectory
+from paddle_adaptseg.evaluation.report.sheets import summary_rows
 
 
 def score_lines(found: Findings) -> list[str]:

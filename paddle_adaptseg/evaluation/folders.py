@@ -14,8 +14,8 @@ from paddle_adaptseg.data.catalog import LabelSource, dataset_spec
 from paddle_adaptseg.data.decode import LABELS, decode_ids
 from paddle_adaptseg.data.stores import Ref
 from paddle_adaptseg.errors import DataError, shorten
+from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
 from paddle_adaptseg.labels import LabelSpace
-from paddle_adaptseg.metrics import ConfusionMatrix
 
 
 def score_folders(truth: Path, predictions: Path, dataset: str, space: LabelSpace, workers: int) -> ConfusionMatrix:

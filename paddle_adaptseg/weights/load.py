@@ -1,4 +1,4 @@
-"""From a weights file or a run's folder to a network, and its score."""
+"""From a weights file or a run's folder to a network, or to an ensemble."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ from paddle_adaptseg import runtime
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import dump, override, parse_config, to_plain
 from paddle_adaptseg.data import label_space
-from paddle_adaptseg.engine.evaluator import PLAIN, class_sets, evaluate_model
-from paddle_adaptseg.engine.inference import Inference
 from paddle_adaptseg.errors import CheckpointError, shorten
 from paddle_adaptseg.files import sha256
-from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.models import MODELS, build_model
-from paddle_adaptseg.models.ensemble import Ensemble
+from paddle_adaptseg.models.ensemble import Ensemble, Network
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights import coverage, load_arrays
 from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
@@ -140,7 +137,7 @@ def load_model(
 
 def load_models(
     origins: Sequence[str | Path], config: Optional[Config], overrides: Sequence[str], weights: Sequence[float]
-) -> tuple[Segmenter, Config]:
+) -> tuple[Network, Config]:
     """One network, or several as an ensemble. Each keeps its own network; data and protocol are those of the first."""
     if weights and len(origins) == 1:
         raise CheckpointError("--weights are those of an ensemble's models, but there is only one model")
@@ -152,21 +149,3 @@ def load_models(
         if label_space(other) != label_space(config) or other.data.pixels != config.data.pixels:
             raise CheckpointError(f"'{path}' predicts other classes or reads pixels in another way than '{origins[0]}'")
     return Ensemble([model, *(m for m, _ in others)], weights), config
-
-
-def evaluate(
-    origin: str | Path | Sequence[str | Path],
-    config: Optional[Config] = None,
-    overrides: Sequence[str] = (),
-    save: Optional[str | Path] = None,
-    weights: Sequence[float] = (),
-    options: Inference = PLAIN,
-) -> tuple[ConfusionMatrix, Config]:
-    """Score weights on their configuration's validation domain; `save` writes the predictions as pictures.
-
-    Several origins are an ensemble: their probabilities are averaged with `weights`.
-    """
-    origins = [origin] if isinstance(origin, (str, Path)) else list(origin)
-    model, config = load_models(origins, config, overrides, weights)
-    class_sets(config)  # a wrong protocol is said before the images are read
-    return evaluate_model(model, config, save=Path(save) if save else None, options=options), config

@@ -9,9 +9,9 @@ from typing import Optional
 import numpy as np
 
 from paddle_adaptseg.config import Config
+from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
+from paddle_adaptseg.evaluation.selection import Headline, Pick
 from paddle_adaptseg.labels import LabelSpace
-from paddle_adaptseg.metrics import ConfusionMatrix
-from paddle_adaptseg.selection import Headline, Pick
 
 
 @dataclass(frozen=True)
