@@ -17,6 +17,8 @@ from paddle_adaptseg.engine.restore import find_weights
 from paddle_adaptseg.errors import CheckpointError, ConfigError
 from paddle_adaptseg.logger import VDL_FILE
 from paddle_adaptseg.methods import METHODS
+from paddle_adaptseg.weights.pdparams import save_weights
+from paddle_adaptseg.weights.reader import read_weights
 
 # A configuration for every method in METHODS (asserted below).
 EXPERIMENTS = {
@@ -148,6 +150,36 @@ def test_starting_anew_leaves_no_weights_of_the_old_run(tiny, tmp_path):
     fit(tiny("toy/source_only", "run.eval_every=0", "schedule.stop=1"), overwrite=True)
     assert not (tmp_path / "run/best.pdparams").exists()
     assert [p.stem for p in (tmp_path / "run/weights").iterdir()] == ["step_00000001"]
+
+
+def test_resuming_keeps_the_best_network_when_its_file_among_the_weights_was_deleted(tiny, tmp_path):
+    config = tiny("toy/source_only", "schedule.stop=4")
+    fit(config)
+    run, best = tmp_path / "run", load_state(state_path(tmp_path / "run", 4)).record["best_step"]
+    network = (run / "best.pdparams").read_bytes()
+    for path in (run / "weights").iterdir():
+        path.unlink()
+    assert best and fit(config, resume="latest").best_step == best
+    assert (run / "best.pdparams").read_bytes() == network
+
+
+def test_a_best_network_of_a_later_step_goes_and_one_without_a_record_stays(tiny, tmp_path, capsys):
+    config, run = tiny("toy/source_only", "run.keep=9"), tmp_path / "run"
+    fit(config)
+    best = run / "best.pdparams"
+    arrays, text, _ = read_weights(best)
+    for path in (run / "weights").iterdir():
+        path.unlink()
+    save_weights(best, arrays, text, {"trained_steps": 6})
+    fit(override(config, "schedule.stop=4"), resume="4")
+    assert not best.exists()
+    assert f"'{best}' was deleted: it is of step 6, and the run continues from step 4" in capsys.readouterr().out
+    for path in (run / "weights").iterdir():
+        path.unlink()
+    best.write_bytes(b"somebody's own")
+    fit(override(config, "schedule.stop=4"), resume="4")
+    assert best.read_bytes() == b"somebody's own"
+    assert f"'{best}' does not say which step it is of" in capsys.readouterr().out
 
 
 def test_a_wrong_protocol_is_said_before_anything_is_trained_or_deleted(tiny, tmp_path):
