@@ -51,11 +51,15 @@ def export_model(
     dynamic: bool = False,
     precision: str = "fp32",
     config: Optional[Config] = None,
+    overrides: Sequence[str] = (),
 ) -> Exported:
-    """Write a program for weights; `size` (height, width) is the validation size unless given, or any if `dynamic`."""
+    """Write a program for weights; `size` (height, width) is the validation size unless given, or any if `dynamic`.
+
+    `overrides` change the configuration saved in the weights, where no other one is given.
+    """
     check_choice(form, precision)
     folder = Path(folder)
-    model, config = load_model(origin, config)
+    model, config = load_model(origin, config, overrides)
     usual = list(config.data.validation.size[::-1])
     size = None if dynamic else list(size or usual)
     check_size(size, precision)

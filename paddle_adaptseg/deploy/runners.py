@@ -16,7 +16,7 @@ from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.transforms import normalise, resize_label
 from paddle_adaptseg.deploy.contract import FILE, Contract, read_contract
 from paddle_adaptseg.engine.evaluator import predict_label
-from paddle_adaptseg.engine.restore import load_model
+from paddle_adaptseg.engine.restore import find_weights, load_model
 from paddle_adaptseg.errors import CheckpointError, ConfigError
 from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.segmenter import Segmenter
@@ -133,12 +133,23 @@ BACKENDS: Mapping[str, Callable[[Path, Contract], Callable[[np.ndarray], np.ndar
 }
 
 
+def model_files(origin: str | Path) -> list[Path]:
+    """The files that open_runner reads."""
+    path = Path(origin).resolve()
+    if not (path / FILE).is_file():
+        return [find_weights(path)]
+    contract = read_contract(path)
+    return [path / name for name in (FILE, contract.program, contract.weights) if name]
+
+
 Runner = Union[NetworkRunner, ProgramRunner]
 
 
-def open_runner(origin: str | Path, config: Optional[Config] = None) -> Runner:
-    """A runner for a weights file, the folder of a run, or an exported folder."""
+def open_runner(origin: str | Path, config: Optional[Config] = None, overrides: Sequence[str] = ()) -> Runner:
+    """A runner for a weights file, the folder of a run, or an exported folder; `overrides` change its saved config."""
     path = Path(origin)
     if (path / FILE).is_file():
+        if config is not None or overrides:
+            raise ConfigError(f"'{path}' is an exported program, whose settings are fixed: leave out --config and -o")
         return ProgramRunner(path)
-    return NetworkRunner(*load_model(path, config))
+    return NetworkRunner(*load_model(path, config, overrides))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -120,6 +121,17 @@ def provenance(source: Path, kind: Optional[str], config: Config) -> dict[str, o
     }
 
 
+def saved_config(config: Config, where: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration saved at `where`, with overrides, for this machine: a device that is not here becomes auto."""
+    device = config.run.device
+    if not runtime.has_device(device):
+        config = override(config, "run.device=auto")
+        if not any(text.startswith("run.device=") for text in overrides):
+            note = f"note: '{where}' was saved with run.device={device}, which is not on this machine; using what is here"
+            print(note, file=sys.stderr)
+    return override(config, *overrides)
+
+
 def load_model(
     origin: str | Path, config: Optional[Config] = None, overrides: Sequence[str] = ()
 ) -> tuple[Segmenter, Config]:
@@ -129,7 +141,7 @@ def load_model(
     if config is None:
         if not weights.config:
             raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
-        config = override(parse_config(weights.config, f"configuration inside '{path}'"), *overrides)
+        config = saved_config(parse_config(weights.config, f"configuration inside '{path}'"), path, overrides)
     runtime.set_device(config.run.device)
     with runtime.fresh_names():
         model = build_model(config.model, len(label_space(config)))

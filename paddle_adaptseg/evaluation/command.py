@@ -15,7 +15,7 @@ from paddle_adaptseg.deploy.logits import BACKENDS
 from paddle_adaptseg.engine.bulk import Bench, Entry, evaluate_run, readings
 from paddle_adaptseg.engine.evaluator import class_sets, protocol_line, save_prediction
 from paddle_adaptseg.engine.measure import Measured
-from paddle_adaptseg.engine.restore import find_weights, load_model, load_models
+from paddle_adaptseg.engine.restore import find_weights, load_model, load_models, saved_config
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.evaluation.extras import with_extras
 from paddle_adaptseg.evaluation.request import DOMAINS, Request, baseline_path, check, weights_path
@@ -96,8 +96,10 @@ def _every_checkpoint(request: Request, tell: Tell) -> Optional[Findings]:
 
 def _run_config(request: Request, run: Path) -> Config:
     saved = run / "config.yml"
-    if request.config or saved.is_file():
-        return load_config(request.config or saved, request.overrides)
+    if request.config:
+        return load_config(request.config, request.overrides)
+    if saved.is_file():
+        return saved_config(load_config(saved), saved, request.overrides)
     return load_model(find_weights(f"{run}@latest"), None, request.overrides)[1]
 
 
