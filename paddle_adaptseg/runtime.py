@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
-from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.errors import ConfigError, UserError
 
 
 def set_cpu_threads() -> None:
@@ -138,6 +138,8 @@ def quiet() -> Iterator[None]:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             yield
+        except UserError:
+            raise  # it says all that a user needs
         except BaseException:
             log.seek(0)
             os.write(kept[1], log.read()[-4000:])

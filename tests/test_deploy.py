@@ -174,7 +174,7 @@ def test_weights_saved_on_a_gpu_open_where_there_is_none(weights, trained, input
     saved = tmp_path / "gpu.pdparams"
     save_weights(saved, arrays_of(model), dump(override(config, "run.device=gpu:1")))
     assert load_model(saved)[1].run.device == "auto"
-    assert "saved with run.device=gpu:1, which is not on this machine" in capsys.readouterr().err
+    assert "saved with run.device=gpu:1, which this machine has not" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="run.device is 'gpu:1', but this Paddle sees no GPU"):
         load_model(saved, overrides=["run.device=gpu:1"])
     done = tool("predict", "--model", saved, inputs / "a.png", "--output", tmp_path / "out")

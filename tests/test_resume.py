@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.engine import evaluate, fit
 from paddle_adaptseg.engine import run as run_module
-from paddle_adaptseg.engine.restore import find_weights
-from paddle_adaptseg.errors import CheckpointError, ConfigError
+from paddle_adaptseg.engine.restore import find_weights, weights_by_step
+from paddle_adaptseg.errors import CheckpointError, ConfigError, StorageError
 from paddle_adaptseg.logger import VDL_FILE
 from paddle_adaptseg.methods import METHODS
 from paddle_adaptseg.weights.pdparams import save_weights
@@ -180,6 +181,35 @@ def test_a_best_network_of_a_later_step_goes_and_one_without_a_record_stays(tiny
     fit(override(config, "schedule.stop=4"), resume="4")
     assert best.read_bytes() == b"somebody's own"
     assert f"'{best}' does not say which step it is of" in capsys.readouterr().out
+
+
+def test_folders_named_like_files_of_a_run_are_no_checkpoints_and_stay(tiny, tmp_path):
+    config, run = tiny("toy/source_only", "run.keep=9"), tmp_path / "run"
+    fit(override(config, "schedule.stop=4"))
+    odd = ["states/step_00000005.npz", "states/step_00000001.npz", "weights/step_00000005.pdparams",
+           "states/.step_00000009.npz.1.tmp"]  # fmt: skip
+    for name in odd:
+        (run / name).mkdir()
+    assert list_steps(run) == [2, 3, 4] and list(weights_by_step(run)) == [2, 3, 4]
+    assert find_weights(f"{run}@latest").name == "step_00000004.pdparams"
+    fit(override(config, "schedule.stop=4"), resume="2")  # drops what is later
+    fit(override(config, "schedule.stop=4", "run.keep=1"), overwrite=True)  # and what is too many
+    assert all((run / name).is_dir() for name in odd)
+    with pytest.raises(StorageError, match=r"cannot write .*step_00000005.npz': Is a directory"):
+        fit(override(config, "run.save_every=1"), resume="latest")
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "vdl/vdlrecords.run.log", "best.pdparams", "config.yml"])
+@pytest.mark.parametrize("kind", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_what_is_no_file_where_a_run_writes_one_is_replaced_or_refused_in_one_line(tiny, tmp_path, name, kind):
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    kind(path)
+    try:
+        fit(tiny("toy/source_only", "schedule.stop=1"))
+        assert path.is_file()
+    except StorageError as error:
+        assert f"cannot write '{path}'" in str(error)
 
 
 def test_a_wrong_protocol_is_said_before_anything_is_trained_or_deleted(tiny, tmp_path):

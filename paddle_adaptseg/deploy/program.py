@@ -7,12 +7,14 @@ upsampling is left to get wrong outside.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Optional
 
 import paddle
 from paddle import Tensor, nn
 
 from paddle_adaptseg.config import Pixels
+from paddle_adaptseg.files import confirm, writing
 from paddle_adaptseg.models.layers import resize_by_products, resize_like
 from paddle_adaptseg.models.segmenter import Segmenter
 
@@ -72,5 +74,8 @@ def save_program(program: nn.Layer, prefix: str) -> None:
     `program.spec()` says what it is fed.
     """
     program.eval()
-    with resize_by_products():
+    path = Path(prefix)
+    with writing(path), resize_by_products():
         paddle.jit.save(program, prefix, input_spec=[program.spec()])
+    for written in path.parent.glob(f"{path.name}.*"):
+        confirm(written)  # Paddle writes what fits and says nothing

@@ -13,7 +13,7 @@ from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import differences, parse_config
 from paddle_adaptseg.engine.restore import find_weights, translated_weights
 from paddle_adaptseg.errors import CheckpointError, ConfigError, shorten
-from paddle_adaptseg.files import write_atomically, writing
+from paddle_adaptseg.files import delete, write_atomically
 from paddle_adaptseg.methods.base import Method
 from paddle_adaptseg.weights import load_arrays
 from paddle_adaptseg.weights.reader import read_weights
@@ -68,8 +68,7 @@ def restore_best(folder: Path, best_step: int, step: int) -> str:
         if own is None:
             return f"'{best}' does not say which step it is of; it was left as it is"
         if own > step:
-            with writing(best):
-                best.unlink()
+            delete(best)
             return f"'{best}' was deleted: it is of step {own}, and the run continues from step {step}"
     return ""
 
