@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
-from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.errors import ConfigError, UserError
 
 
 def set_cpu_threads() -> None:
@@ -76,12 +76,11 @@ def set_device(name: str) -> str:
     """Select 'auto', 'cpu', 'gpu' or 'gpu:N' and return what was selected."""
     import paddle
 
-    compiled = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if name == "auto":
-        name = "gpu" if compiled else "cpu"
+        name = "gpu" if _gpus() else "cpu"
     if name.split(":")[0] not in ("cpu", "gpu"):
         raise ConfigError(f"run.device must be auto, cpu, gpu or gpu:N, not '{name}'")
-    if name.startswith("gpu") and not compiled:
+    if name.startswith("gpu") and not _gpus():
         raise ConfigError(f"run.device is '{name}', but this Paddle sees no GPU; use run.device=cpu")
     paddle.set_device(name)
     return name
@@ -102,6 +101,18 @@ def set_accelerate(choice: str) -> None:
 def accelerates() -> bool:
     """What was chosen, or what the environment says instead."""
     return os.environ.get(ACCELERATE, _accelerate[0]) != "off"
+
+
+def has_device(name: str) -> bool:
+    """Whether this machine has the device: 'gpu:1' needs two GPUs; 'auto' and 'cpu' are everywhere."""
+    kind, _, number = name.partition(":")
+    return kind != "gpu" or int(number if number.isdecimal() else 0) < _gpus()
+
+
+def _gpus() -> int:
+    import paddle
+
+    return paddle.device.cuda.device_count() if paddle.device.is_compiled_with_cuda() else 0
 
 
 def set_cudnn(deterministic: bool, autotune: Optional[bool] = None) -> None:
@@ -148,6 +159,8 @@ def quiet() -> Iterator[None]:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             yield
+        except UserError:
+            raise  # it says all that a user needs
         except BaseException:
             log.seek(0)
             os.write(kept[1], log.read()[-4000:])

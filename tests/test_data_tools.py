@@ -109,6 +109,8 @@ def test_the_check_tool_tells_shares_draws_sheets_and_exits_with_1_when_somethin
     bad = tool("check_dataset", "--config", "configs/toy/adaptsegnet_multi.yml", "-o", *options, "--sheets", sheets)
     assert bad.returncode == 1 and "BAD" in bad.stdout and "00003.png" in bad.stdout
     assert all((sheets / f"{name}.png").exists() for name in ("source", "target", "validation"))
+    ignored = tool("check_dataset", "gta5", pair / "GTA5", "-o", "no.such.key=1")
+    assert ignored.returncode == 2 and "-o changes a configuration: name one with --config" in ignored.stderr
     wrong = tool("check_dataset", "gta6", pair)
     assert wrong.returncode == 2 and "unknown data set 'gta6': did you mean 'gta5'" in wrong.stderr
 

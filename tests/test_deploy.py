@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import cv2
 import numpy as np
 import paddle
@@ -11,8 +13,10 @@ from test_tools import tool, trained  # noqa: F401 (a fixture)
 
 import paddle_adaptseg
 from paddle_adaptseg import runtime
+from paddle_adaptseg.configfile import dump, override
 from paddle_adaptseg.data.decode import decode_ids
 from paddle_adaptseg.data.stores import Ref
+from paddle_adaptseg.deploy import notebook
 from paddle_adaptseg.deploy.contract import FILE, read_contract
 from paddle_adaptseg.deploy.export import export_model
 from paddle_adaptseg.deploy.files import PRODUCTS, predict_files
@@ -36,8 +40,6 @@ def weights(trained, tmp_path_factory):  # noqa: F811
     rng = np.random.default_rng(0)
     for name in [n for n in arrays if n.startswith("heads.main") and n.endswith("weight")]:
         arrays[name] = rng.normal(0, 0.3, arrays[name].shape).astype(np.float32)
-    from paddle_adaptseg.configfile import dump
-
     path = tmp_path_factory.mktemp("weights") / "w.pdparams"
     save_weights(path, arrays, dump(config), {"source": "made here"})
     return path
@@ -147,6 +149,62 @@ def test_a_film_can_be_cut_short_and_a_missing_camera_is_an_error(weights, input
     with runtime.quiet():
         tally = predict_files(open_runner(weights), [str(inputs / "drive.mp4"), "97"], tmp_path / "out", [], limit=2)
     assert tally.images == 2 and tally.problems == ["camera 97 cannot be opened"]
+
+
+@pytest.mark.parametrize("name", ["predict", "export"])
+def test_overrides_without_a_configuration_change_the_one_in_the_weights(weights, inputs, tmp_path, name):
+    start = {"predict": ("--model", weights, inputs / "a.png"), "export": ("--restore-from", weights)}[name]
+    wrong = tool(name, *start, "--output", tmp_path / "no", "-o", "no.such.key=1")
+    assert wrong.returncode == 2 and "unknown key 'no'" in wrong.stderr and wrong.stderr.count("\n") == 1
+    sized = tool(name, *start, "--output", tmp_path / "out", "-o", "data.validation.size=[64, 32]")
+    assert sized.returncode == 0, sized.stderr
+    if name == "export":
+        assert read_contract(tmp_path / "out").size == [32, 64]
+
+
+def test_an_exported_program_takes_no_configuration(weights, inputs, tmp_path):
+    export_model(weights, tmp_path / "exported")
+    done = tool("predict", "--model", tmp_path / "exported", inputs / "a.png", "--output", tmp_path / "out",
+                "-o", "data.validation.size=[64, 32]")  # fmt: skip
+    assert done.returncode == 2 and "is an exported program" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(paddle.device.is_compiled_with_cuda(), reason="this Paddle may see a GPU")
+def test_weights_saved_on_a_gpu_open_where_there_is_none(weights, trained, inputs, tmp_path, capsys):  # noqa: F811
+    model, config = load_model(weights)
+    saved = tmp_path / "gpu.pdparams"
+    save_weights(saved, arrays_of(model), dump(override(config, "run.device=gpu:1")))
+    assert load_model(saved)[1].run.device == "auto"
+    assert "saved with run.device=gpu:1, which this machine has not" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="run.device is 'gpu:1', but this Paddle sees no GPU"):
+        load_model(saved, overrides=["run.device=gpu:1"])
+    done = tool("predict", "--model", saved, inputs / "a.png", "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    (run / "weights").mkdir(parents=True)
+    shutil.copy(saved, run / "weights/step_00000004.pdparams")
+    (run / "config.yml").write_text(dump(override(config, "run.device=gpu:1")))
+    done = tool("eval", "--restore-from", run, "--domains", "target")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_model_stays_open_until_its_own_file_changes(weights, trained, tmp_path, monkeypatch):  # noqa: F811
+    opened = []
+    monkeypatch.setattr(notebook, "open_runner", lambda path: opened.append(path) or open_runner(path))
+    run, image = tmp_path / "run", np.full((48, 96, 3), 90, np.uint8)
+    shutil.copytree(trained[0], run)
+    for name in ("lock.json", "log.jsonl", "config.yml"):
+        paddle_adaptseg.predict(image, run)
+        (run / name).write_text(f"{name} changes while a training goes on")
+    assert len(opened) == 1
+    shutil.copy(weights, run / "best.pdparams")
+    paddle_adaptseg.predict(image, run)
+    assert len(opened) == 2
+    for _ in range(2):
+        export_model(weights, tmp_path / "exported")
+        paddle_adaptseg.predict(image, tmp_path / "exported")
+        paddle_adaptseg.predict(image, tmp_path / "exported")
+    assert len(opened) == 4
 
 
 def test_two_results_of_one_name_are_refused(inputs):

@@ -30,8 +30,9 @@ def main() -> int:
 
     config = load_config(args.config, args.override) if args.config else None
     made = export_model(
-        args.restore_from, Path(args.output), args.format, size, args.size == "dynamic", args.precision, config
-    )
+        args.restore_from, Path(args.output), args.format, size, args.size == "dynamic", args.precision, config,
+        args.override,
+    )  # fmt: skip
     print("\n".join(made.lines))
     print(f"model card: {made.folder / 'README.md'}")
     if not made.good(args.precision):

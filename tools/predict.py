@@ -27,7 +27,8 @@ def main() -> int:
 
     parallel.start()
     with parallel.together():
-        runner = open_runner(args.model, load_config(args.config, args.override) if args.config else None)
+        config = load_config(args.config, args.override) if args.config else None
+        runner = open_runner(args.model, config, args.override)
         print(f"{args.model}: {runner.title}, {len(runner.space)} classes")
         tally = predict_files(runner, args.inputs, Path(args.output), args.write.split(","), args.max_frames)
     print(f"{tally.line()}; written to {args.output}")

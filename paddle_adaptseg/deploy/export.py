@@ -23,7 +23,7 @@ from paddle_adaptseg.deploy.runners import Runner, network_runner, program_runne
 from paddle_adaptseg.errors import CheckpointError, ConfigError, DataError
 from paddle_adaptseg.evaluation.predictor import STRIDE, scaled
 from paddle_adaptseg.evaluation.programs import save_program
-from paddle_adaptseg.files import sha256, write_atomically
+from paddle_adaptseg.files import confirm, sha256, write_atomically
 from paddle_adaptseg.weights.load import find_weights, load_model
 from paddle_adaptseg.weights.reader import read_weights
 
@@ -53,11 +53,15 @@ def export_model(
     dynamic: bool = False,
     precision: str = "fp32",
     config: Optional[Config] = None,
+    overrides: Sequence[str] = (),
 ) -> Exported:
-    """Write a program for weights; `size` (height, width) is the validation size unless given, or any if `dynamic`."""
+    """Write a program for weights; `size` (height, width) is the validation size unless given, or any if `dynamic`.
+
+    `overrides` change the configuration saved in the weights, where no other one is given.
+    """
     check_choice(form, precision)
     folder = Path(folder)
-    model, config = load_model(origin, config)
+    model, config = load_model(origin, config, overrides)
     usual = list(config.data.validation.size[::-1])
     size = None if dynamic else list(size or usual)
     check_size(size, precision)
@@ -65,8 +69,11 @@ def export_model(
     if form == "onnx" and not paddle.__version__.startswith("2."):
         model = load_model(origin, config)[0]  # the comparison keeps the network as it is trained
         plain_norms(model)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = WRITERS[form](LabelProgram(model, config.data.pixels, size), folder, precision)
+    with tempfile.TemporaryDirectory() as scratch:
+        files = WRITERS[form](LabelProgram(model, config.data.pixels, size), Path(scratch), precision)
+        for name in filter(None, files):
+            data = (Path(scratch) / name).read_bytes()
+            write_atomically(folder / name, lambda handle, data=data: handle.write(data))
     space = label_space(config)
     colours = [list(colour) for colour in space.colours]
     contract = Contract(form, *files, precision, size, usual, list(space.names), colours)
@@ -101,18 +108,19 @@ def write_onnx(program: LabelProgram, folder: Path, precision: str) -> tuple[str
             import paddle2onnx
     except ImportError:
         raise CheckpointError("ONNX export needs paddle2onnx: pip install -r requirements-deploy.txt") from None
-    target = folder.resolve() / "model.onnx"
-    with tempfile.TemporaryDirectory() as scratch, runtime.quiet(), inside(scratch):  # it leaves files where it runs
-        names = [str(Path(scratch) / name) for name in write_paddle(program, Path(scratch), precision)]
+    made = folder / "model.onnx"
+    with runtime.quiet(), inside(folder):  # it leaves files where it runs
+        names = [str(folder / name) for name in write_paddle(program, folder, precision)]
         half = precision == "fp16"
-        paddle2onnx.export(*names, str(target), opset_version=OPSET, verbose=False, export_fp16_model=half)
-    if not target.is_file():
+        paddle2onnx.export(*names, str(made), opset_version=OPSET, verbose=False, export_fp16_model=half)
+    if not made.is_file():
         raise CheckpointError(f"paddle2onnx {paddle2onnx.__version__} wrote no program for this network")
-    return target.name, ""
+    confirm(made)
+    return made.name, ""
 
 
 @contextlib.contextmanager
-def inside(folder: str) -> Iterator[None]:
+def inside(folder: Path) -> Iterator[None]:
     """Work in another folder and come back."""
     before = Path.cwd()
     os.chdir(folder)

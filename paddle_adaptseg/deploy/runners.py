@@ -15,12 +15,12 @@ from paddle_adaptseg.config import Config
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.transforms import resize_label
 from paddle_adaptseg.deploy.contract import FILE, Contract, read_contract
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.errors import CheckpointError, ConfigError
 from paddle_adaptseg.evaluation.predictor import Predictor, scaled, working_size
 from paddle_adaptseg.evaluation.programs import Program, open_program
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.models.segmenter import Segmenter
-from paddle_adaptseg.weights.load import load_model
+from paddle_adaptseg.weights.load import find_weights, load_model
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,20 @@ def onnx_program(folder: Path, contract: Contract) -> Program:
 FORMATS: Mapping[str, Callable[[Path, Contract], Program]] = {"paddle": paddle_program, "onnx": onnx_program}
 
 
-def open_runner(origin: str | Path, config: Optional[Config] = None) -> Runner:
-    """A runner for a weights file, the folder of a run, or an exported folder."""
+def model_files(origin: str | Path) -> list[Path]:
+    """The files that open_runner reads."""
+    path = Path(origin).resolve()
+    if not (path / FILE).is_file():
+        return [find_weights(path)]
+    contract = read_contract(path)
+    return [path / name for name in (FILE, contract.program, contract.weights) if name]
+
+
+def open_runner(origin: str | Path, config: Optional[Config] = None, overrides: Sequence[str] = ()) -> Runner:
+    """A runner for a weights file, the folder of a run, or an exported folder; `overrides` change its saved config."""
     path = Path(origin)
-    return program_runner(path) if (path / FILE).is_file() else network_runner(*load_model(path, config))
+    if not (path / FILE).is_file():
+        return network_runner(*load_model(path, config, overrides))
+    if config is not None or overrides:
+        raise ConfigError(f"'{path}' is an exported program, whose settings are fixed: leave out --config and -o")
+    return program_runner(path)

@@ -99,7 +99,7 @@ class _Run:
     def open_folder(self) -> None:
         """Drop what is of later steps, and open the log."""
         checkpoint.drop_after(self.folder, self.state.step)
-        restore_best(self.folder, self.state.best_step)
+        self.notes += filter(None, [restore_best(self.folder, self.state.best_step, self.state.step)])
         for folder in (self.folder, self.folder / "states", self.folder / "weights"):
             sweep(folder)
         self.log = RunLog(self.folder, self.state.step)

@@ -27,7 +27,7 @@ from paddle_adaptseg.evaluation.request import DOMAINS, Request, baseline_path, 
 from paddle_adaptseg.evaluation.selection import headline, pick_all
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.registry import lookup
-from paddle_adaptseg.weights.load import find_weights, load_model, load_models
+from paddle_adaptseg.weights.load import find_weights, load_model, load_models, saved_config
 
 Tell = Callable[[str], object]
 
@@ -98,8 +98,10 @@ def _every_checkpoint(request: Request, tell: Tell) -> Optional[Findings]:
 
 def _run_config(request: Request, run: Path) -> Config:
     saved = run / "config.yml"
-    if request.config or saved.is_file():
-        return load_config(request.config or saved, request.overrides)
+    if request.config:
+        return load_config(request.config, request.overrides)
+    if saved.is_file():
+        return saved_config(load_config(saved), saved, request.overrides)
     return load_model(find_weights(f"{run}@latest"), None, request.overrides)[1]
 
 

@@ -19,6 +19,7 @@ from paddle_adaptseg import runtime
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.evaluation.options import InferenceOptions
 from paddle_adaptseg.evaluation.predictor import Backend, Forward, add_levels, eager
+from paddle_adaptseg.files import confirm, writing
 from paddle_adaptseg.models.layers import resize_by_products
 from paddle_adaptseg.models.segmenter import Segmenter
 
@@ -31,8 +32,10 @@ def save_program(program: nn.Layer, folder: Path) -> tuple[str, str]:
     `program.spec()` says what it is fed.
     """
     program.eval()
-    with resize_by_products():
+    with writing(folder / "model"), resize_by_products():
         paddle.jit.save(program, str(folder / "model"), input_spec=[program.spec()])
+    for written in folder.glob("model.*"):
+        confirm(written)  # Paddle writes what fits and says nothing
     return next(name for name in ("model.json", "model.pdmodel") if (folder / name).is_file()), "model.pdiparams"
 
 

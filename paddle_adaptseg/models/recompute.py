@@ -19,7 +19,6 @@ from paddle_adaptseg.errors import ConfigError, suggest
 from paddle_adaptseg.models.resnet import Bottleneck
 from paddle_adaptseg.models.small import BasicBlock
 
-
 BLOCKS = (Bottleneck, BasicBlock)  # what can run again
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -10,6 +11,7 @@ from typing import Optional
 import numpy as np
 
 from paddle_adaptseg import runtime
+from paddle_adaptseg.checkpoint import files_by_step
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import dump, override, parse_config, to_plain
 from paddle_adaptseg.data import label_space
@@ -39,10 +41,10 @@ def find_weights(origin: str | Path) -> Path:
         return path
     if not path.exists():
         raise CheckpointError(f"weights '{path}' do not exist")
-    steps = sorted((path / "weights").glob("step_*.pdparams"), reverse=True)
-    known = {str(int(step.stem.split("_")[1])): step for step in steps}
+    steps = weights_by_step(path)
+    known = {str(step): steps[step] for step in reversed(steps)}
     if steps:
-        known["latest"] = steps[0]
+        known["latest"] = steps[max(steps)]
     if (path / "best.pdparams").is_file():
         known["best"] = path / "best.pdparams"
     for name in (which,) if which else ("best", "latest"):
@@ -54,8 +56,7 @@ def find_weights(origin: str | Path) -> Path:
 
 def weights_by_step(run: Path) -> dict[int, Path]:
     """A run's weights files by step, ascending."""
-    found = {p.stem[5:]: p for p in (run / "weights").glob("step_*.pdparams")}
-    return {int(step): found[step] for step in sorted(found) if step.isdigit()}
+    return files_by_step(run / "weights", "pdparams")
 
 
 def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
@@ -117,6 +118,17 @@ def provenance(source: Path, kind: Optional[str], config: Config) -> dict[str, o
     }
 
 
+def saved_config(config: Config, where: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration saved at `where`, with overrides, for this machine: a device that is not here becomes auto."""
+    device = config.run.device
+    if not runtime.has_device(device):
+        config = override(config, "run.device=auto")
+        if not any(text.startswith("run.device=") for text in overrides):
+            note = f"note: '{where}' was saved with run.device={device}, which this machine has not; using what it has"
+            print(note, file=sys.stderr)
+    return override(config, *overrides)
+
+
 def load_model(
     origin: str | Path, config: Optional[Config] = None, overrides: Sequence[str] = ()
 ) -> tuple[Segmenter, Config]:
@@ -126,7 +138,7 @@ def load_model(
     if config is None:
         if not weights.config:
             raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
-        config = override(parse_config(weights.config, f"configuration inside '{path}'"), *overrides)
+        config = saved_config(parse_config(weights.config, f"configuration inside '{path}'"), path, overrides)
     runtime.set_device(config.run.device)
     runtime.set_accelerate(config.run.accelerate)
     with runtime.fresh_names():

@@ -1,7 +1,8 @@
-"""Real processes to plant faults in: `trainer(...)` runs tools/train.py with a fault, and says how it ended."""
+"""Real processes to plant faults in: `trainer(...)` runs tools/train.py with a fault, `command(...)` any tool."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import select
@@ -44,7 +45,7 @@ class Driver:
 
 @dataclass
 class Training:
-    """One run of tools/train.py."""
+    """One run of a tool."""
 
     driver: Driver
     pid: int
@@ -102,6 +103,21 @@ def trainer(driver, toy_root, tmp_path):
         return started[-1]
 
     return start
+
+
+@pytest.fixture
+def command(driver, tmp_path):
+    """command(tool, *arguments, limit=bytes) runs a tool to its end; no file may become larger than limit."""
+
+    names = (tmp_path / f"output_of_command_{number}.txt" for number in itertools.count())
+
+    def run(tool, *arguments, limit=0) -> Training:
+        output = next(names)
+        order = {"tool": tool, "arguments": list(map(str, arguments)), "faults": [], "output": str(output),
+                 "count": None, "limit": limit}  # fmt: skip
+        return Training(driver, driver.ask(order), output).wait()
+
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Runs tools/train.py in a child process for each line on stdin, with a fault planted where the line says.
+"""Runs a tool (tools/train.py) in a child process for each line on stdin, with a fault planted where the line says.
 
 Paddle is imported once and children are forked, which saves seconds for each.
 """
@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TRAIN = ROOT / "tools" / "train.py"
+TOOLS = ROOT / "tools"
 sys.path.insert(0, str(ROOT))
 
 # Moments of a training: the function at whose n-th call a fault comes.
@@ -101,9 +101,10 @@ def plant(counts: Counter, moment: str, at: int, strike) -> None:
 
 
 def child(order: dict) -> int:
-    """tools/train.py with its faults; returns its exit code."""
-    sys.path.insert(0, str(TRAIN.parent))
-    sys.argv = [str(TRAIN), *order["arguments"]]
+    """A tool with its faults; returns its exit code."""
+    script = str(TOOLS / f"{order.get('tool', 'train')}.py")
+    sys.path.insert(0, str(TOOLS))
+    sys.argv = [script, *order["arguments"]]
     counts: Counter = Counter()
     code = 1
     try:
@@ -112,7 +113,9 @@ def child(order: dict) -> int:
         if order["count"]:
             for moment in MOMENTS:
                 plant(counts, moment, -1, None)
-        runpy.run_path(str(TRAIN), run_name="__main__")
+        if order.get("limit"):
+            limit(order["limit"])()
+        runpy.run_path(script, run_name="__main__")
         code = 0
     except SystemExit as end:
         code = end.code or 0

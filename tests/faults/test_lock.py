@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from paddle_adaptseg import lock
 from paddle_adaptseg.engine import fit
-from paddle_adaptseg.errors import DataError, TrainingError
+from paddle_adaptseg.errors import DataError, StorageError, TrainingError
 from paddle_adaptseg.lock import NAME, RunLock
 
 
@@ -55,6 +56,42 @@ def test_a_torn_lock_is_stale(tmp_path, text):
     (tmp_path / NAME).write_text(text)
     with RunLock(tmp_path):
         assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
+
+
+def to_itself(path):
+    path.symlink_to(path.name)
+
+
+def to_a_pipe(path):
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
+ODD = {
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a link to a pipe": to_a_pipe,
+    "a link to itself": to_itself,
+    "a link to nothing": lambda path: path.symlink_to("absent"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_lock_that_no_run_wrote_is_refused_in_one_line_and_left_alone(trainer, tmp_path, kind):
+    path = tmp_path / "run" / NAME
+    path.parent.mkdir()
+    ODD[kind](path)
+    error = trainer("run").wait().error
+    assert f"'{path}' is no lock file of a run" in error and "remove it" in error
+    assert os.path.lexists(path)
+
+
+def test_a_lock_replaced_by_a_link_to_itself_ends_the_run_that_held_it(tmp_path):
+    with RunLock(tmp_path) as held:
+        (tmp_path / NAME).unlink()
+        to_itself(tmp_path / NAME)
+        with pytest.raises(StorageError, match="is no lock file of a run"):
+            held.confirm()
 
 
 def test_a_lock_of_another_machine_is_stale_when_it_does_not_beat(tmp_path, capsys):

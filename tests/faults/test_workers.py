@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 
 import pytest
 from test_resume import assert_same_run
+
+from paddle_adaptseg.data import loading
+from paddle_adaptseg.engine import fit
+from paddle_adaptseg.errors import StorageError
 
 FOREVER = ("schedule.horizon=9000", "schedule.stop=9000", "run.eval_every=0")
 
@@ -38,3 +44,13 @@ def test_the_run_goes_on_exactly_after_its_workers_died(trainer, tmp_path, strai
 def test_workers_of_an_evaluation_are_watched_too(trainer):
     options = ("data.workers=2", "data.timeout=3")
     assert trainer("run", ("evaluate", 1, "freeze workers"), options=options).wait().code in (0, 2)
+
+
+def test_workers_without_semaphores_are_refused_in_one_line(tiny, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(loading.multiprocessing, "Semaphore", refuse)
+    with pytest.raises(StorageError, match=r"semaphores in .*\(Read-only file system\).*or use data.workers=0"):
+        fit(tiny("toy/source_only", "data.workers=1"))
+    assert fit(tiny("toy/source_only", "data.workers=0", "schedule.stop=1")).step == 1
