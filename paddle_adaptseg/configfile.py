@@ -14,12 +14,12 @@ from typing import Any
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.schema import convert, dotted
-from paddle_adaptseg.yamltree import check_text, override_tree, parse_tree, read_tree, write_tree
+from paddle_adaptseg.yamltree import Origins, check_text, override_tree, parse_tree, read_tree, write_tree
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file with its bases and apply `key.path=value` overrides."""
-    origins: dict[str, str] = {}
+    origins = Origins()
     tree = read_tree(Path(path), origins)
     for text in overrides:
         override_tree(tree, text, origins)
@@ -28,12 +28,12 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 def parse_config(text: str, name: str = "config") -> Config:
     """Read a resolved configuration from YAML text, as it is saved with a run and inside its weights."""
-    return _convert(parse_tree(text, name), {}, name)
+    return _convert(parse_tree(text, name), Origins(), name)
 
 
 def override(config: Config, *overrides: str) -> Config:
     """A copy of `config` with `key.path=value` overrides applied."""
-    tree, origins = to_plain(config), dict[str, str]()
+    tree, origins = to_plain(config), Origins()
     for text in overrides:
         override_tree(tree, text, origins)
     return _convert(tree, origins, "config")
@@ -78,13 +78,13 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def _convert(tree: Mapping, origins: Mapping[str, str], name: str) -> Config:
+def _convert(tree: Mapping, origins: Origins, name: str) -> Config:
     try:
         check_text(tree)
         config = convert(tree, Config, "")
     except ConfigError as error:
         quoted = str(error).split("'")  # messages quote the dotted path first
-        where = origins.get(quoted[1].split("[")[0] if len(quoted) > 1 else "", name)
+        where = origins.of.get(quoted[1].split("[")[0] if len(quoted) > 1 else "", name)
         raise ConfigError(f"{where}: {error}") from None
     _check_ranges(config, name)
     return config

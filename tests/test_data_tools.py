@@ -269,6 +269,18 @@ def test_saved_predictions_are_scored_as_the_originals_script_does(pair, tmp_pat
     share = matrix.counts[0, 0] / matrix.counts.sum()
     assert f"===> {'road:':<12} {100 * share:6.2f}" in done.stdout
     assert "(synthia_16, 16 classes)" in done.stdout and "(synthia_13, 13 classes)" in done.stdout
+    assert "as the original programs" not in done.stdout
+    for path in truth.rglob("*_labelIds.png"):  # the bus becomes unlabelled, and is predicted all the same
+        label = np.asarray(Image.open(path))
+        Image.fromarray(np.where(label == 28, 0, label).astype(np.uint8)).save(path)
+    done = tool("compute_iou", truth, tmp_path / "right")
+    assert "(cityscapes_19, as the original programs" not in done.stdout
+    Image.fromarray(np.full((32, 64), CITYSCAPES_19.names.index("bus"), np.uint8)).save(
+        tmp_path / "right/toyville_000001_000019_leftImg8bit.png"
+    )
+    done = tool("compute_iou", truth, tmp_path / "right")
+    assert done.stdout.count("===> mIoU") == 2 and "as the original programs count it" in done.stdout, done.stdout
+    assert "absent from the ground truth: bus)" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,22 @@ def iou_table(names: Sequence[str], matrix: ConfusionMatrix, sets: Mapping[str, 
     return "\n".join(lines)
 
 
+def originals_means(names: Sequence[str], matrix: ConfusionMatrix, sets: Mapping[str, Sequence[int]]) -> list[str]:
+    """A line per class set whose mean in the original programs differs: predicted but absent classes count 0 there."""
+    lines, predicted = [], matrix.counts.sum(0) > 0
+    for name, indices in sets.items():
+        iou = matrix.iou()[list(indices)]
+        zeros = [i for i, value in zip(indices, iou) if np.isnan(value) and predicted[i]]
+        if zeros:
+            mean = np.nansum(iou) / (np.isfinite(iou).sum() + len(zeros))
+            classes = ", ".join(names[i] for i in zeros)
+            note = f"predicted but absent from the ground truth: {classes}"
+            lines.append(
+                f"===> mIoU: {_percent(mean).strip()} ({name}, as the original programs count it, with 0 for {note})"
+            )
+    return lines
+
+
 def _percent(value: float) -> str:
     return "  nan (absent)" if np.isnan(value) else f"{100 * value:6.2f}"
 

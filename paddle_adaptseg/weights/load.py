@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
 from paddle_adaptseg import runtime
 from paddle_adaptseg.checkpoint import files_by_step
-from paddle_adaptseg.config import Config
+from paddle_adaptseg.config import Component, Config, Pixels
 from paddle_adaptseg.configfile import dump, override, parse_config, to_plain
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.errors import CheckpointError, shorten
@@ -20,10 +20,12 @@ from paddle_adaptseg.files import sha256
 from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.ensemble import Ensemble, Network
 from paddle_adaptseg.models.segmenter import Segmenter
+from paddle_adaptseg.schema import convert
 from paddle_adaptseg.weights import coverage, load_arrays
 from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
 from paddle_adaptseg.weights.pdparams import save_weights
 from paddle_adaptseg.weights.reader import Weights, read_weights
+from paddle_adaptseg.yamltree import parse_tree
 
 # Keys of a network that change its meaning but not its tensors, or its tensors throughout; and their usual values.
 ARCHITECTURE = {"stride_in": "1x1", "variant": "plain"}
@@ -69,15 +71,32 @@ def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[
     name = identify(weights.arrays)
     if name is None:
         raise CheckpointError(f"'{path}' holds weights of no known kind (first names: {shorten(weights.arrays, 4)})")
-    kind, pixels = KINDS.get(str(weights.origin.get("kind")), KINDS[name]), config.data.pixels
-    if kind.pixels is not None and any(getattr(pixels, k) != v for k, v in kind.pixels.items()):
-        wanted = " ".join(kind.pixel_overrides())
+    kind = KINDS.get(str(weights.origin.get("kind")), KINDS[name])
+    pixels, model = _trained_with(weights, path, kind)
+    others = {k: v for k, v in pixels.items() if v != to_plain(getattr(config.data.pixels, k))}
+    if others:
+        wanted = " ".join(f"data.pixels.{k}={v}".replace(" ", "") for k, v in others.items())
         raise CheckpointError(f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}")
-    for key, usual in ARCHITECTURE.items():
-        needed, default = kind.model.get(key, usual), getattr(MODELS.get(config.model.name), key, None)
-        if default and needed != config.model.params.get(key, default) and kind is not KINDS["ours"]:
+    for key, needed in model.items():
+        default = getattr(MODELS.get(config.model.name), key, None)
+        if default and needed != config.model.params.get(key, default):
             raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.{key}={needed}")
     return translate(weights.arrays, name, config.model.params.get("aspp_branches", 2)), kind
+
+
+def _trained_with(weights: Weights, path: Path, kind: Kind) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The pixels and the architecture that weights expect: as their own configuration says, else as their kind does."""
+    if weights.config:
+        where = f"configuration inside '{path}'"
+        tree = parse_tree(weights.config, where)
+        data = convert(tree.get("data", {}), dict[str, Any], f"{where}: data")
+        pixels = convert(data.get("pixels", {}), Pixels, f"{where}: data.pixels")
+        component = convert(tree.get("model"), Component, f"{where}: model")
+        usual = {key: getattr(MODELS.get(component.name), key, None) for key in ARCHITECTURE}
+        return to_plain(pixels), {key: component.params.get(key, usual[key]) for key in ARCHITECTURE if usual[key]}
+    if kind is KINDS["ours"]:
+        return {}, {}
+    return to_plain(kind.pixels or {}), {key: kind.model.get(key, usual) for key, usual in ARCHITECTURE.items()}
 
 
 def convert_weights(source: Path, output: Optional[Path], config: Config) -> list[str]:
