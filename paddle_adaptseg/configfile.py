@@ -116,6 +116,8 @@ def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
         for key in names:
             value = getattr(section, key)
             checks[f"{'data' if section is data else 'schedule'}.{key}"] = (value, value > 0, "be more than 0")
+    ratio = schedule.warmup_ratio
+    checks["schedule.warmup_ratio"] = (ratio, 0 <= ratio <= 1, "lie in 0..1")
     checks["run.on_nonfinite"] = (run.on_nonfinite, run.on_nonfinite in ("stop", "skip"), "be stop or skip")
     fastest = run.cudnn_autotune and run.deterministic
     checks["run.cudnn_autotune"] = (run.cudnn_autotune, not fastest, "be left out, or false, with run.deterministic")

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "schema": {"errors"},
     "yamltree": {"errors", "schema"},
     "registry": {"errors", "schema"},
-    "config": {"errors"},
+    "config": {"errors", "registry", "schema"},
     "configfile": {"config", "errors", "schema", "yamltree"},
     "labels": {"errors"},
     "metrics": set(),

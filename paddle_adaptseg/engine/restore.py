@@ -82,6 +82,14 @@ def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[
     return translate(weights.arrays, name, config.model.params.get("aspp_branches", 2)), kind
 
 
+def fill_segmenter(segmenter: Segmenter, origin: str, config: Config, partial: bool = False) -> str:
+    """Load weights that a configuration names; returns a line that says what a partial load left out."""
+    path = find_weights(origin)
+    arrays, kind = translated_weights(path, config)
+    report = load_arrays(segmenter, arrays, f"'{path}'", partial, new_heads=True, absent=kind.absent)
+    return f"weights from {path}: {kind.title}" + (f"; initialised anew: {'; '.join(report)}" if report else "")
+
+
 def convert_weights(source: Path, output: Optional[Path], config: Config) -> list[str]:
     """Write weights of a known kind under our names, if they fit the network; returns what was found."""
     weights = read_weights(source)
