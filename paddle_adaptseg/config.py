@@ -234,3 +234,4 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
     run: Run = field(default_factory=Run)
+    plugins: tuple[str, ...] = ()  # the user's modules, or .py files, that register methods, networks, data sets

@@ -11,7 +11,7 @@ import inspect
 import json
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Union
+from typing import Any, Callable, Union
 
 from paddle_adaptseg.config import OPTIMISERS, Component, Config, Domain, Optim, Roots, Stages
 from paddle_adaptseg.configfile import to_plain
@@ -59,6 +59,7 @@ MEANINGS: Mapping[str, str] = {
     "data.workers": "loader processes; 0 reads in the training process; changes no result",
     "data.timeout": "seconds that loader workers may take for a batch",
     "data.quarantine": "unusable training items that are [replaced](reliability.md) and listed; one more stops the run",
+    "plugins": "modules, or `.py` files, of [your own](extending.md) that register methods, networks, data sets",
     "schedule.horizon": "step at which the rate would reach 0: `lr * (1 - step / horizon) ^ power`",
     "schedule.stop": "step at which training stops",
     "schedule.power": "exponent of the decay",
@@ -183,6 +184,18 @@ def _table(rows: typing.Iterable[tuple[str, str, str]], meanings: Mapping[str, s
     return lines + [f"| `{key}` | {kind} | {default} | {meanings[key]} |" for key, kind, default in rows]
 
 
+OPTIM = (
+    "`optim` names the optimiser of each player of the method, and its keys: `{segmenter: {name: adamw, lr: 6e-5}}`.",
+    "Without a name `segmenter` has `sgd` and every other player `adam`. Another name replaces all keys at once.",
+    "`legacy_updates: true` on `sgd` is another way to say `name: legacy_sgd`.",
+)
+TABLES: tuple[tuple[str, Mapping[str, Any], Callable, Mapping[str, str]], ...] = (
+    ("optim", OPTIMISERS, fields, OPTIMISER_KEYS),
+    ("model", MODELS, keywords, KEYWORDS),
+    ("method", METHODS, keywords, KEYWORDS),
+)
+
+
 def configuration_page() -> str:
     """docs/configuration.md."""
     lines = [
@@ -207,19 +220,11 @@ def configuration_page() -> str:
     for section in dict.fromkeys(key.split(".")[0] for key, _, _ in everything):
         lines += ["", f"## {section}", ""]
         lines += _table([row for row in everything if row[0].split(".")[0] == section], MEANINGS)
-    lines += ["", "## optim", ""]
-    lines += [
-        "`optim` names the optimiser of each player of the method and its keys: `{segmenter: {name: adamw, lr: 6e-5}}`.",
-        "Without a name `segmenter` has `sgd` and every other player `adam`. Another name replaces all keys at once.",
-        "`legacy_updates: true` on `sgd` is another way to say `name: legacy_sgd`.",
-    ]
-    for name, cls in OPTIMISERS.items():
-        lines += ["", f"## optim: {name}", "", (inspect.getdoc(cls) or "").splitlines()[0], ""]
-        lines += _table(fields(cls), OPTIMISER_KEYS)
-    for section, table in (("model", MODELS), ("method", METHODS)):
+    lines += ["", "## optim", "", *OPTIM]
+    for section, table, rows, meanings in TABLES:
         for name, cls in table.items():
             lines += ["", f"## {section}: {name}", "", (inspect.getdoc(cls) or "").splitlines()[0], ""]
-            lines += _table(keywords(cls), KEYWORDS)
+            lines += _table(rows(cls), meanings)
     lines += [
         "",
         "## A data set of your own",

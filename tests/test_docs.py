@@ -11,7 +11,6 @@ import pages
 import pytest
 from PIL import Image
 
-from paddle_adaptseg import methods
 from paddle_adaptseg.config import OPTIMISERS, Component, Config
 from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.engine import fit
@@ -22,14 +21,11 @@ from paddle_adaptseg.reference import KEYWORDS, MEANINGS, OPTIMISER_KEYS, config
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-def test_the_example_of_a_new_method_is_short_and_trains(tiny, monkeypatch):
+def test_the_example_of_a_new_method_is_short_and_trains(tiny, plugin):
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "methods.md").read_text(encoding="utf-8"), re.S)
     assert code.count("\n") < 40
-    scope: dict = {}
-    exec(compile(code, "docs/methods.md", "exec"), scope)
-    monkeypatch.setattr(methods, "METHODS", {**methods.METHODS, "confident": scope["Confident"]})
     config = tiny("toy/source_only", "schedule.stop=2", "method.name=confident", "method.weight=0.1",
-                  "method.seg_weights.main=1")  # fmt: skip
+                  "method.seg_weights.main=1", f"plugins=[{plugin(code)}]")  # fmt: skip
     assert isinstance(config.method, Component)
     assert fit(config).step == 2
 

@@ -62,7 +62,7 @@ def _either(pattern: str) -> tuple[LabelSource, ...]:
 _FINE = _either("gtFine/{split}/{city}/{name}_gtFine_KIND.png")
 _RGB_ANON = "{name}_rgb_anon.png"
 
-DATASETS: Mapping[str, DatasetSpec] = {
+DATASETS: dict[str, DatasetSpec] = {
     "gta5": DatasetSpec(
         title="GTA5 (Playing for Data)",
         images=("images/{name}.png",),

@@ -157,8 +157,7 @@ BUILDERS: Mapping[type, Callable[..., Any]] = {
 
 
 def _grouped(groups: Sequence[ParamGroup], weight_decay: Optional[float]) -> list[dict]:
-    # A Paddle group's "learning_rate" multiplies the optimiser's (10.0 is the 10x head); its "weight_decay" replaces the
-    # optimiser's.
+    # A Paddle group's "learning_rate" multiplies the optimiser's (10.0 is the 10x head); "weight_decay" replaces it.
     return [
         {
             "params": list(g.parameters),

@@ -21,6 +21,7 @@ from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.models.segmenter import Segmenter
+from paddle_adaptseg.registry import check_plugins
 from paddle_adaptseg.weights import coverage, load_arrays
 from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
 from paddle_adaptseg.weights.pdparams import save_weights
@@ -138,6 +139,7 @@ def load_model(
         if not weights.config:
             raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
         config = override(parse_config(weights.config, f"configuration inside '{path}'"), *overrides)
+    check_plugins(config.plugins, f"'{path}'")
     runtime.set_device(config.run.device)
     with runtime.fresh_names():
         model = build_model(config.model, len(label_space(config)))
