@@ -21,9 +21,9 @@ MAY_IMPORT = {
     "batch": set(),
     "schema": {"errors"},
     "yamltree": {"errors", "schema"},
-    "registry": {"errors", "schema"},
-    "config": {"errors"},
-    "configfile": {"config", "errors", "schema", "yamltree"},
+    "registry": {"errors", "runtime", "schema"},
+    "config": {"errors", "registry", "schema"},
+    "configfile": {"config", "errors", "registry", "schema", "yamltree"},
     "labels": {"errors"},
     # the accelerator knows what it replaces; nothing that it replaces knows it
     "cpu": {"cpu", "losses", "models.aspp", "models.resnet", "runtime"},

@@ -19,9 +19,10 @@ def main() -> int:
     parser.add_argument("--config", help="YAML file; default: the configuration saved in the weights")
     parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
-    from paddle_adaptseg import load_config, parallel, runtime
+    from paddle_adaptseg import parallel, runtime
 
     runtime.import_paddle()
+    from paddle_adaptseg.configfile import load_config
     from paddle_adaptseg.deploy.files import predict_files
     from paddle_adaptseg.deploy.runners import open_runner
 

@@ -101,7 +101,7 @@ def _run_config(request: Request, run: Path) -> Config:
     if request.config:
         return load_config(request.config, request.overrides)
     if saved.is_file():
-        return saved_config(load_config(saved), saved, request.overrides)
+        return saved_config(load_config(saved, request.overrides, own=False), saved)
     return load_model(find_weights(f"{run}@latest"), None, request.overrides)[1]
 
 

@@ -5,7 +5,7 @@ The segmenter is told to be sure on the target. How sure, and about which pixels
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Callable, Optional
 
@@ -46,7 +46,7 @@ class Prior:
     mean_over: str = "pixels"
 
 
-PRIORS: Mapping[str, Prior] = {
+PRIORS: dict[str, Prior] = {
     "entropy": Prior(mean_entropy, "ent", logged_weighted=False),  # options: ratio
     "max_square": Prior(max_square),
     "iw_max_square": Prior(iw_max_square, mean_over="images"),  # options: ratio

@@ -20,6 +20,7 @@ from paddle_adaptseg.files import sha256
 from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.ensemble import Ensemble, Network
 from paddle_adaptseg.models.segmenter import Segmenter
+from paddle_adaptseg.registry import check_plugins
 from paddle_adaptseg.schema import convert
 from paddle_adaptseg.weights import coverage, load_arrays
 from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
@@ -82,6 +83,14 @@ def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[
         if default and needed != config.model.params.get(key, default):
             raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.{key}={needed}")
     return translate(weights.arrays, name, config.model.params.get("aspp_branches", 2)), kind
+
+
+def fill_segmenter(segmenter: Segmenter, origin: str, config: Config, partial: bool = False) -> str:
+    """Load weights that a configuration names; returns a line that says what a partial load left out."""
+    path = find_weights(origin)
+    arrays, kind = translated_weights(path, config)
+    report = load_arrays(segmenter, arrays, f"'{path}'", partial, new_heads=True, absent=kind.absent)
+    return f"weights from {path}: {kind.title}" + (f"; initialised anew: {'; '.join(report)}" if report else "")
 
 
 def _trained_with(weights: Weights, path: Path, kind: Kind) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -158,6 +167,7 @@ def load_model(
         if not weights.config:
             raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
         config = saved_config(parse_config(weights.config, f"configuration inside '{path}'"), path, overrides)
+    check_plugins(config.plugins, f"'{path}'")
     runtime.set_device(config.run.device)
     runtime.set_accelerate(config.run.accelerate)
     with runtime.fresh_names():
