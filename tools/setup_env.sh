@@ -35,10 +35,17 @@ if [ -z "$python" ]; then
     "install one (for example: apt-get install python3.11-venv) or name it: make setup PYTHON=/path/to/python" >&2
   exit 1
 fi
-[ -x "$venv/bin/python" ] && usable "$venv/bin/python" || { rm -rf "$venv"; "$python" -m venv "$venv"; }
+pip() {
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" 2>&1 \
+    | { grep -v "is ignored: it is neither a file nor a directory" || true; }
+}
+if ! { [ -x "$venv/bin/python" ] && usable "$venv/bin/python"; }; then
+  rm -rf "$venv"
+  "$python" -m venv "$venv"
+  pip --upgrade pip  # that of an old Python may search very long for versions that agree
+fi
 echo "setup: $("$venv/bin/python" --version 2>&1), $requirements${constraints:+ with $constraints}, .[$extra] -> $venv"
 installed=$(grep -sF "$stamp " "$venv/.stamp" || true)
 rm -f "$venv/.stamp"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements" -e ".[$extra]" \
-  ${constraints:+-c "$constraints"} 2>&1 | { grep -v "is ignored: it is neither a file nor a directory" || true; }
+pip -r "$requirements" -e ".[$extra]" ${constraints:+-c "$constraints"}
 printf '%s\n' ${installed:+"$installed"} "$stamp $extra" > "$venv/.stamp"
