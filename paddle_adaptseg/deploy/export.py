@@ -105,7 +105,7 @@ def write_onnx(program: LabelProgram, folder: Path, precision: str) -> tuple[str
         with runtime.quiet():
             import paddle2onnx
     except ImportError:
-        raise CheckpointError("ONNX export needs paddle2onnx: pip install -r requirements-deploy.txt") from None
+        raise CheckpointError('ONNX export needs paddle2onnx: pip install -e ".[deploy]"') from None
     target = folder.resolve() / "model.onnx"
     with tempfile.TemporaryDirectory() as scratch, runtime.quiet(), inside(scratch):  # it leaves files where it runs
         names = [str(Path(scratch) / name) for name in write_paddle(program, Path(scratch), precision)]
