@@ -35,8 +35,8 @@ if [ -z "$python" ]; then
     "install one (for example: apt-get install python3.11-venv) or name it: make setup PYTHON=/path/to/python" >&2
   exit 1
 fi
-pip() {
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" 2>&1 \
+pip() {  # without setuptools' warning that an installation is editable
+  PYTHONWARNINGS=ignore "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" 2>&1 \
     | { grep -v "is ignored: it is neither a file nor a directory" || true; }
 }
 if ! { [ -x "$venv/bin/python" ] && usable "$venv/bin/python"; }; then
