@@ -60,7 +60,7 @@ CASES = {
 def test_an_exported_program_labels_as_the_network_does(weights, tmp_path, case, monkeypatch):
     form, options = CASES[case]
     if form == "onnx":
-        pytest.importorskip("paddle2onnx", reason="requirements-deploy.txt is not installed")
+        pytest.importorskip("paddle2onnx", reason="the extra 'deploy' is not installed")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     made = export_model(weights, tmp_path / "out", form, **options)
@@ -250,6 +250,6 @@ def test_overlay_and_legend_show_the_classes_that_occur():
 @pytest.mark.parametrize("form", ["paddle", "onnx"])
 def test_networks_that_resize_inside_are_exported_too(tiny, tmp_path, form, dynamic):
     if form == "onnx":
-        pytest.importorskip("paddle2onnx", reason="requirements-deploy.txt is not installed")
+        pytest.importorskip("paddle2onnx", reason="the extra 'deploy' is not installed")
     fit(tiny("toy/source_only_v3plus", "schedule.stop=2"))
     assert export_model(tmp_path / "run", tmp_path / "out", form, dynamic=dynamic).agreement > 0.999

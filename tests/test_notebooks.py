@@ -15,9 +15,9 @@ from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.engine import fit
 from paddle_adaptseg.registry import lookup
 
-nbformat = pytest.importorskip("nbformat", reason="requirements-test.txt is not installed")
-nbconvert = pytest.importorskip("nbconvert", reason="requirements-test.txt is not installed")
-nbclient = pytest.importorskip("nbclient", reason="requirements-test.txt is not installed")
+nbformat = pytest.importorskip("nbformat", reason="the extra 'test' is not installed")
+nbconvert = pytest.importorskip("nbconvert", reason="the extra 'test' is not installed")
+nbclient = pytest.importorskip("nbclient", reason="the extra 'test' is not installed")
 
 start_new_kernel = pytest.importorskip("jupyter_client.manager").start_new_kernel
 

@@ -107,7 +107,7 @@ def write_onnx(program: LabelProgram, folder: Path, precision: str) -> tuple[str
         with runtime.quiet():
             import paddle2onnx
     except ImportError:
-        raise CheckpointError("ONNX export needs paddle2onnx: pip install -r requirements-deploy.txt") from None
+        raise CheckpointError('ONNX export needs paddle2onnx: pip install -e ".[deploy]"') from None
     made = folder / "model.onnx"
     with runtime.quiet(), inside(folder):  # it leaves files where it runs
         names = [str(folder / name) for name in write_paddle(program, folder, precision)]

@@ -62,7 +62,7 @@ def onnx_program(folder: Path, contract: Contract) -> Program:
     try:
         import onnxruntime
     except ImportError:
-        raise CheckpointError("ONNX programs need onnxruntime: pip install -r requirements-deploy.txt") from None
+        raise CheckpointError('ONNX programs need onnxruntime: pip install -e ".[deploy]"') from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = runtime.cpu_count()
