@@ -172,7 +172,7 @@ def _store(files: DomainFiles, index: int, store: Format, folder: Path) -> dict[
     """Write the copies of one item; returns their names and sizes."""
     arrays = {"image": files.image(index)}
     if files.labelled:
-        arrays = dict(zip(("image", "label"), files.pair(index, files.size)))
+        arrays["image"], arrays["label"], _ = files.pair(index, files.size)
     sizes = {}
     for part, array in arrays.items():
         data = store.encode(np.ascontiguousarray(array))
