@@ -126,6 +126,18 @@ def test_methods_know_no_concrete_segmenter_and_the_engine_no_method_by_name():
         assert methods <= {"paddle_adaptseg.methods", "paddle_adaptseg.methods.base"}, path
 
 
+def test_labels_are_chosen_in_one_place_and_inside_exported_programs():
+    found = {p.relative_to(PACKAGE).as_posix() for p in FILES if "argmax(" in p.read_text(encoding="utf-8")}
+    outside = {name for name in found if not name.startswith(("models/", "methods/", "losses"))}
+    assert outside == {"evaluation/logits.py", "deploy/program.py"}
+
+
+def test_evaluation_and_deploy_never_import_training():
+    for folder in ("evaluation", "deploy"):
+        for path in (PACKAGE / folder).rglob("*.py"):
+            assert not {name for name in imported(path) if name.startswith("paddle_adaptseg.engine")}, path
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_rooms_and_functions_are_small_and_files_say_what_lives_there(path):
     text = path.read_text(encoding="utf-8")

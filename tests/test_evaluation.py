@@ -24,10 +24,10 @@ from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.data import open_domain, scored_domain
 from paddle_adaptseg.data.reading import read_ahead, spread
-from paddle_adaptseg.engine import bulk, evaluate, fit
+from paddle_adaptseg.engine import evaluate, fit
 from paddle_adaptseg.errors import CheckpointError, ConfigError, DataError
-from paddle_adaptseg.evaluation import Request, evaluate_request
-from paddle_adaptseg.evaluation.measure import load_measured
+from paddle_adaptseg.evaluation import Request, checkpoints, evaluate_request
+from paddle_adaptseg.evaluation.checkpoints import load_measured
 from paddle_adaptseg.evaluation.options import InferenceOptions
 
 EAGER = InferenceOptions(backend="eager")
@@ -113,7 +113,7 @@ def test_a_bulk_evaluation_killed_at_any_point_goes_on_and_gives_the_same(run, t
 
 @pytest.mark.parametrize("after", range(6))
 def test_it_also_goes_on_after_stopping_between_any_two_answers(run, monkeypatch, after):
-    save, count = bulk.save_measured, []
+    save, count = checkpoints.save_measured, []
 
     def stop(*arguments):
         if len(count) == after:
@@ -121,11 +121,11 @@ def test_it_also_goes_on_after_stopping_between_any_two_answers(run, monkeypatch
         count.append(1)
         save(*arguments)
 
-    monkeypatch.setattr(bulk, "save_measured", stop)
+    monkeypatch.setattr(checkpoints, "save_measured", stop)
     with pytest.raises(KeyboardInterrupt):
         ask(run)
     assert len(answers(run)) == after
-    monkeypatch.setattr(bulk, "save_measured", save)
+    monkeypatch.setattr(checkpoints, "save_measured", save)
     known, lines = answers(run), []
     ask(run, lines)
     assert len(answers(run)) == 6 and {k: answers(run)[k] for k in known} == known
@@ -141,7 +141,7 @@ def test_a_damaged_answer_is_named(run):
 
 
 def test_a_running_training_is_followed_to_its_end_or_until_the_time_is_over(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(bulk, "POLL", 0.05)
+    monkeypatch.setattr(checkpoints, "POLL", 0.05)
     late = tmp_path / "late.pdparams"
     last = run / "weights/step_00000006.pdparams"
     last.rename(late)

@@ -64,13 +64,24 @@ class Logits(ABC):
 
     @staticmethod
     @abstractmethod
-    def blend(parts: Iterable[tuple[Window, Any]], size: Size) -> Any:
-        """The mean at image size of the logits of windows that cover it."""
+    def resized(view: Any, size: Size) -> Any:
+        """A view at (height, width)."""
 
     @staticmethod
     @abstractmethod
     def pair_counts(one: Any, other: Any) -> Any:
         """How often each pair of uint8 values of two maps occurs [256, 256] int64."""
+
+    @classmethod
+    def blend(cls, parts: Iterable[tuple[Window, Any]], size: Size) -> Any:
+        """The mean at image size of the logits of windows that cover it."""
+        total, count = None, np.zeros((1, *size), np.float32)
+        for (rows, columns), logits in parts:
+            total = cls.view(np.zeros((1, len(logits), *size), np.float32)) if total is None else total
+            part = cls.resized(logits, (rows.stop - rows.start, columns.stop - columns.start))
+            total[:, rows, columns] = total[:, rows, columns] + part
+            count[:, rows, columns] += 1
+        return total / cls.view(count[None])
 
 
 def on_gpu() -> bool:
@@ -139,14 +150,10 @@ class HostLogits(Logits):
         return output.numpy()[0] if isinstance(output, Tensor) else output[0]
 
     @staticmethod
-    def blend(parts: Iterable[tuple[Window, np.ndarray]], size: Size) -> np.ndarray:
-        total, count = np.zeros(0, np.float32), np.zeros(tuple(size), np.float32)
-        for (rows, columns), logits in parts:
-            total = total if total.size else np.zeros((len(logits), *size), np.float32)
-            total[:, rows, columns] += resized(logits, (rows.stop - rows.start, columns.stop - columns.start))
-            count[rows, columns] += 1
-        total /= count
-        return total
+    def resized(view: np.ndarray, size: Size) -> np.ndarray:
+        if view.shape[1:] == tuple(size):
+            return view
+        return _rows(_widened(view, size[1]), np.arange(size[0]), size[0])
 
     pair_counts = staticmethod(metrics.pair_counts)
 
@@ -157,14 +164,14 @@ class DeviceLogits(Logits):
     on_host = False
 
     def labels(self, size: Size) -> Tensor:
-        scores = self.probabilities(size) if len(self.views) > 1 else _resized_on_device(self.views[0], size)
+        scores = self.probabilities(size) if len(self.views) > 1 else self.resized(self.views[0], size)
         return scores.argmax(axis=0).astype("uint8")
 
     def labels_and_confidence(self, size: Size) -> tuple[Tensor, Tensor]:
         return self.labels(size), self.probabilities(size).max(axis=0)
 
     def probabilities(self, size: Size) -> Tensor:
-        return sum(w * F.softmax(_resized_on_device(v, size), axis=0) for v, w in zip(self.views, self.weights))
+        return sum(w * F.softmax(self.resized(v, size), axis=0) for v, w in zip(self.views, self.weights))
 
     def entropy_map(self, size: Size) -> Tensor:
         p = self.probabilities(size)
@@ -175,30 +182,13 @@ class DeviceLogits(Logits):
         return output[0] if isinstance(output, Tensor) else paddle.to_tensor(output[0])
 
     @staticmethod
-    def blend(parts: Iterable[tuple[Window, Tensor]], size: Size) -> Tensor:
-        total, count = None, np.zeros(tuple(size), np.float32)
-        for (rows, columns), logits in parts:
-            total = paddle.zeros([len(logits), *size]) if total is None else total
-            part = _resized_on_device(logits, (rows.stop - rows.start, columns.stop - columns.start))
-            total[:, rows, columns] = total[:, rows, columns] + part
-            count[rows, columns] += 1
-        return total / paddle.to_tensor(count)
+    def resized(view: Tensor, size: Size) -> Tensor:
+        return resize(view.unsqueeze(0), size)[0]
 
     @staticmethod
     def pair_counts(one: Union[Tensor, np.ndarray], other: Tensor) -> Tensor:
         pairs = paddle.to_tensor(one).astype("int64").flatten() * VALUES + other.astype("int64").flatten()
         return paddle.bincount(pairs, minlength=VALUES**2).reshape([VALUES, VALUES])
-
-
-def resized(logits: np.ndarray, size: Size) -> np.ndarray:
-    """Logits [C, h, w] at (height, width), with numpy."""
-    if logits.shape[1:] == tuple(size):
-        return logits
-    return _rows(_widened(logits, size[1]), np.arange(size[0]), size[0])
-
-
-def _resized_on_device(logits: Tensor, size: Size) -> Tensor:
-    return resize(logits.unsqueeze(0), size)[0]
 
 
 def _neighbours(count: int, length: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
