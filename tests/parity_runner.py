@@ -128,7 +128,10 @@ def configuration(c: dict) -> Config:
 
 
 def run_case(case: dict, config: Config) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
-    """Train from the figures' initial values: readings of every step, and every tensor's change under its old name."""
+    """Train from the figures' initial values: readings of every step, and every tensor's change under its old name.
+
+    Everything is computed in Paddle's default precision.
+    """
     c, rules = case["config"], load_rules()
     with runtime.fresh_names():
         method = build_method(config.method, build_model(config.model, c["classes"]), c["classes"])
@@ -136,7 +139,8 @@ def run_case(case: dict, config: Config) -> tuple[list[dict[str, float]], dict[s
         for name in case["change"]:
             own = our_name(name, config)
             if own in tensors:
-                before[name] = rules.values(name, tuple(tensors[own].shape), c["salt"])
+                value = rules.values(name, tuple(tensors[own].shape), c["salt"])
+                before[name] = value.astype(paddle.get_default_dtype())
                 tensors[own].set_value(before[name])
         given = {our_name(n, config) for n in before}
         assert given == set(tensors), f"figures name no value for {sorted(set(tensors) - given)}"
@@ -162,4 +166,5 @@ def our_name(name: str, config: Config) -> str:
 
 def _batch(rules, step: int, c: dict) -> Batch:
     source, label, target = rules.batch(step, c["salt"], c["n"], c["source"], c["target"], c["classes"])
-    return Batch(paddle.to_tensor(source), paddle.to_tensor(label), paddle.to_tensor(target))
+    kind = paddle.get_default_dtype()
+    return Batch(*(paddle.to_tensor(array) for array in (source.astype(kind), label, target.astype(kind))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import signal
@@ -137,6 +138,9 @@ def test_a_damaged_answer_is_named(run):
     with pytest.raises(CheckpointError, match=r"step_00000004.npz' is damaged .*; delete it"):
         ask(run)
     assert load_measured(run / "absent.npz", "key") is None
+    os.mkfifo(run / "pipe.npz")
+    with pytest.raises(CheckpointError, match="pipe.npz' is damaged .*no file has this name.*; delete it"):
+        load_measured(run / "pipe.npz", "key")
 
 
 def test_a_running_training_is_followed_to_its_end_or_until_the_time_is_over(run, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.reading import Sample, read_ahead
 from paddle_adaptseg.engine.inference import Predictor
 from paddle_adaptseg.errors import CheckpointError
-from paddle_adaptseg.files import write_atomically
+from paddle_adaptseg.files import check_file, write_atomically
 from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.scores import BINS, boundary_counts, reliability_counts
 from paddle_adaptseg.upsample import View, entropy_of, label_of
@@ -177,6 +177,7 @@ def save_measured(path: Path, measured: Measured, key: str) -> None:
 def load_measured(path: Path, key: str) -> Optional[Measured]:
     """A saved measurement of exactly `key`; None when there is none. A damaged file is an error."""
     try:
+        check_file(path)
         with zipfile.ZipFile(path) as archive:
             meta = json.loads(archive.read(_META))
             if meta["key"] != key:
