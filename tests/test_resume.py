@@ -235,7 +235,7 @@ def test_folders_named_like_files_of_a_run_are_no_checkpoints_and_stay(tiny, tmp
     fit(override(config, "schedule.stop=4"), resume="2")  # drops what is later
     fit(override(config, "schedule.stop=4", "run.keep=1"), overwrite=True)  # and what is too many
     assert all((run / name).is_dir() for name in odd)
-    with pytest.raises(StorageError, match=r"cannot write .*step_00000005.npz': Is a directory"):
+    with pytest.raises(StorageError, match=r"cannot write .*step_00000005.pdparams': Is a directory"):
         fit(override(config, "run.save_every=1"), resume="latest")
 
 
