@@ -100,6 +100,10 @@ def test_the_lift_over_a_baseline_is_told_and_a_loss_is_a_warning(tiny, tmp_path
     assert len(lifts) == 2 and all(lift < 0 for lift in lifts)
     with pytest.raises(CheckpointError, match="is no run's folder"):
         fit(tiny("toy/adaptsegnet_multi", "run.baseline=absent", f"run.output={tmp_path / 'other'}"))
+    with (base / "log.jsonl").open("a") as log:
+        log.write('{"step": 7, "lo')  # as a killed run leaves it
+    with pytest.raises(CheckpointError, match=r"run.baseline: '.*log.jsonl' is damaged"):
+        fit(tiny("toy/adaptsegnet_multi", f"run.baseline={base}", f"run.output={tmp_path / 'other'}"))
 
 
 def test_an_ensemble_averages_probabilities_with_its_weights():

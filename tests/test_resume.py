@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from visualdl import LogReader
 
+from paddle_adaptseg import methods
 from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.engine import evaluate, fit
@@ -18,6 +20,7 @@ from paddle_adaptseg.errors import CheckpointError, ConfigError, StorageError
 from paddle_adaptseg.logger import VDL_FILE
 from paddle_adaptseg.methods import METHODS
 from paddle_adaptseg.weights.load import find_weights, weights_by_step
+from paddle_adaptseg.methods.base import SourceOnly
 from paddle_adaptseg.weights.pdparams import save_weights
 from paddle_adaptseg.weights.reader import read_weights
 
@@ -99,6 +102,43 @@ def test_straight_equals_resumed_bit_for_bit(tiny, tmp_path, interrupted, name, 
     result = fit(config, resume="latest")
     assert result.step == 6
     assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
+
+
+class Remembering(SourceOnly):
+    """Weighs its losses by a number that grows with every step, kept in a buffer, which is part of the state."""
+
+    def __init__(self, segmenter, seg_weights):
+        super().__init__(segmenter, seg_weights)
+        self.register_buffer("memory", paddle.ones([1]))
+
+    def losses(self, batch, clock):
+        terms = self.seg_terms(self.segmenter(batch.source_image), batch, clock)
+        yield {name: term._replace(loss=term.loss * self.memory.reshape([])) for name, term in terms.items()}
+
+    def after_step(self, clock):
+        self.memory.set_value(self.memory * 1.5)
+
+
+class Forgetting(Remembering):
+    """The same with a plain attribute, which no state holds."""
+
+    def __init__(self, segmenter, seg_weights):
+        SourceOnly.__init__(self, segmenter, seg_weights)
+        self.__dict__["memory"] = paddle.ones([1])
+
+
+@pytest.mark.parametrize("kind", [Remembering, Forgetting])
+def test_a_method_that_remembers_outside_its_state_is_noticed(tiny, tmp_path, interrupted, monkeypatch, kind):
+    monkeypatch.setattr(methods, "METHODS", {**METHODS, "remembering": kind})
+    config = tiny("toy/source_only", "method={name: remembering, seg_weights: {aux: 0.1, main: 1.0}}", *EARLY[1:])
+    fit(override(config, f"run.output={tmp_path / 'straight'}"))
+    interrupted(config, at=3)
+    fit(config, resume="latest")
+    if kind is Remembering:
+        assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
+        return
+    with pytest.raises(AssertionError, match="method/segmenter|optim/"):
+        assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
 
 
 def test_a_run_goes_on_from_any_of_its_checkpoints(tiny, tmp_path):
@@ -195,7 +235,7 @@ def test_folders_named_like_files_of_a_run_are_no_checkpoints_and_stay(tiny, tmp
     fit(override(config, "schedule.stop=4"), resume="2")  # drops what is later
     fit(override(config, "schedule.stop=4", "run.keep=1"), overwrite=True)  # and what is too many
     assert all((run / name).is_dir() for name in odd)
-    with pytest.raises(StorageError, match=r"cannot write .*step_00000005.npz': Is a directory"):
+    with pytest.raises(StorageError, match=r"cannot write .*step_00000005.pdparams': Is a directory"):
         fit(override(config, "run.save_every=1"), resume="latest")
 
 
