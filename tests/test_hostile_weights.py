@@ -170,7 +170,7 @@ CONTENT = {
     "a number of 100 million digits": lambda: Code(named(b"I" + b"9" * 10**8 + b"\n")),
     "100000 dimensions": lambda: Code(named(array_state([1] * 100_000, F4, text("abcd")))),
     "colliding numbers as keys": lambda: Code(b"}(", *COLLIDING, b"u"),
-    "numbers of 64 bits that meet in a table": lambda: Code(b"}(", *(number(i << 41) + b"N" for i in range(300_000)), b"u"),
+    "numbers that meet in a table": lambda: Code(b"}(", *(number(i << 41) + b"N" for i in range(300_000)), b"u"),
     "a float as a key": lambda: Code(b"}(G", struct.pack(">d", 2.0**61), b"Nu"),
     "a deep nest as a key": lambda: Code(b"}", b"()" + b"\x85" * 900_000, b"N", b"u"),
     "a deep nest as a value": lambda: Code(named(b")" + b"\x85" * 900_000)),
