@@ -99,7 +99,7 @@ WRONG = {
         "expected absent/images/{name}.png and absent/labels/{name}.png",
     ),
     "missing weights": (["eval", "--restore-from", "absent.pdparams"], "weights 'absent.pdparams' do not exist"),
-    "foreign weights": (["eval", "--restore-from", FOREIGN], "is not a readable weights file"),
+    "foreign weights": (["eval", "--restore-from", FOREIGN], "it is a text file that begins with 'nothing of use'"),
     "start without continuing": (["train", "--start-iter", "best"], "together with --continue-train"),
     "absent device": (["train", "-o", "run.device=gpu"], "sees no GPU"),
 }
