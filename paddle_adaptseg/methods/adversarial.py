@@ -6,18 +6,25 @@ pass as source. Which map the critics see and which GAN objective they follow ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Optional
 
 from paddle import Tensor, nn
 
-from paddle_adaptseg.batch import Batch
+from paddle_adaptseg.batch import Areas, Batch
 from paddle_adaptseg.losses import GAN_LOSSES, REPRESENTATIONS, SOURCE, TARGET, vanilla_gan
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
+from paddle_adaptseg.methods.padding import blanked, joined, positions
 from paddle_adaptseg.models.discriminator import discriminator
 from paddle_adaptseg.models.layers import frozen, resize_all
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
 from paddle_adaptseg.registry import lookup
+
+
+def least_size(critic_scale: float) -> int:
+    """The least side of an image whose map a critic can look at: below 16 its last convolutions see only padding."""
+    return math.ceil(Method.least_size / critic_scale)
 
 
 class OutputAdversarial(Method):
@@ -43,6 +50,7 @@ class OutputAdversarial(Method):
         self.gan = lookup(GAN_LOSSES, gan.lower(), "method.gan")
         self.represent = lookup(REPRESENTATIONS, represent, "method.represent")
         self.critic_scale, self.ramp = critic_scale, ramp or Ramp()
+        self.least_size = least_size(critic_scale)
         self.critics = nn.LayerDict({level: self.make_critic(classes, critic_width) for level in self.weights})
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
@@ -51,12 +59,13 @@ class OutputAdversarial(Method):
         factor = self.ramp(clock.step)
         if factor == 0.0:
             return
-        source = {level: x.detach() for level, x in source.items()}
+        source = {level: blanked(x.detach(), batch.source_areas) for level, x in source.items()}
         logits, target = self.look(batch.target_image)
-        self.observe_target(logits["main"], clock)
+        self.observe_target(logits["main"], batch.target_areas, clock)
         del logits
-        yield self.fooling_terms(target, factor)
-        yield self.critic_terms(source, {level: x.detach() for level, x in target.items()}, clock)
+        target = {level: blanked(x, batch.target_areas) for level, x in target.items()}
+        yield self.fooling_terms(target, factor, batch.target_areas)
+        yield self.critic_terms(source, {level: x.detach() for level, x in target.items()}, batch, clock)
 
     def players(self) -> dict[str, list[ParamGroup]]:
         return {**super().players(), "critics": [group("critics", self.critics.named_parameters())]}
@@ -73,24 +82,33 @@ class OutputAdversarial(Method):
         smaller = full if self.critic_scale == 1.0 else resize_all(logits, size)
         return full, {level: self.represent(smaller[level]) for level in self.weights}
 
-    def fooling_terms(self, target: dict[str, Tensor], factor: float) -> Terms:
+    def fooling_terms(self, target: dict[str, Tensor], factor: float, areas: Areas) -> Terms:
         """The segmenter's target output should be taken for source; no gradient reaches the critics."""
         with frozen(self.critics):
             return {
-                f"adv_{level}": Term(self.gan(self.critics[level](target[level]), SOURCE), weight * factor)
+                f"adv_{level}": self.gan_term(self.critics[level](target[level]), SOURCE, areas, weight * factor)
                 for level, weight in self.weights.items()
             }
 
-    def critic_terms(self, source: dict[str, Tensor], target: dict[str, Tensor], clock: Clock) -> Terms:
+    def critic_terms(self, source: dict[str, Tensor], target: dict[str, Tensor], batch: Batch, clock: Clock) -> Terms:
         """The critics should name the domain of detached maps; halves, as the originals log them."""
         terms: Terms = {}
         for level, critic in self.critics.items():
-            verdicts = {"source": critic(source[level]), "target": critic(target[level])}
-            for (domain, verdict), answer in zip(verdicts.items(), (SOURCE, TARGET)):
-                terms[f"d_{level}_{domain}"] = Term(self.gan(verdict, answer) / 2)
+            on_source, on_target = critic(source[level]), critic(target[level])
+            for name, verdict, answer, areas in (
+                ("source", on_source, SOURCE, batch.source_areas),
+                ("target", on_target, TARGET, batch.target_areas),
+            ):
+                term = self.gan_term(verdict, answer, areas)
+                terms[f"d_{level}_{name}"] = term._replace(loss=term.loss / 2)
             if clock.watch:
-                self.observed[f"critic_accuracy_{level}"] = self.accuracy(verdicts["source"], verdicts["target"])
+                shown = joined(on_source, batch.source_areas), joined(on_target, batch.target_areas)
+                self.observed[f"critic_accuracy_{level}"] = self.accuracy(*shown)
         return terms
+
+    def gan_term(self, verdict: Tensor, answer: float, areas: Areas, weight: float = 1.0) -> Term:
+        """The GAN objective over the verdicts on pictures."""
+        return Term(self.gan(joined(verdict, areas), answer), weight, positions(verdict, areas))
 
     def accuracy(self, source: Tensor, target: Tensor) -> Tensor:
         """Share of right verdicts, each domain counting half."""

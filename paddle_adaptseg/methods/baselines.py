@@ -32,7 +32,8 @@ class BNAdapt(Method):
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
         yield self.seg_terms(self.segmenter(batch.source_image), batch, clock)
         with paddle.no_grad():  # a forward pass in training mode updates the running statistics
-            self.observe_target(self.segmenter.logits(batch.target_image)["main"], clock)
+            logits = self.segmenter.logits(batch.target_image)["main"]
+            self.observe_target(logits, batch.target_areas, clock)
 
 
 class FeatureAdversarial(OutputAdversarial):
