@@ -1,6 +1,7 @@
 """The one abstraction: a method turns a batch into named loss terms and says which parameters belong to which player.
 
-The trainer runs one backward pass per yielded dict, then steps every player; it knows no critic, teacher or level.
+The trainer runs one backward pass per yielded dict, then steps every player; it knows no discriminator, teacher or
+level.
 """
 
 from __future__ import annotations
