@@ -1,6 +1,7 @@
 """The one abstraction: a method turns a batch into named loss terms and says which parameters belong to which player.
 
-The trainer runs one backward pass per yielded dict, then steps every player; it knows no critic, teacher or level.
+The trainer runs one backward pass per yielded dict, then steps every player; it knows no discriminator, teacher or
+level.
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ class Method(nn.Layer):
     """
 
     uses_target = True
-    least_size = 16  # of an image's sides: no network here reduces its input by more
     eval_parts: Collection[str] = ()  # sublayers that stay in evaluation mode while the others train
     unsaved_parts: Collection[str] = ()  # sublayers that never change and that the constructor fills, say from a file
+    least_size = 16  # of an image's sides: no network here reduces its input by more
 
     def __init__(self, segmenter: Segmenter, seg_weights: Optional[Mapping[str, float]]) -> None:
         super().__init__()
