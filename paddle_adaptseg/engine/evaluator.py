@@ -19,7 +19,7 @@ from paddle_adaptseg.engine import counting
 from paddle_adaptseg.engine.inference import Inference, Predictor
 from paddle_adaptseg.engine.interrupt import Asked
 from paddle_adaptseg.engine.measure import scores
-from paddle_adaptseg.files import writing
+from paddle_adaptseg.files import write_atomically
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.losses import entropy_map
 from paddle_adaptseg.metrics import ConfusionMatrix
@@ -75,10 +75,9 @@ def evaluate_model(
 def save_prediction(prediction: np.ndarray, stem: str, folder: Path, space: LabelSpace) -> None:
     """Write `<stem>.png` with class indices and `<stem>_color.png`, the names that the originals use."""
     for name, picture in ((stem, Image.fromarray(prediction)), (f"{stem}_color", palette_image(prediction, space))):
-        path = folder / f"{name}.png"
-        with writing(path):
-            folder.mkdir(parents=True, exist_ok=True)
-            picture.save(path)
+        write_atomically(
+            folder / f"{name}.png", lambda handle, picture=picture: picture.save(handle, "PNG"), durable=False
+        )
 
 
 def look(model: Segmenter, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
