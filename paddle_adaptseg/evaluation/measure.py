@@ -29,7 +29,7 @@ from paddle_adaptseg.evaluation.metrics import BINS, ConfusionMatrix, boundary_c
 from paddle_adaptseg.evaluation.options import PLAIN, InferenceOptions
 from paddle_adaptseg.evaluation.predictor import Predictor
 from paddle_adaptseg.evaluation.protocol import class_sets
-from paddle_adaptseg.files import writing
+from paddle_adaptseg.files import write_atomically
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.models.ensemble import Network
 from paddle_adaptseg.visual import palette_image
@@ -225,7 +225,6 @@ def evaluate(
 def save_prediction(prediction: np.ndarray, stem: str, folder: Path, space: LabelSpace) -> None:
     """Write `<stem>.png` with class indices and `<stem>_color.png`, the names that the originals use."""
     for name, picture in ((stem, Image.fromarray(prediction)), (f"{stem}_color", palette_image(prediction, space))):
-        path = folder / f"{name}.png"
-        with writing(path):
-            folder.mkdir(parents=True, exist_ok=True)
-            picture.save(path)
+        write_atomically(
+            folder / f"{name}.png", lambda handle, picture=picture: picture.save(handle, "PNG"), durable=False
+        )

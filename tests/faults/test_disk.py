@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 from test_resume import assert_same_run
 
 from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
@@ -71,6 +72,9 @@ def test_predictions_that_do_not_fit_are_one_line_too(straight, small_disk):
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert line.startswith(f"error: cannot write '{small_disk}/out/toyville_") and "No space left on device" in line
+    for path in (small_disk / "out").iterdir():
+        with Image.open(path) as picture:
+            picture.load()  # what is there is whole
 
 
 def into(tool, folder, run, toy_root):
