@@ -112,7 +112,9 @@ def test_the_accelerator_is_asked_for_in_one_line_of_training_and_one_of_evaluat
             users[path.relative_to(PACKAGE).as_posix()] = names
     door = {"paddle_adaptseg.cpu"}
     assert users == {"engine/run.py": door, "engine/inference.py": door}
-    assert {n for n in imported(PACKAGE / "losses.py") if n.startswith("paddle_adaptseg.")} == {"paddle_adaptseg.labels"}
+    assert {n for n in imported(PACKAGE / "losses.py") if n.startswith("paddle_adaptseg.")} == {
+        "paddle_adaptseg.labels"
+    }
 
 
 def test_networks_are_plain_paddle():

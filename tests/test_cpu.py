@@ -287,9 +287,9 @@ def test_a_network_is_the_plain_one_before_and_after_whoever_else_uses_it():
             assert type(network[1][0]) is layers.FastConv2D
         assert type(network[1][0]) is type(network[0]) is layers.FastConv2D
         twin = copy.deepcopy(network)
-        assert losses.PIXELWISE != before
+        assert before != losses.PIXELWISE
     assert [type(layer) for layer in network.sublayers(include_self=True)] == kinds
-    assert losses.PIXELWISE == before and not switch.SESSIONS
+    assert before == losses.PIXELWISE and not switch.SESSIONS
     x = paddle.randn([1, 3, 8, 8])
     assert paddle.equal_all(twin(x), network(x))  # a copy made inside is Paddle's own as well
 

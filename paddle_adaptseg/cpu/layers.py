@@ -15,7 +15,7 @@ from paddle import Tensor, nn
 
 from paddle_adaptseg.cpu.convolution import convolve, geometry_of, summed
 from paddle_adaptseg.cpu.onednn import lies_last
-from paddle_adaptseg.cpu.operations import output_shape, pair, takes
+from paddle_adaptseg.cpu.operations import output_shape, takes
 from paddle_adaptseg.cpu.pooling import pooled, window_of
 from paddle_adaptseg.cpu.residual import residual
 from paddle_adaptseg.cpu.switch import on_cpu, paused, wants_own_gradient
@@ -218,7 +218,7 @@ def _normalises(conv: nn.Conv2D, norm: nn.BatchNorm2D, x: Tensor, shape: Optiona
 def _pair(value: Union[int, str, Sequence[Any]]) -> Optional[tuple[int, int]]:
     """Two numbers of a layer, or None where it has anything else, such as "same" or a number for each side."""
     if type(value) is int:
-        return pair(value)
+        return value, value
     if isinstance(value, (list, tuple)) and len(value) == 2 and all(type(n) is int for n in value):
         return value[0], value[1]
     return None

@@ -25,7 +25,14 @@ _CPU, _IN_ORDER, _FLOAT, _ANY = 1, 1, 3, 1
 FROM, TO, _SCRATCHPAD = 1, 17, 80  # arguments
 _USERS = 1  # a mode of scratchpads
 _IMPLEMENTATION = 8  # a query
-_QUERIES: Mapping[str, int] = {"src": 129, "weights": 131, "diff_weights": 132, "diff_dst": 134, "workspace": 135, "scratchpad": 136}
+_QUERIES: Mapping[str, int] = {
+    "src": 129,
+    "weights": 131,
+    "diff_weights": 132,
+    "diff_dst": 134,
+    "workspace": 135,
+    "scratchpad": 136,
+}
 _LAST = (0, 2, 3, 1)  # axes of a map from the slowest to the fastest, channels last
 
 

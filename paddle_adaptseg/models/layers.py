@@ -12,7 +12,6 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
 
-
 @dataclass(frozen=True)
 class NormPolicy:
     """How a network normalises; it holds whatever .train() or .eval() says.

@@ -19,14 +19,14 @@ from paddle_adaptseg.errors import ConfigError, suggest
 from paddle_adaptseg.models.resnet import Bottleneck
 from paddle_adaptseg.models.small import BasicBlock
 
-
 BLOCKS = (Bottleneck, BasicBlock)  # what can run again
 
 
 def _forward(block: nn.Layer, x: Tensor) -> Tensor:
     """What a block that recomputes has in the place of its forward()."""
     if block.training and paddle.in_dynamic_mode() and paddle.is_grad_enabled() and not x.stop_gradient:
-        y = _Again.apply(x, block, done := [])
+        done: list[bool] = []
+        y = _Again.apply(x, block, done)
         y.register_hook(lambda _: _refuse_twice(done))
         return y
     return _run(block, x)
