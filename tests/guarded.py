@@ -57,7 +57,11 @@ def workspace(operation):
 
 def geometry():
     channels = [1, 2, 3, 5, 7, 8, 12, 15, 16, 17, 19, 24, 31, 32, 33, 48, 64, 65]
-    kernel, stride, dilation = random.choice([1, 1, 3, 3, 4, 7]), random.choice([1, 1, 2, 3]), random.choice([1, 1, 2, 5])
+    kernel, stride, dilation = (
+        random.choice([1, 1, 3, 3, 4, 7]),
+        random.choice([1, 1, 2, 3]),
+        random.choice([1, 1, 2, 5]),
+    )
     padding = random.choice([0, kernel // 2, dilation * (kernel // 2)])
     size = [random.randint(dilation * (kernel - 1) + 1, 45) for _ in range(2)]
     src = (random.randint(1, 3), random.choice(channels), *size)
@@ -89,7 +93,9 @@ def try_norm():
     channels, src = [shape[1]], some_map(shape)
     values = {name: guarded(channels) for name in ("mean", "variance", "scale", "shift")}
     values["variance"].abs_()
-    operations.moments(shape)({"src": src, "dst": last(shape), "mean": guarded(channels), "variance": guarded(channels)})
+    operations.moments(shape)(
+        {"src": src, "dst": last(shape), "mean": guarded(channels), "variance": guarded(channels)}
+    )
     operations.norm(shape, 1e-5, relu)({"src": src, "dst": some_map(shape), **values})
     del values["shift"]
     found = {"diff_src": some_map(shape), "diff_scale": guarded(channels), "diff_shift": guarded(channels)}
