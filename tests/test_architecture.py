@@ -104,11 +104,7 @@ def test_the_accelerator_is_asked_for_in_one_line_of_training_and_one_of_evaluat
         if names and path.parent.name != "cpu":
             users[path.relative_to(PACKAGE).as_posix()] = names
     door = {"paddle_adaptseg.cpu"}
-<<<<<<< HEAD
     assert users == {"engine/run.py": door, "evaluation/predictor.py": door}
-=======
-    assert users == {"engine/run.py": door, "engine/inference.py": door}
->>>>>>> 21b8587906d1c265cc15740bcfd94274ea1de684
     assert {n for n in imported(PACKAGE / "losses.py") if n.startswith("paddle_adaptseg.")} == {
         "paddle_adaptseg.labels"
     }
