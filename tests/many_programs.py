@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import sys
 
-from paddle_adaptseg import runtime
+from paddle_adaptseg.core import runtime
 
 runtime.import_paddle()
 
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
-from paddle_adaptseg.deploy.logits import open_program  # noqa: E402
-from paddle_adaptseg.engine.inference import Inference, evaluating  # noqa: E402
 
-from paddle_adaptseg.config import Component  # noqa: E402
+from paddle_adaptseg.config.schema import Component  # noqa: E402
 from paddle_adaptseg.cpu import accelerate  # noqa: E402
-from paddle_adaptseg.losses import cross_entropy  # noqa: E402
+from paddle_adaptseg.evaluation.predictor import InferenceOptions  # noqa: E402
+from paddle_adaptseg.evaluation.programs import logits_program  # noqa: E402
+from paddle_adaptseg.methods.losses import cross_entropy  # noqa: E402
 from paddle_adaptseg.models import build_model  # noqa: E402
+from paddle_adaptseg.models.layers import inference  # noqa: E402
 
 SIZE = (96, 192)
 
@@ -40,8 +41,8 @@ def main(count: int) -> None:
             network = build_model(Component("small", {}), 5)
         image = paddle.randn([1, 3, *SIZE])
         learn(network, image)
-        with evaluating(network):
-            program = open_program(network, Inference(backend="onednn"), SIZE)
+        with inference(network), accelerate(network):
+            program = logits_program(network, InferenceOptions(backend="onednn"), SIZE)
             expected = network.logits(image)["main"].numpy()
         for _ in range(5):
             found = program(image.numpy())

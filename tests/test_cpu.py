@@ -10,12 +10,12 @@ import paddle
 import pytest
 from paddle import nn
 
-from paddle_adaptseg import losses, runtime
+from paddle_adaptseg.core import runtime
 from paddle_adaptseg.cpu import accelerate, layers, library, operations, switch
 from paddle_adaptseg.cpu.arena import STEP, Arena, arena, empty
 from paddle_adaptseg.cpu.onednn import Operation, empty_last, lies_last
-from paddle_adaptseg.models.aspp import PyramidHead
-from paddle_adaptseg.models.deeplab import DeepLabV2ResNet
+from paddle_adaptseg.methods import losses
+from paddle_adaptseg.models.deeplabv2 import DeepLabV2ResNet, PyramidHead
 from paddle_adaptseg.models.deeplabv3plus import DeepLabV3PlusResNet
 from paddle_adaptseg.models.discriminator import discriminator
 from paddle_adaptseg.models.layers import NORMS, frozen, inference

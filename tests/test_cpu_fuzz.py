@@ -11,7 +11,7 @@ from paddle import nn
 from test_cpu import looked_at, randomised
 
 from paddle_adaptseg.cpu import accelerate, library
-from paddle_adaptseg.models.aspp import PyramidHead
+from paddle_adaptseg.models.deeplabv2 import PyramidHead
 from paddle_adaptseg.models.layers import NORMS
 from paddle_adaptseg.models.resnet import Bottleneck
 

@@ -14,7 +14,7 @@ import pytest
 
 from paddle_adaptseg.cpu import accelerate, library
 from paddle_adaptseg.cpu.arena import arena
-from paddle_adaptseg.models.deeplab import DeepLabV2ResNet
+from paddle_adaptseg.models.deeplabv2 import DeepLabV2ResNet
 
 TESTS = Path(__file__).resolve().parent
 pytestmark = pytest.mark.skipif(library.library() is None, reason="this Paddle ships no oneDNN of version 3")

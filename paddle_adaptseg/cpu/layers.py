@@ -20,7 +20,7 @@ from paddle_adaptseg.cpu.pooling import pooled, window_of
 from paddle_adaptseg.cpu.residual import residual
 from paddle_adaptseg.cpu.switch import on_cpu, paused, wants_own_gradient
 from paddle_adaptseg.cpu.unit import Unit, normed
-from paddle_adaptseg.models.aspp import PyramidHead
+from paddle_adaptseg.models.deeplabv2 import PyramidHead
 from paddle_adaptseg.models.resnet import Bottleneck, ResNet
 
 

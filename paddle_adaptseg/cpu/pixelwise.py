@@ -14,11 +14,11 @@ from typing import Callable
 import paddle
 from paddle import Tensor
 
-from paddle_adaptseg import losses
 from paddle_adaptseg.cpu.arena import empty
 from paddle_adaptseg.cpu.gradient import Gradients, differentiable
 from paddle_adaptseg.cpu.operations import per_pixel, softmax_of
 from paddle_adaptseg.cpu.switch import on_cpu
+from paddle_adaptseg.methods import losses
 
 
 def softmax(logits: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from conftest import ROOT
 from PIL import Image
 from test_resume import assert_same_run
 
-from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
-from paddle_adaptseg.deploy.files import predict_files
-from paddle_adaptseg.errors import StorageError
-from paddle_adaptseg.labels import CITYSCAPES_19
+from paddle_adaptseg.core.errors import StorageError
+from paddle_adaptseg.core.labels import CITYSCAPES_19
+from paddle_adaptseg.deploy.predict import predict_files
+from paddle_adaptseg.training.checkpoint import list_steps, load_state, state_path
 
 # What is being written when no file may grow any more: a moment, its number, the limit, and the file that is named.
 FULL = {
