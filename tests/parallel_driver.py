@@ -96,7 +96,7 @@ def score(weights: str, overrides: list[str], keep: str) -> str:
     found = DomainEvaluator(config, "target", InferenceOptions()).measure(model)
     arrays = {"matrices": found.matrices, "boundary": found.boundary, "reliability": found.reliability,
               "coarse": found.coarse, "entropy": np.array(found.entropy), "counts": matrix.counts}  # fmt: skip
-    if distributed.is_first():
+    if distributed.is_rank_zero():
         np.savez(keep, stems=np.array(found.stems), **arrays)
     return str(matrix.images)
 
@@ -118,20 +118,23 @@ def predict(weights: str, inputs: str, output: str) -> str:
 def exchange() -> str:
     """The pieces on their own."""
     rank, world = distributed.rank(), distributed.world()
-    assert distributed.meet([1, rank]).tolist() == [world, sum(range(world))]
-    assert distributed.texts(f"of {rank}, ä") == [f"of {r}, ä" for r in range(world)]
-    assert distributed.total(np.array([2**53 + 1, rank])).tolist() == [world * (2**53 + 1), sum(range(world))]
+    assert distributed.all_reduce([1, rank]).tolist() == [world, sum(range(world))]
+    assert distributed.gather_texts(f"of {rank}, ä") == [f"of {r}, ä" for r in range(world)]
+    assert distributed.all_reduce_array(np.array([2**53 + 1, rank])).tolist() == [
+        world * (2**53 + 1),
+        sum(range(world)),
+    ]
     parts = [paddle.full([n], float(rank + n)) for n in (3, 5, 2)]
     tensors.BUCKET, before = 6, tensors.BUCKET  # two tensors do not fit into one bucket, and 8 > 6
     tensors.average(parts)()
     tensors.BUCKET = before
     assert [p.tolist() for p in parts] == [[n + (world - 1) / 2] * n for n in (3, 5, 2)]
     rows = np.arange(5)[rank::world]
-    assert distributed.merged(rows, 5).tolist() == [0, 1, 2, 3, 4]
-    assert distributed.from_first(7 + rank) == 7
-    distributed.same_everywhere("it", {"a": np.ones(3)})
+    assert distributed.gather_rows(rows, 5).tolist() == [0, 1, 2, 3, 4]
+    assert distributed.broadcast_number(7 + rank) == 7
+    distributed.check_equal("it", {"a": np.ones(3)})
     try:
-        distributed.same_everywhere("weights", {"a": np.full(3, rank)})
+        distributed.check_equal("weights", {"a": np.full(3, rank)})
     except Exception as error:
         return str(error)
     return "nothing was found"

@@ -27,7 +27,7 @@ def main() -> int:
     from paddle_adaptseg.deploy.runners import open_runner
 
     distributed.start()
-    with distributed.together():
+    with distributed.ending_together():
         config = load_config(args.config, args.override) if args.config else None
         runner = open_runner(args.model, config, args.override)
         print(f"{args.model}: {runner.title}, {len(runner.space)} classes")

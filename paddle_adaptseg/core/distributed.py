@@ -1,8 +1,9 @@
 """Several processes as one: who they are, what they tell each other, and how they end together.
 
 Paddle's launcher starts the processes and Paddle's collectives (NCCL on GPUs, gloo on CPUs) carry every byte. In a
-process of its own everything here does nothing. Every exchange begins with meet(), whose first number says whether a
-process has failed. So an error anywhere reaches all at their next meeting, and nobody waits for one that has gone.
+process of its own everything here does nothing. Every exchange begins with all_reduce(), whose first number says
+whether a process has failed. So an error anywhere reaches all at their next all-reduce, and no process waits for one
+that has ended.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from paddle_adaptseg.core import runtime
 from paddle_adaptseg.core.errors import ConfigError, Stopped, TrainingError, UserError
 
-ROOM = 32  # numbers that one meeting carries
+ROOM = 32  # numbers that one all-reduce carries
 LIMIT = 600.0  # seconds to wait for the others, unless start() is told otherwise
 LOOKS = 0.5  # seconds between looks at the clock
 TOO_LATE = 2  # exit code of a process that waited in vain
@@ -32,7 +33,7 @@ class _State:
     """What this process knows of the others."""
 
     started: bool = False
-    over: bool = False  # a failure was exchanged, or the others are gone: no meeting is held any more
+    over: bool = False  # a failure was exchanged, or the others are gone: nothing is exchanged any more
     limit: float = LIMIT
     deadline: float = float("inf")
 
@@ -50,23 +51,23 @@ def world() -> int:
     return _launched() if _STATE.started else 1
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the process that logs, saves, draws and prints."""
     return rank() == 0
 
 
 def start(limit: float = LIMIT) -> None:
-    """Meet the other processes of the launcher, if there are any. From here on only the first one prints."""
+    """Connect to the other processes of the launcher, if there are any. From here on only the first one prints."""
     _STATE.limit = limit
     if _launched() == 1 or _STATE.started:
         return
     import paddle.distributed as dist
 
     threading.Thread(target=_watch, daemon=True).start()
-    with waiting(), runtime.quiet():
+    with time_limit(), runtime.quiet():
         dist.init_parallel_env()
     _STATE.started = True
-    if not is_first():
+    if not is_rank_zero():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 (for as long as the process lives)
 
 
@@ -77,14 +78,14 @@ def check_device(device: str) -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def ending_together() -> Iterator[None]:
     """An error of this process inside ends all processes, each with the message of the one that failed."""
     _STATE.over = False
     try:
         yield
-        meet([])
+        all_reduce([])
     except Stopped:  # was agreed on
-        meet([])
+        all_reduce([])
         raise
     except Exception as error:
         if _STATE.started and not _STATE.over:
@@ -92,20 +93,20 @@ def together() -> Iterator[None]:
         raise
 
 
-def meet(values: Sequence[float]) -> np.ndarray:
+def all_reduce(values: Sequence[float]) -> np.ndarray:
     """Sums of a few numbers over all processes [len(values)] float64; an error if one of the processes has failed."""
     mine = np.array(values, np.float64)
     if not _STATE.started:
         return mine
     if len(mine) >= ROOM:
-        raise AssertionError(f"a meeting carries {ROOM - 1} numbers, not {len(mine)}")
+        raise AssertionError(f"an all-reduce carries {ROOM - 1} numbers, not {len(mine)}")
     sums = _sum(np.concatenate([[0.0], mine, np.zeros(ROOM - 1 - len(mine))]))
     if sums[0]:
         _raise_first(_exchange(""))
     return sums[1 : len(mine) + 1]
 
 
-def total(array: np.ndarray) -> np.ndarray:
+def all_reduce_array(array: np.ndarray) -> np.ndarray:
     """The sum of an array of one shape over all processes, exact for whole numbers."""
     if not _STATE.started:
         return array
@@ -114,34 +115,34 @@ def total(array: np.ndarray) -> np.ndarray:
     return _sum(wide).astype(array.dtype)
 
 
-def merged(array: np.ndarray, count: int) -> np.ndarray:
+def gather_rows(array: np.ndarray, count: int) -> np.ndarray:
     """Rows of all processes, in order: row i of the result is of process i % world(), which has them one by one."""
     if not _STATE.started:
         return array
     whole = np.zeros((count, *array.shape[1:]), array.dtype)
     whole[rank() :: world()] = array
-    return total(whole)
+    return all_reduce_array(whole)
 
 
-def share(items: Sequence) -> list:
+def shard(items: Sequence) -> list:
     """This process's part of a list: every world()-th item."""
     return list(items)[rank() :: world()]
 
 
-def texts(text: str) -> list[str]:
+def gather_texts(text: str) -> list[str]:
     """What every process says."""
     if not _STATE.started:
         return [text]
-    meet([])
+    all_reduce([])
     return _exchange(text)
 
 
-def from_first(number: int) -> int:
+def broadcast_number(number: int) -> int:
     """A decision of the first process."""
-    return int(meet([number if is_first() else 0])[0])
+    return int(all_reduce([number if is_rank_zero() else 0])[0])
 
 
-def same_everywhere(what: str, arrays: Mapping[str, np.ndarray]) -> None:
+def check_equal(what: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Refuse to go on when arrays differ between processes."""
     if _STATE.started:
         digest = 0
@@ -159,12 +160,12 @@ def _me() -> str:
 
 
 def _same(what: str, number: float, shown: str) -> None:
-    if meet([number])[0] != world() * number:
+    if all_reduce([number])[0] != world() * number:
         raise TrainingError(f"{what} differ between the processes ({shown} in process {rank()})")
 
 
 def _tell(error: Exception) -> None:
-    """Take part in one last meeting, as the one that failed."""
+    """Take part in one last all-reduce, as the one that failed."""
     with contextlib.suppress(TrainingError):
         _sum(np.concatenate([[1.0], np.zeros(ROOM - 1)]))
         kind = type(error).__name__
@@ -203,13 +204,13 @@ def _sum(array: np.ndarray) -> np.ndarray:
     import paddle.distributed as dist
 
     tensor = paddle.to_tensor(array)
-    with waiting():
+    with time_limit():
         dist.all_reduce(tensor)
         return tensor.numpy()
 
 
 @contextlib.contextmanager
-def waiting() -> Iterator[None]:
+def time_limit() -> Iterator[None]:
     """Around every wait for others: it takes `limit` seconds at most, and a lost connection is one clear line."""
     _STATE.deadline = time.monotonic() + _STATE.limit
     try:

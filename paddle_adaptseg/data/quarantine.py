@@ -66,7 +66,7 @@ class Resized:
     lines: set[str] = field(default_factory=set)
     fresh: list[str] = field(default_factory=list)
 
-    def meet(self, lines: Sequence[str]) -> None:
+    def report(self, lines: Sequence[str]) -> None:
         """Take up the labels of a batch; the first one is news."""
         if lines and not self.lines:
             self.fresh.append(f"{lines[0]}; both are resized to the training size. Further ones are counted at the end")
@@ -91,7 +91,7 @@ class Quarantine:
     entries: dict[str, str] = field(default_factory=dict)  # "source images/00001.png" -> what is wrong
     fresh: list[str] = field(default_factory=list)
 
-    def meet(self, faults: Sequence[Fault]) -> None:
+    def report(self, faults: Sequence[Fault]) -> None:
         """Take up the faults of a batch; one too many is an error."""
         for fault in faults:
             key = f"{DOMAINS[fault.stream]} {fault.name}"

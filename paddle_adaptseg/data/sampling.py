@@ -121,8 +121,8 @@ def train_batches(
     loader = load(stream, positions, collate, workers, size, timeout)
     for number, batch in enumerate(loader, positions.first):
         arrays, faults, resized = separate(batch)
-        quarantine.meet(faults)
-        odd.meet(resized)
+        quarantine.report(faults)
+        odd.report(resized)
         if not arrays:
             raise DataError(f"{faults[-1].reason}; no usable item follows within data.quarantine={stream.spares}")
         source, label, *target = arrays

@@ -142,7 +142,7 @@ def predict_files(
         if name not in PRODUCTS:
             raise ConfigError(f"--write: unknown product '{name}': {suggest(name, PRODUCTS)}")
     everything, problems = find_media(inputs)
-    media, tally, start = distributed.share(everything), Tally(), time.perf_counter()
+    media, tally, start = distributed.shard(everything), Tally(), time.perf_counter()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with tqdm(total=sum(isinstance(m, Picture) for m in media) or None, unit="image", disable=None) as bar:
@@ -157,9 +157,9 @@ def predict_files(
                     bar.update()
             except DataError as error:
                 tally.problems.append(str(error))
-    tally.images = int(distributed.meet([tally.images])[0])
+    tally.images = int(distributed.all_reduce([tally.images])[0])
     tally.problems = problems + [
-        line for text in distributed.texts("\n".join(tally.problems)) for line in text.splitlines()
+        line for text in distributed.gather_texts("\n".join(tally.problems)) for line in text.splitlines()
     ]
     tally.seconds = time.perf_counter() - start
     return tally

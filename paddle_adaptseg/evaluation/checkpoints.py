@@ -83,7 +83,7 @@ class DomainEvaluator:
         """Where a run keeps the answers to this question."""
         text = json.dumps(self.question(), sort_keys=True)
         folder = run / "evaluation" / f"{self.domain}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-        if distributed.is_first() and not (folder / "question.json").is_file():
+        if distributed.is_rank_zero() and not (folder / "question.json").is_file():
             write_atomically(folder / "question.json", lambda handle: handle.write(text.encode()))
         return folder
 
@@ -94,9 +94,9 @@ class DomainEvaluator:
         """
         path, key = folder / f"{name}.npz", sha256(weights)
         found = load_measured(path, key)
-        if not distributed.from_first(found is not None):
+        if not distributed.broadcast_number(found is not None):
             found = self.measure(load())
-            if distributed.is_first():
+            if distributed.is_rank_zero():
                 save_measured(path, found, key)
         elif found is None:
             raise CheckpointError(

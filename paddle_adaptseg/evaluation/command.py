@@ -99,8 +99,8 @@ def evaluate_request(request: Request, tell: Tell = print) -> Optional[Findings]
     """Answer a request: print scores, write what was asked for, and return what a report shows."""
     check(request)
     distributed.start()
-    with distributed.together():
-        return _answer(request, tell if distributed.is_first() else _nothing)
+    with distributed.ending_together():
+        return _answer(request, tell if distributed.is_rank_zero() else _nothing)
 
 
 def _nothing(_: str) -> None:
@@ -112,7 +112,7 @@ def _answer(request: Request, tell: Tell) -> Optional[Findings]:
         raise ConfigError("--watch follows a training with one process: start it without paddle.distributed.launch")
     work = _every_checkpoint if request.run is not None else _one_model
     findings, where = work(request, tell), request.report
-    if findings is not None and where is not None and distributed.is_first():
+    if findings is not None and where is not None and distributed.is_rank_zero():
         tell(f"report: {write_report(findings, Path(where))}")
     return findings
 
@@ -150,7 +150,7 @@ def _every_checkpoint(request: Request, tell: Tell) -> Optional[Findings]:
     found = _findings(request, config, evaluators, last.measured, [f"{last.weights} (the last of {len(entries)})"])
     found = dataclasses.replace(found, run=trajectory)
     tell("\n".join([*score_lines(found), *rule_lines(trajectory)]))
-    if distributed.is_first():
+    if distributed.is_rank_zero():
         files = write_tables(trajectory, evaluators[0].folder(run), str(run))
         tell(f"tables: {', '.join(map(str, files))}")
     if not request.report:

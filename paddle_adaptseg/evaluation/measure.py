@@ -148,7 +148,7 @@ def measure(
     Each of several processes measures its share of the images, and all return the same.
     """
     began = time.perf_counter()
-    mine, count, size = distributed.share(indices), len(indices), coarse_size(files)
+    mine, count, size = distributed.shard(indices), len(indices), coarse_size(files)
     matrices = np.zeros((len(mine), classes, classes), np.int64)
     boundary, reliability = np.zeros((len(mine), 3, classes)), np.zeros((len(mine), 3, BINS))
     entropy, coarse = np.zeros(len(mine)), np.zeros((len(mine), *size), np.uint8)
@@ -163,11 +163,11 @@ def measure(
                 each(sample, scored)
     return Measurement(
         tuple(files.stem(index) for index in indices),
-        distributed.merged(matrices, count),
-        distributed.merged(boundary, count).sum(0),
-        distributed.merged(reliability, count).sum(0),
-        float(distributed.merged(entropy, count).mean()),
-        distributed.merged(coarse, count),
+        distributed.gather_rows(matrices, count),
+        distributed.gather_rows(boundary, count).sum(0),
+        distributed.gather_rows(reliability, count).sum(0),
+        float(distributed.gather_rows(entropy, count).mean()),
+        distributed.gather_rows(coarse, count),
         time.perf_counter() - began,
     )
 
@@ -189,7 +189,7 @@ def evaluate_model(
     """
     space, files = label_space(config), files or open_validation(config)
     matrix, predictor = ConfusionMatrix(len(space)), Predictor(model, config.data.pixels, options)
-    mine, stopped = distributed.share(range(len(files))), False
+    mine, stopped = distributed.shard(range(len(files))), False
     with predictor.ready():
         try:
             check()
@@ -200,9 +200,9 @@ def evaluate_model(
                 check()
         except StopRequested:
             stopped = True
-    if distributed.meet([stopped])[0]:
+    if distributed.all_reduce([stopped])[0]:
         raise StopRequested
-    matrix.counts, matrix.images = distributed.total(matrix.counts), len(files)
+    matrix.counts, matrix.images = distributed.all_reduce_array(matrix.counts), len(files)
     return matrix
 
 

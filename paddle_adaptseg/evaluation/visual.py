@@ -102,17 +102,23 @@ PANELS = 2  # fixed images of each domain that are drawn at every evaluation
 
 
 def panels(
-    model: Segmenter, files: DomainFiles, config: Config, meet: Optional[Callable[[Sequence[Fault]], object]] = None
+    model: Segmenter,
+    files: DomainFiles,
+    config: Config,
+    unusable: Optional[Callable[[Sequence[Fault]], object]] = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and panels (image, labels, ground truth, entropy) of the first images; `meet` takes up unusable ones."""
+    """Names and panels (image, labels, ground truth, entropy) of the first images.
+
+    `unusable` is called with those that cannot be read.
+    """
     predictor, space = Predictor(model, config.data.pixels), label_space(config)
     for index in range(min(PANELS, len(files))):
         try:
             image, truth = files.image(index), files.label(index, files.size)
         except DataError as error:
-            if meet is None:
+            if unusable is None:
                 raise
-            meet([Fault(0, 0, files.items[index].image.name, str(error))])
+            unusable([Fault(0, 0, files.items[index].image.name, str(error))])
             continue
         prediction, entropy = predictor.labels_and_entropy(image)
         yield str(index), panel(image, prediction, truth, entropy, space)

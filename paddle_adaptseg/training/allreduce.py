@@ -18,7 +18,7 @@ from paddle import nn
 from paddle_adaptseg.config.loading import parse_config
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core import distributed
-from paddle_adaptseg.core.distributed import meet, waiting, world
+from paddle_adaptseg.core.distributed import all_reduce, time_limit, world
 from paddle_adaptseg.core.errors import ConfigError, DataError
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.methods.base import Method, Terms
@@ -32,7 +32,7 @@ def weigh(terms: Terms) -> None:
         return
     pixels = {name: term.pixels.reshape([]) for name, term in terms.items() if term.pixels is not None}
     counted = dict(zip(pixels, paddle.stack(list(pixels.values())).tolist())) if pixels else {}
-    sums = distributed.meet(list(counted.values()))
+    sums = distributed.all_reduce(list(counted.values()))
     for (name, mine), all_pixels in zip(counted.items(), sums):
         factor = distributed.world() * mine / all_pixels if all_pixels else 1.0
         terms[name] = terms[name]._replace(loss=terms[name].loss * factor)
@@ -41,7 +41,7 @@ def weigh(terms: Terms) -> None:
 def check_same_files(domains: Mapping[str, DomainFiles]) -> None:
     """Refuse to train when the processes found different files, as on a machine with other data below its root."""
     mine = {name: (len(files), files.digest()) for name, files in domains.items()}
-    said = [json.loads(text) for text in distributed.texts(json.dumps(mine))]
+    said = [json.loads(text) for text in distributed.gather_texts(json.dumps(mine))]
     for name in mine:
         for rank, other in enumerate(said):
             if other[name] != said[0][name]:
@@ -61,10 +61,10 @@ def common_losses(check: Callable[[], dict[str, float]]) -> dict[str, float]:
         losses = check()
     except NotFinite as error:
         fault = str(error)
-    if distributed.meet([bool(fault)])[0]:
-        said = distributed.texts(fault)
+    if distributed.all_reduce([bool(fault)])[0]:
+        said = distributed.gather_texts(fault)
         raise NotFinite(next(text for text in said if text))
-    return dict(zip(losses, (distributed.meet(list(losses.values())) / distributed.world()).tolist()))
+    return dict(zip(losses, (distributed.all_reduce(list(losses.values())) / distributed.world()).tolist()))
 
 
 def average_gradients(players: Mapping[str, Player], method: Method) -> None:
@@ -73,7 +73,7 @@ def average_gradients(players: Mapping[str, Player], method: Method) -> None:
         return
     gradients = {name: player.gradients() for name, player in players.items()}
     names = [name for found in gradients.values() for name, _ in found]
-    distributed.same_everywhere("the parameters that have a gradient", {name: np.zeros(1) for name in names})
+    distributed.check_equal("the parameters that have a gradient", {name: np.zeros(1) for name in names})
     under_way = [average([g for _, g in found]) for found in gradients.values()]
     under_way.append(average([t for norm in batch_norms(method) for t in (norm._mean, norm._variance)]))
     for finish in under_way:
@@ -152,12 +152,12 @@ def average(tensors: Sequence) -> Callable[[], None]:
     pending = []
     for part in _buckets(tensors):
         flat = paddle.concat([t.detach().reshape([-1]) for t in part]) / world()
-        with waiting():
+        with time_limit():
             pending.append((part, flat, dist.all_reduce(flat, sync_op=False)))
 
     def finish() -> None:
         for part, flat, task in pending:
-            with waiting():
+            with time_limit():
                 task.wait()
             for tensor, mean in zip(part, flat.split([int(t.size) for t in part])):
                 tensor.set_value(mean.reshape(tensor.shape).astype(tensor.dtype))
@@ -165,11 +165,11 @@ def average(tensors: Sequence) -> Callable[[], None]:
     return finish
 
 
-def copy_from_first(tensors: Sequence) -> None:
+def broadcast_tensors(tensors: Sequence) -> None:
     """Give all processes the first one's tensors."""
     if world() > 1:
-        meet([])
-        with waiting():
+        all_reduce([])
+        with time_limit():
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 

@@ -66,6 +66,22 @@ class RunLog:
         self._lines.write((json.dumps(values) + "\n").encode())
 
 
+class NoLog:
+    """The log of a process whose rank is not 0: it writes nothing."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Nothing."""
+
+    def text(self, step: int, name: str, value: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class _Curves(LogWriter):
     """VisualDL without its writing thread, which passes over a full disk and waits for ever when it has died of one."""
 
@@ -141,11 +157,10 @@ def _truncate(path: Path, size: int) -> None:
 class Console:
     """Progress with time left on a terminal; plain lines where output goes to a file or a notebook cell."""
 
-    def __init__(self, first: int, total: int) -> None:
+    def __init__(self, first: int, total: int, bar: bool = True) -> None:
         self.first, self.total, self.began = first, total, time.monotonic()
-        self.bar = tqdm(
-            total=total, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05, disable=not sys.stderr.isatty()
-        )
+        disable = not bar or not sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05, disable=disable)
 
     def tick(self, text: str = "") -> None:
         """One step done; `text` shows the latest numbers."""
@@ -166,13 +181,3 @@ class Console:
 
     def close(self) -> None:
         self.bar.close()
-
-
-class Silent:
-    """Stands for log, console and lock in processes that have none: whatever it is asked to do, it does nothing."""
-
-    def __getattr__(self, name: str) -> Silent:
-        return self
-
-    def __call__(self, *_: object, **__: object) -> Silent:
-        return self

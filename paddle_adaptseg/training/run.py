@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional, Union
 
 from paddle_adaptseg.config.loading import dump
 from paddle_adaptseg.config.schema import Config
@@ -18,13 +18,13 @@ from paddle_adaptseg.evaluation.measure import evaluate_model
 from paddle_adaptseg.evaluation.protocol import class_sets, protocol_line, score_scalars
 from paddle_adaptseg.evaluation.visual import panels
 from paddle_adaptseg.training import checkpoint
-from paddle_adaptseg.training.allreduce import change, check_same_files, check_sync_norm, copy_from_first, rule
+from paddle_adaptseg.training.allreduce import broadcast_tensors, change, check_same_files, check_sync_norm, rule
 from paddle_adaptseg.training.checkpoint import Snapshot
 from paddle_adaptseg.training.guards import HealthMonitor, check_arrays, last_score
 from paddle_adaptseg.training.lock import RunLock
-from paddle_adaptseg.training.log import Console, RunLog, Silent
+from paddle_adaptseg.training.log import Console, NoLog, RunLog
 from paddle_adaptseg.training.plan import estimate
-from paddle_adaptseg.training.session import Interruption, explained
+from paddle_adaptseg.training.session import Interruption, with_advice
 from paddle_adaptseg.training.start import build_state, restore_best, set_start, starting_point
 from paddle_adaptseg.training.step import StepReport, run_steps
 from paddle_adaptseg.weights import arrays_of, save_weights
@@ -51,14 +51,15 @@ def fit(
     """
     runtime.import_paddle()
     distributed.start(config.run.timeout)
-    with distributed.together():
+    with distributed.ending_together():
         distributed.check_device(config.run.device)
         check_sync_norm(config, runtime.set_device(config.run.device).startswith("gpu"))
         runtime.set_cudnn(config.run.deterministic, config.run.cudnn_autotune)
         runtime.set_accelerate(config.run.accelerate)
         runtime.keep_freed_memory()
-        mine = RunLock(Path(config.run.output)) if distributed.is_first() else contextlib.nullcontext(Silent())
-        with runtime.fresh_names(), mine as lock:
+        folder = Path(config.run.output)
+        locked = RunLock(folder) if distributed.is_rank_zero() else contextlib.nullcontext()
+        with runtime.fresh_names(), locked as lock:
             run = _Run(config, resume, overwrite, accept_changes, lock)
             with accelerate(run.state.method):
                 return run.train()
@@ -67,7 +68,9 @@ def fit(
 class _Run:
     """The parts of one run and what happens after each of its steps."""
 
-    def __init__(self, config: Config, resume: Optional[str], overwrite: bool, accept_changes: bool, lock: Any) -> None:
+    def __init__(
+        self, config: Config, resume: Optional[str], overwrite: bool, accept_changes: bool, lock: Optional[RunLock]
+    ) -> None:
         self.config, self.lock = config, lock
         self.folder = Path(config.run.output)
         self.miou = float("nan")
@@ -83,26 +86,26 @@ class _Run:
         set_start(self.state, snapshot, config, print)
         self.data.quarantine.entries = self.state.quarantined
         moved = snapshot and change(snapshot.record, self.state.step, config)
-        copy_from_first(list(self.state.method.state_dict().values()))
+        broadcast_tensors(list(self.state.method.state_dict().values()))
         # Everything that can be wrong has been looked at, by every process; from here on the folder is written to.
-        self.log: Any = Silent()
-        self.console: Any = Silent()
-        self.notes = [note for note in (lock.note, changes, moved) if note]
-        if distributed.is_first():
-            self.open_folder()
+        self.log: Union[RunLog, NoLog] = NoLog()
+        self.notes = [note for note in (lock.note if lock else "", changes, moved) if note]
+        if distributed.is_rank_zero():
+            self.log = self.open_folder()
+        self.console = Console(self.state.step, config.schedule.stop, bar=distributed.is_rank_zero())
 
-    def open_folder(self) -> None:
+    def open_folder(self) -> RunLog:
         """Drop what is of later steps, and open the log."""
         checkpoint.drop_after(self.folder, self.state.step)
         self.notes += filter(None, [restore_best(self.folder, self.state.best_step, self.state.step)])
         for folder in (self.folder, self.folder / "states", self.folder / "weights"):
             sweep(folder)
-        self.log = RunLog(self.folder, self.state.step)
-        self.health.replay(self.log.jsonl)
+        log = RunLog(self.folder, self.state.step)
+        self.health.replay(log.jsonl)
         text = dump(self.config).encode()
         write_atomically(self.folder / "config.yml", lambda handle: handle.write(text))
         self.data.quarantine.write(self.folder)
-        self.console = Console(self.state.step, self.config.schedule.stop)
+        return log
 
     def train(self) -> FitResult:
         """Run all remaining steps."""
@@ -119,14 +122,14 @@ class _Run:
             self.console.line(protocol_line(self.config, len(self.validation)))
         batches = self.data.batches(self.state.step)
         try:
-            with explained(self.folder), distributed.together(), self.stop:
+            with with_advice(self.folder), distributed.ending_together(), self.stop:
                 if self.state.pending:
                     self.conclude()
                 run_steps(self.state, self.config, batches, self.after_step)
-                if resized := self.data.resized.total(distributed.texts):
+                if resized := self.data.resized.total(distributed.gather_texts):
                     self.console.line(resized)
         except StopRequested:
-            raise self.stop.farewell(self.folder, self.state.step) from None
+            raise self.stop.stopped(self.folder, self.state.step) from None
         finally:
             batches.close()
             self.console.close()
@@ -137,10 +140,10 @@ class _Run:
         """Log, evaluate and save when they are due."""
         run, step, last = self.config.run, self.state.step, self.config.schedule.stop
         text = ""
-        self.data.quarantine.share(distributed.texts)
+        self.data.quarantine.share(distributed.gather_texts)
         for news in self.data.quarantine.news():
             self.warn(news, "quarantine")
-            if distributed.is_first():
+            if distributed.is_rank_zero():
                 self.data.quarantine.write(self.folder)
         for news in self.data.resized.news():
             self.console.line(news)
@@ -174,7 +177,7 @@ class _Run:
 
     def ends(self) -> bool:
         """Whether the run was asked to end and has not reached its end anyway."""
-        return self.stop.asked_anywhere() and (self.state.step < self.config.schedule.stop or self.state.pending)
+        return self.stop.requested_anywhere() and (self.state.step < self.config.schedule.stop or self.state.pending)
 
     def evaluate(self) -> bool:
         """Score the model on the validation domain, draw the panels, and say whether it is the best so far."""
@@ -184,9 +187,9 @@ class _Run:
         self.miou = scores["target/mIoU"]
         self.log.scalars(step, scores)
         for domain, files in (("source", self.data.source), ("target", self.validation)):
-            if files is not None and distributed.is_first():
-                meet = None if files is self.validation else self.data.quarantine.meet
-                for name, picture in panels(model, files, self.config, meet):
+            if files is not None and distributed.is_rank_zero():
+                unusable = None if files is self.validation else self.data.quarantine.report
+                for name, picture in panels(model, files, self.config, unusable):
                     self.log.picture(step, f"{domain}/{name}", picture)
         improved = checkpoint.is_better(self.miou, state.best_miou)
         if improved:
@@ -216,16 +219,17 @@ class _Run:
 
     def save(self, evaluated: bool, improved: bool) -> None:
         """Log first, then weights, then the state: whatever a crash leaves, a state is never ahead of the rest."""
-        self.lock.confirm()
+        if self.lock is not None:
+            self.lock.confirm()
         snapshot = self.state.snapshot(self.config)
         check_arrays(snapshot.arrays, self.state.step)
-        distributed.same_everywhere("weights and optimiser states", snapshot.arrays)
-        if distributed.is_first():
-            self.write(snapshot, evaluated, improved)
+        distributed.check_equal("weights and optimiser states", snapshot.arrays)
+        if isinstance(self.log, RunLog):
+            self.write(self.log, snapshot, evaluated, improved)
 
-    def write(self, snapshot: Snapshot, evaluated: bool, improved: bool) -> None:
+    def write(self, log: RunLog, snapshot: Snapshot, evaluated: bool, improved: bool) -> None:
         """Bring log, weights and state to disk."""
-        self.log.flush()
+        log.flush()
         arrays, text = arrays_of(self.state.method.eval_model), dump(self.config)
         origin: dict[str, object] = {"trained_steps": self.state.step, "planned_steps": self.config.schedule.stop}
         if evaluated:

@@ -50,29 +50,29 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether the run should end."""
         if self.reason is None and self.hours and time.monotonic() - self.began >= 3600 * self.hours:
             self.reason = self.spent
         return self.reason is not None
 
-    def asked_anywhere(self) -> bool:
+    def requested_anywhere(self) -> bool:
         """Whether any process should end; then all should, for the same reason. All must call this at one place."""
-        self.asked()
+        self.requested()
         reasons = [*SIGNALS.values(), self.spent]
-        votes = distributed.meet([self.reason == reason for reason in reasons])
+        votes = distributed.all_reduce([self.reason == reason for reason in reasons])
         chosen = next((reason for reason, vote in zip(reasons, votes) if vote), None)
         self.reason = chosen or self.reason  # a signal that comes meanwhile is for the next time
         return chosen is not None
 
     def check(self) -> None:
         """Break off if the run should end."""
-        if self.asked():
+        if self.requested():
             raise StopRequested
 
-    def farewell(self, folder: Path, step: int) -> Stopped:
+    def stopped(self, folder: Path, step: int) -> Stopped:
         """What the user is told."""
-        assert self.reason is not None  # asked() was true
+        assert self.reason is not None  # requested() was true
         return Stopped(f"{self.reason.text}: step {step} is saved; continue with: {command(folder)}", self.reason.code)
 
     def _note(self, number: int, frame: Optional[FrameType]) -> None:
@@ -86,7 +86,7 @@ class Interruption:
 
 
 def command(folder: Path) -> str:
-    """The command that goes on with a run; its configuration lies in its folder."""
+    """The command that resumes a run; its configuration lies in its folder."""
     tail = f"tools/train.py --checkpoint-dir {shlex.quote(str(folder))} --continue-train --start-iter latest"
     nodes = int(os.environ.get("PADDLE_NNODES") or 1)
     more = f"--nnodes {nodes} --master HOST:PORT " if nodes > 1 else ""
@@ -99,21 +99,21 @@ WORKER_DIED = "DataLoader"  # Paddle raises its own error wherever the program s
 
 
 @contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def with_advice(folder: Path) -> Iterator[None]:
     """Add to every error that a user can mend where the run stands."""
     try:
         yield
     except UserError as error:
-        raise type(error)(f"{error}; {prospects(folder)}") from error
+        raise type(error)(f"{error}; {how_to_resume(folder)}") from error
     except (SystemError, RuntimeError, OSError) as error:
         if WORKER_DIED not in str(error):
             raise
         raise TrainingError(
-            f"a loader worker died (was it killed for want of memory?): lower data.workers; {prospects(folder)}"
+            f"a loader worker died (was it killed for want of memory?): lower data.workers; {how_to_resume(folder)}"
         ) from error
 
 
-def prospects(folder: Path) -> str:
+def how_to_resume(folder: Path) -> str:
     """Where the last good checkpoint is, and the command that continues from it."""
     steps = checkpoint.list_steps(folder)
     if not steps:
