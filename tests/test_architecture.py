@@ -29,7 +29,6 @@ MAY_IMPORT = {
     "lab": CONFIG | {"data", "deploy", "evaluation", "lab", "methods", "models", "training", "weights"},
     "__init__": {"core.runtime"},
 }
-FLOORS = ("core", "config", "data models methods weights", "training evaluation deploy", "lab")
 # Libraries that live in one place each.
 ONLY_IN = {
     "visualdl": {"training"},
