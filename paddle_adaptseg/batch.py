@@ -16,3 +16,4 @@ class Batch:
     source_label: Tensor
     target_image: Optional[Tensor]  # None for methods that never look at the target
     files: tuple[str, ...] = ()  # where it came from, for error messages
+    positions: tuple[int, ...] = ()  # of its images in the stream of training data, for random choices

@@ -39,7 +39,11 @@ class Positions:
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in range(self.first, self.last):
-            yield list(self.common(batch))[self.rank :: self.world]
+            yield list(self.of(batch))
+
+    def of(self, batch: int) -> range:
+        """This process's positions of a batch."""
+        return self.common(batch)[self.rank :: self.world]
 
     def common(self, batch: int) -> range:
         """The positions of a batch, those of all processes."""

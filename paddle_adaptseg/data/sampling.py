@@ -108,6 +108,7 @@ def train_batches(
             label.astype("int64"),
             normalise(target[0], pixels) if target else None,
             stream.names(positions.common(number), faults),
+            tuple(positions.of(number)),
         )
 
 
