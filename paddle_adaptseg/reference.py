@@ -57,6 +57,12 @@ MEANINGS: Mapping[str, str] = {
     "data.augment.crop": "width and height of a random cut",
     "data.augment.jitter": "brightness, contrast and saturation each vary by up to this share",
     "data.augment.blur": "chance of a Gaussian blur",
+    "data.rare_classes": "draw source images by [a class that they hold](methods.md#rare-class-sampling); `{}`: on",
+    "data.rare_classes.temperature": "the lower, the more often the rarest classes are drawn",
+    "data.rare_classes.min_pixels": "a label with more pixels of a class than these is one of its files",
+    "data.rare_classes.min_crop_ratio": "a crop needs more pixels of its class than this times `min_pixels`",
+    "data.rare_classes.tries": "crops that are looked at; the next one is taken as it is",
+    "data.rare_classes.largest_share": "below 1: a crop whose largest class has this share of it is cut again too",
     "data.batch_size": "images of each domain in a batch",
     "data.workers": "loader processes; 0 reads in the training process; changes no result",
     "data.timeout": "seconds that loader workers may take for a batch",
@@ -165,6 +171,8 @@ def fields(cls: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
             continue
         default = field.default_factory() if callable(field.default_factory) else field.default
         yield key, type_text(hint), _default(default, dataclasses.MISSING)
+        if typing.get_origin(hint) is Union and dataclasses.is_dataclass(typing.get_args(hint)[0]):
+            yield from fields(typing.get_args(hint)[0], f"{key}.")
 
 
 def keywords(cls: Any) -> Iterator[tuple[str, str, str]]:

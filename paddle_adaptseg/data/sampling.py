@@ -14,6 +14,7 @@ from paddle_adaptseg.config import Augment, Pixels
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.faults import Fault, Quarantine, Sample, collate, separate
 from paddle_adaptseg.data.loading import Positions, load
+from paddle_adaptseg.data.rare_classes import RareSampler, first_good, is_enough
 from paddle_adaptseg.data.transforms import augment, normalise, scaled_size
 from paddle_adaptseg.errors import DataError
 
@@ -38,9 +39,16 @@ class PairStream(Dataset):
     """
 
     def __init__(
-        self, source: DomainFiles, target: Optional[DomainFiles], change: Augment, seed: int, spares: int = 0
+        self,
+        source: DomainFiles,
+        target: Optional[DomainFiles],
+        change: Augment,
+        seed: int,
+        spares: int = 0,
+        rare: Optional[RareSampler] = None,
     ) -> None:
         super().__init__()
+        self.rare = rare  # draws the source's items, where they are not taken in turn
         self.domains = [d for d in (source, target) if d is not None]
         self.change, self.seed, self.spares = change, seed, spares
 
@@ -67,7 +75,11 @@ class PairStream(Dataset):
         )
 
     def _index(self, stream: int, files: DomainFiles, position: int, further: int) -> int:
-        return (shuffled_index(self.seed, stream, position, len(files)) + further) % len(files)
+        if self.rare is not None and stream == 0:
+            first = self.rare.draw(position)[1]
+        else:
+            first = shuffled_index(self.seed, stream, position, len(files))
+        return (first + further) % len(files)
 
     def _usable(
         self, stream: int, files: DomainFiles, position: int, faults: list[Fault]
@@ -81,11 +93,20 @@ class PairStream(Dataset):
         return None
 
     def _item(self, stream: int, files: DomainFiles, position: int, index: int) -> list[np.ndarray]:
-        rng = np.random.default_rng([self.seed, stream, _CHANGE, position])
-        size = scaled_size(files.size, self.change, rng)
-        image, label = files.pair(index, size, size) if stream == 0 else (files.image(index, size), None)
-        image, label = augment(image, label, files.size, self.change, rng)
-        return [image] if label is None else [image, label]
+        @lru_cache(maxsize=1)
+        def read(size: tuple[int, int]) -> tuple[np.ndarray, Optional[np.ndarray]]:
+            return files.pair(index, size, size) if stream == 0 else (files.image(index, size), None)
+
+        def change(attempt: int) -> list[np.ndarray]:
+            rng = np.random.default_rng([self.seed, stream, _CHANGE, position, *([attempt] if attempt else [])])
+            image, label = read(scaled_size(files.size, self.change, rng))
+            image, label = augment(image, label, files.size, self.change, rng)
+            return [image] if label is None else [image, label]
+
+        if self.rare is None or stream:
+            return change(0)
+        wanted, rule = self.rare.draw(position)[0], self.rare.rule
+        return first_good(change, lambda pair: is_enough(pair[1], wanted, rule), rule.tries)[1]
 
 
 def train_batches(

@@ -73,7 +73,8 @@ class _Run:
         class_sets(config)  # a wrong protocol is said now, not at the first evaluation
         snapshot, changes = starting_point(self.folder, config, resume, overwrite, accept_changes)
         self.state = build_state(config)
-        self.data = TrainData(config, self.state.method.uses_target, parallel.rank(), parallel.world())
+        rank, world = parallel.rank(), parallel.world()
+        self.data = TrainData(config, self.state.method.uses_target, rank, world, parallel.total)
         self.validation = open_validation(config) if config.run.eval_every else None
         if snapshot is not None:
             self.state.restore(snapshot)
