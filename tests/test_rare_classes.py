@@ -43,7 +43,7 @@ def test_a_class_that_no_file_holds_often_enough_is_never_drawn_and_named():
     sampler = RareSampler(np.array([[50, 3], [60, 0]]), RareClasses(min_pixels=40), 0)
     assert {sampler.draw(n)[0] for n in range(50)} == {0} and sampler.unused == [1]
     assert "in no image often enough to be drawn: wall" in sampler.note(["road", "wall"])
-    with pytest.raises(DataError, match="data.rare_classes.min_pixels=100 pixels of a class: lower it"):
+    with pytest.raises(DataError, match="has over data.rare_classes.min_pixels=100 pixels"):
         RareSampler(np.array([[50, 3]]), RareClasses(min_pixels=100), 0)
 
 

@@ -73,7 +73,7 @@ class RareSampler:
         kept = [i for i, c in enumerate(classes) if len(self.files[int(c)])]
         if not kept:
             raise DataError(
-                f"no source label has more than data.rare_classes.min_pixels={rule.min_pixels} pixels of a class: lower it"
+                f"no source label has over data.rare_classes.min_pixels={rule.min_pixels} pixels of a class: lower it"
             )
         self.classes, self.chance = classes[kept], chance[kept] / chance[kept].sum()
         self.unused = [int(c) for c in classes if int(c) not in self.classes]  # in no file often enough
