@@ -16,6 +16,7 @@ runtime.set_cpu_threads()
 _LAZY = {
     "load_config": "paddle_adaptseg.configfile",
     "override": "paddle_adaptseg.configfile",
+    "register": "paddle_adaptseg.registry",
     "fit": "paddle_adaptseg.engine",
     "evaluate": "paddle_adaptseg.engine",
     "evaluate_request": "paddle_adaptseg.evaluation",
@@ -35,6 +36,6 @@ def __getattr__(name: str):
     """Load a public name on first use, so that `--help` needs no Paddle."""
     if name not in _LAZY:
         raise AttributeError(f"module 'paddle_adaptseg' has no attribute '{name}'")
-    if _LAZY[name] != "paddle_adaptseg.configfile":
+    if _LAZY[name] not in ("paddle_adaptseg.configfile", "paddle_adaptseg.registry"):
         runtime.import_paddle()
     return getattr(importlib.import_module(_LAZY[name]), name)

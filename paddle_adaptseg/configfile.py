@@ -7,23 +7,31 @@ configuration can be dumped and is itself a valid file.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.registry import check_plugins, import_plugins
 from paddle_adaptseg.schema import convert, dotted
 from paddle_adaptseg.yamltree import check_text, override_tree, parse_tree, read_tree, write_tree
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a YAML file with its bases and apply `key.path=value` overrides."""
-    origins: dict[str, str] = {}
+def load_config(path: str | Path, overrides: Iterable[str] = (), own: bool = True) -> Config:
+    """Read a YAML file with its bases, apply `key.path=value` overrides, and import its plugins.
+
+    `own` is false for a file that the user did not name: then the overrides must name the plugins that it needs.
+    """
+    origins, overrides = dict[str, str](), list(overrides)
     tree = read_tree(Path(path), origins)
     for text in overrides:
         override_tree(tree, text, origins)
-    return _convert(tree, origins, str(path))
+    config = _convert(tree, origins, str(path))
+    if own or named_plugins(overrides):
+        import_plugins(config.plugins)
+    check_plugins(config.plugins, f"'{path}'")
+    return config
 
 
 def parse_config(text: str, name: str = "config") -> Config:
@@ -32,11 +40,36 @@ def parse_config(text: str, name: str = "config") -> Config:
 
 
 def override(config: Config, *overrides: str) -> Config:
-    """A copy of `config` with `key.path=value` overrides applied."""
+    """A copy of `config` with `key.path=value` overrides applied; plugins that they name are imported."""
     tree, origins = to_plain(config), dict[str, str]()
     for text in overrides:
         override_tree(tree, text, origins)
-    return _convert(tree, origins, "config")
+    changed = _convert(tree, origins, "config")
+    if named_plugins(overrides):
+        import_plugins(changed.plugins)
+    return changed
+
+
+def named_plugins(overrides: Iterable[str]) -> list[str]:
+    """Those of the overrides that set `plugins`."""
+    return [text for text in overrides if text.partition("=")[0].strip() == "plugins"]
+
+
+def named_config(path: Optional[str], overrides: Sequence[str]) -> Optional[Config]:
+    """The configuration that a command names for a weights file; without one, the file's own counts.
+
+    Plugins may be named for that one too.
+    """
+    if path:
+        return load_config(path, overrides)
+    named = named_plugins(overrides)
+    if len(named) < len(overrides):
+        raise ConfigError("-o changes the file that --config names: add --config (only -o plugins=[..] goes without)")
+    for text in named:
+        tree: dict[str, Any] = {}
+        override_tree(tree, text, {})
+        import_plugins(convert(tree["plugins"], tuple[str, ...], "plugins"))
+    return None
 
 
 def dump(config: Config) -> str:
@@ -116,6 +149,8 @@ def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
         for key in names:
             value = getattr(section, key)
             checks[f"{'data' if section is data else 'schedule'}.{key}"] = (value, value > 0, "be more than 0")
+    ratio = schedule.warmup_ratio
+    checks["schedule.warmup_ratio"] = (ratio, 0 <= ratio <= 1, "lie in 0..1")
     checks["run.on_nonfinite"] = (run.on_nonfinite, run.on_nonfinite in ("stop", "skip"), "be stop or skip")
     fastest = run.cudnn_autotune and run.deterministic
     checks["run.cudnn_autotune"] = (run.cudnn_autotune, not fastest, "be left out, or false, with run.deterministic")

@@ -13,6 +13,7 @@ import numpy as np
 from paddle_adaptseg.errors import ConfigError, suggest
 
 IGNORE = 255
+SPELLINGS = {"motocycle": "motorcycle"}  # how the original programs spell a class, and what it is called
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,15 @@ class LabelSpace:
     names: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", spelled(self.names))
+
     def __len__(self) -> int:
         return len(self.names)
 
     def subset(self, names: Iterable[str]) -> LabelSpace:
         """The classes called `names`, in that order."""
-        names = tuple(names)
+        names = spelled(names)
         for name in names:
             if name not in self.names:
                 raise ConfigError(f"unknown class '{name}': {suggest(name, self.names)}")
@@ -48,7 +52,12 @@ class LabelSpace:
         return table
 
 
-# Name ("light", "motocycle": as the originals print them), Cityscapes raw id, Cityscapes colour.
+def spelled(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names as they are shown."""
+    return tuple(SPELLINGS.get(name, name) for name in names)
+
+
+# Name ("light" and "sign" as in the papers' tables), Cityscapes raw id, Cityscapes colour.
 _CITYSCAPES = (
     ("road", 7, (128, 64, 128)),
     ("sidewalk", 8, (244, 35, 232)),
@@ -67,7 +76,7 @@ _CITYSCAPES = (
     ("truck", 27, (0, 0, 70)),
     ("bus", 28, (0, 60, 100)),
     ("train", 31, (0, 80, 100)),
-    ("motocycle", 32, (0, 0, 230)),
+    ("motorcycle", 32, (0, 0, 230)),
     ("bicycle", 33, (119, 11, 32)),
 )
 
@@ -79,7 +88,7 @@ CITYSCAPES_TRAIN_IDS: Mapping[int, str] = dict(enumerate(CITYSCAPES_19.names))
 # Terrain (16), truck (18) and train (20) are listed by SYNTHIA, but "not present".
 SYNTHIA_IDS: Mapping[int, str] = {
     1: "sky", 2: "building", 3: "road", 4: "sidewalk", 5: "fence", 6: "vegetation", 7: "pole", 8: "car", 9: "sign",
-    10: "person", 11: "bicycle", 12: "motocycle", 15: "light", 16: "terrain", 17: "rider", 18: "truck", 19: "bus",
+    10: "person", 11: "bicycle", 12: "motorcycle", 15: "light", 16: "terrain", 17: "rider", 18: "truck", 19: "bus",
     20: "train", 21: "wall",
 }  # fmt: skip
 

@@ -11,21 +11,19 @@ import inspect
 import json
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Union
+from typing import Any, Callable, Union
 
-from paddle_adaptseg.config import Component, Config, Domain, Roots, Stages
+from paddle_adaptseg.config import OPTIMISERS, Component, Config, Domain, Optim, Roots, Stages
 from paddle_adaptseg.configfile import to_plain
 from paddle_adaptseg.data.catalog import DATASETS, OwnClass, OwnDataset
 from paddle_adaptseg.data.decode import LABELS
 from paddle_adaptseg.labels import LABEL_SPACES
 from paddle_adaptseg.losses import GAN_LOSSES, REPRESENTATIONS
-from paddle_adaptseg.methods import METHODS
+from paddle_adaptseg.methods import GIVEN, METHODS
 from paddle_adaptseg.methods.base import Ramp
 from paddle_adaptseg.methods.prior import PRIORS
 from paddle_adaptseg.models import MODELS
 from paddle_adaptseg.models.layers import NORMS
-
-GIVEN = {"self", "segmenter", "classes"}  # what the builder passes to constructors; no keys
 
 
 def _one_of(names: typing.Iterable[str]) -> str:
@@ -67,17 +65,12 @@ MEANINGS: Mapping[str, str] = {
     "data.workers": "loader processes; 0 reads in the training process; changes no result",
     "data.timeout": "seconds that loader workers may take for a batch",
     "data.quarantine": "unusable training items that are [replaced](reliability.md) and listed; one more stops the run",
-    "optim.segmenter.lr": "base rate of momentum SGD",
-    "optim.segmenter.momentum": "its momentum",
-    "optim.segmenter.weight_decay": "its weight decay",
-    "optim.segmenter.legacy_updates": "repeat each tensor's update as often as the [2018 code](methods.md) listed it",
-    "optim.critics.lr": "base rate of the critics' Adam",
-    "optim.critics.beta1": "decay of its first moment",
-    "optim.critics.beta2": "decay of its second moment",
+    "plugins": "modules, or `.py` files, of [your own](extending.md) that register methods, networks, data sets",
     "schedule.horizon": "step at which the rate would reach 0: `lr * (1 - step / horizon) ^ power`",
     "schedule.stop": "step at which training stops",
     "schedule.power": "exponent of the decay",
-    "schedule.warmup": "steps over which the rate first grows from 0",
+    "schedule.warmup": "steps over which the learning rate first grows",
+    "schedule.warmup_ratio": "0: it grows from 0; otherwise the decayed rate times a factor that grows from this to 1",
     "schedule.iter_size": "batches whose gradients are summed into one step",
     "run.output": "folder of the run",
     "run.seed": "seed of initial weights, order of data and random changes",
@@ -101,6 +94,13 @@ MEANINGS: Mapping[str, str] = {
     "run.timeout": "seconds that one of [several processes](scaling.md) waits for the others before it ends",
     "run.sync_norm": "batch statistics over the images of all processes; needs GPUs",
     "run.baseline": "folder of a source-only run; evaluations then tell the lift over it",
+}
+OPTIMISER_KEYS: Mapping[str, str] = {
+    "lr": "learning rate, before the schedule's factor and those of parameter groups",
+    "momentum": "share of the last update that the next one keeps",
+    "beta1": "decay of the first moment",
+    "beta2": "decay of the second moment",
+    "weight_decay": "its coefficient, before the factors of parameter groups",
 }
 # Keywords of networks and methods mean the same wherever they occur.
 KEYWORDS: Mapping[str, str] = {
@@ -159,11 +159,11 @@ def type_text(hint: Any) -> str:
 
 
 def fields(cls: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
-    """Key, type and default of everything below a dataclass; components are listed with their own table."""
+    """Key, type and default of everything below a dataclass; components and optimisers have tables of their own."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         hint, key = hints[field.name], f"{path}{field.name}"
-        if hint is Component:
+        if hint in (Component, Optim):
             continue
         if dataclasses.is_dataclass(hint):
             if hint is not Domain or field.name == "source":  # the others are alike
@@ -179,7 +179,7 @@ def keywords(cls: Any) -> Iterator[tuple[str, str, str]]:
     """Key, type and default of what a network's or method's constructor takes from a configuration."""
     hints = typing.get_type_hints(cls.__init__)
     for name, parameter in inspect.signature(cls.__init__).parameters.items():
-        if name not in GIVEN:
+        if name not in ("self", *GIVEN):
             yield name, type_text(hints[name]), _default(parameter.default, parameter.empty)
 
 
@@ -190,6 +190,18 @@ def _default(value: Any, none: Any) -> str:
 def _table(rows: typing.Iterable[tuple[str, str, str]], meanings: Mapping[str, str]) -> list[str]:
     lines = ["| Key | Type | Default | Meaning |", "|---|---|---|---|"]
     return lines + [f"| `{key}` | {kind} | {default} | {meanings[key]} |" for key, kind, default in rows]
+
+
+OPTIM = (
+    "`optim` names the optimiser of each player of the method, and its keys: `{segmenter: {name: adamw, lr: 6e-5}}`.",
+    "Without a name `segmenter` has `sgd` and every other player `adam`. Another name replaces all keys at once.",
+    "`legacy_updates: true` on `sgd` is another way to say `name: legacy_sgd`.",
+)
+TABLES: tuple[tuple[str, Mapping[str, Any], Callable, Mapping[str, str]], ...] = (
+    ("optim", OPTIMISERS, fields, OPTIMISER_KEYS),
+    ("model", MODELS, keywords, KEYWORDS),
+    ("method", METHODS, keywords, KEYWORDS),
+)
 
 
 def configuration_page() -> str:
@@ -215,11 +227,12 @@ def configuration_page() -> str:
     everything = list(fields(Config))
     for section in dict.fromkeys(key.split(".")[0] for key, _, _ in everything):
         lines += ["", f"## {section}", ""]
-        lines += _table([row for row in everything if row[0].startswith(f"{section}.")], MEANINGS)
-    for section, table in (("model", MODELS), ("method", METHODS)):
+        lines += _table([row for row in everything if row[0].split(".")[0] == section], MEANINGS)
+    lines += ["", "## optim", "", *OPTIM]
+    for section, table, rows, meanings in TABLES:
         for name, cls in table.items():
             lines += ["", f"## {section}: {name}", "", (inspect.getdoc(cls) or "").splitlines()[0], ""]
-            lines += _table(keywords(cls), KEYWORDS)
+            lines += _table(rows(cls), meanings)
     lines += [
         "",
         "## A data set of your own",

@@ -12,7 +12,7 @@ from typing import Optional
 
 import numpy as np
 
-from paddle_adaptseg.configfile import differences, load_config
+from paddle_adaptseg.configfile import differences, load_config, parse_config
 from paddle_adaptseg.errors import ConfigError, TrainingError
 from paddle_adaptseg.files import write_atomically
 from paddle_adaptseg.launch import SECONDS, Job, run_jobs
@@ -116,7 +116,7 @@ def is_finished(job: Job) -> bool:
     saved = job.folder / "config.yml"
     if not (job.folder / SECONDS).is_file() or not saved.is_file():
         return False
-    old = load_config(saved)
+    old = parse_config(saved.read_text(encoding="utf-8"), str(saved))
     return old.schedule.stop == job.config.schedule.stop and not differences(old, job.config)
 
 

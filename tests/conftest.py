@@ -18,7 +18,11 @@ import pytest  # noqa: E402
 
 from paddle_adaptseg.config import Config  # noqa: E402
 from paddle_adaptseg.configfile import load_config  # noqa: E402
+from paddle_adaptseg.data.catalog import DATASETS  # noqa: E402
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair  # noqa: E402
+from paddle_adaptseg.methods import METHODS  # noqa: E402
+from paddle_adaptseg.methods.prior import PRIORS  # noqa: E402
+from paddle_adaptseg.models import MODELS  # noqa: E402
 
 TINY = ToySpec(source=6, target=5, validation=3, height=48, width=96)
 
@@ -29,6 +33,26 @@ def toy_root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("toy")
     write_toy_pair(root, TINY)
     return root
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Writes a plugin into the working folder, plugin(code) -> its name; what it registers is forgotten afterwards."""
+    tables = (METHODS, MODELS, DATASETS, PRIORS)
+    before, modules = [dict(table) for table in tables], set(sys.modules)
+    monkeypatch.chdir(tmp_path)
+
+    def write(code: str, name: str = "mine.py") -> str:
+        (tmp_path / name).write_text(code, encoding="utf-8")
+        return name
+
+    yield write
+    for table, entries in zip(tables, before):
+        table.clear()
+        table.update(entries)
+    for name in set(sys.modules) - modules:
+        if name.startswith("plugin ") or not hasattr(sys.modules[name], "__path__") and "mine" in name:
+            del sys.modules[name]
 
 
 @pytest.fixture

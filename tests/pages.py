@@ -188,7 +188,7 @@ def run(tool, arguments, world, monkeypatch, capsys) -> None:
             for path in paths[: end if flag == "--restore-from" else 1]:
                 prepare(Path(path), line, world / "made")
     for word in arguments:
-        make_input(Path(word))
+        make_input(Path(word[len("plugins=[") : -1] if word.startswith("plugins=[") else word))
     own = tuple(key for key in SHRINK if "config" in arguments and not ("depths" in key and "vgg" in line))
     quick = (
         ["--backend", "eager"] if tool == "eval" and "--backend" not in arguments else []
@@ -201,7 +201,7 @@ HOW: dict[str, Callable] = {"train": plan, "compare": stop_before_training, "swe
 
 
 def make_input(path: Path) -> None:
-    """A picture, a short film or a folder of predictions, when a command names one."""
+    """A picture, a short film or a plugin, when a command names one."""
     picture = np.full((96, 192, 3), 90, np.uint8)
     if path.suffix in (".jpg", ".png") and not path.exists():
         cv2.imwrite(str(path), picture)
@@ -210,6 +210,8 @@ def make_input(path: Path) -> None:
         for _ in range(2):
             film.write(picture)
         film.release()
+    elif path.suffix == ".py":
+        path.touch()
 
 
 def prepare(path: Path, line: str, made: Path) -> None:

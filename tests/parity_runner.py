@@ -15,7 +15,7 @@ import paddle
 
 from paddle_adaptseg import runtime
 from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.config import Component, Config, CriticsOptim, Data, Domain, Optim, Schedule, SegmenterOptim
+from paddle_adaptseg.config import SGD, Adam, Component, Config, Data, Domain, LegacySGD, Optim, Schedule
 from paddle_adaptseg.engine.optim import build_players
 from paddle_adaptseg.engine.trainer import TrainState, train_step
 from paddle_adaptseg.methods import METHODS, build_method
@@ -97,15 +97,13 @@ def configuration(c: dict) -> Config | str:
         return c["method"]
     norm = {"norm": "frozen"} if c.get("freeze_bn") else {}
     kind = model.pop("name", "deeplabv2_resnet")
+    momentum = LegacySGD if c.get("legacy", False) else SGD
     unused = Domain("gta5", "unused", "all", (1, 1))
     return Config(
         Component(kind, {"depths": c["depths"], **model, **norm}),
         Component(method.pop("name"), method),
         Data(unused, unused, unused, batch_size=c["n"]),
-        Optim(
-            SegmenterOptim(c["lr"], c["momentum"], c["wd"], c.get("legacy", False)),
-            CriticsOptim(c["lr_d"], 0.9, 0.99),
-        ),
+        Optim({"segmenter": momentum(c["lr"], c["momentum"], c["wd"]), "critics": Adam(c["lr_d"], 0.9, 0.99)}),
         Schedule(c["max_iters"], c["steps"], c["power"], c.get("preheat", 0)),
     )
 

@@ -21,9 +21,9 @@ MAY_IMPORT = {
     "batch": set(),
     "schema": {"errors"},
     "yamltree": {"errors", "schema"},
-    "registry": {"errors", "schema"},
-    "config": {"errors"},
-    "configfile": {"config", "errors", "schema", "yamltree"},
+    "registry": {"errors", "runtime", "schema"},
+    "config": {"errors", "registry", "schema"},
+    "configfile": {"config", "errors", "registry", "schema", "yamltree"},
     "labels": {"errors"},
     "metrics": set(),
     # data may score label files: tools/compute_iou.py

@@ -21,7 +21,7 @@ def test_bases_merge_left_to_right_then_the_file_then_overrides():
     config = load_config(TOY, ["optim.critics.lr=1e-4", "data.workers=3"])
     assert config.method.params["weights"] == {"main": 0.03, "aux": 0.006}
     assert config.method.params["seg_weights"] == {"main": 1.0, "aux": 0.1}
-    assert config.optim.critics.lr == 1e-4 and config.data.workers == 3
+    assert config.optim["critics"].lr == 1e-4 and config.data.workers == 3
     assert config.data.source.size == (192, 96)
 
 

@@ -11,25 +11,21 @@ import pages
 import pytest
 from PIL import Image
 
-from paddle_adaptseg import methods
-from paddle_adaptseg.config import Component, Config
+from paddle_adaptseg.config import OPTIMISERS, Component, Config
 from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.engine import fit
 from paddle_adaptseg.methods import METHODS
 from paddle_adaptseg.models import MODELS
-from paddle_adaptseg.reference import KEYWORDS, MEANINGS, configuration_page, fields, keywords
+from paddle_adaptseg.reference import KEYWORDS, MEANINGS, OPTIMISER_KEYS, configuration_page, fields, keywords
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-def test_the_example_of_a_new_method_is_short_and_trains(tiny, monkeypatch):
+def test_the_example_of_a_new_method_is_short_and_trains(tiny, plugin):
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "methods.md").read_text(encoding="utf-8"), re.S)
     assert code.count("\n") < 40
-    scope: dict = {}
-    exec(compile(code, "docs/methods.md", "exec"), scope)
-    monkeypatch.setattr(methods, "METHODS", {**methods.METHODS, "confident": scope["Confident"]})
     config = tiny("toy/source_only", "schedule.stop=2", "method.name=confident", "method.weight=0.1",
-                  "method.seg_weights.main=1")  # fmt: skip
+                  "method.seg_weights.main=1", f"plugins=[{plugin(code)}]")  # fmt: skip
     assert isinstance(config.method, Component)
     assert fit(config).step == 2
 
@@ -82,4 +78,5 @@ def test_every_key_of_a_configuration_has_a_meaning_and_the_page_is_up_to_date()
     assert {key for key, _, _ in fields(Config)} == set(MEANINGS)
     used = {key for table in (MODELS, METHODS) for cls in table.values() for key, _, _ in keywords(cls)}
     assert used == set(KEYWORDS)
+    assert {key for cls in OPTIMISERS.values() for key, _, _ in fields(cls)} == set(OPTIMISER_KEYS)
     assert (DOCS / "configuration.md").read_text(encoding="utf-8") == configuration_page(), "run: make pages"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from paddle_adaptseg.data.catalog import own_dataset
 from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.labels import CITYSCAPES_19, CITYSCAPES_IDS, IGNORE
+from paddle_adaptseg.labels import CITYSCAPES_19, CITYSCAPES_IDS, IGNORE, LabelSpace
 from paddle_adaptseg.metrics import ConfusionMatrix, iou_table
 
 
@@ -60,7 +61,7 @@ def test_the_table_has_the_originals_names_and_marks_absent_classes():
     sets = {"both": [0, 17, 3], "other": [3]}
     lines = iou_table(CITYSCAPES_19.names, matrix, sets).splitlines()
     assert lines[0].split() == ["===>", "road:", "100.00"]
-    assert lines[17].split() == ["===>", "motocycle:", "100.00"]
+    assert lines[17].split() == ["===>", "motorcycle:", "100.00"]
     assert "nan (absent)" in lines[1]
     assert lines[-2:] == ["===> mIoU: 100.00 (both, 3 classes)", "===> mIoU: nan (absent) (other, 1 classes)"]
 
@@ -70,3 +71,13 @@ def test_counting_pairs_is_exact_beyond_what_float32_counts():
     matrix = ConfusionMatrix(2)
     matrix.update(truth, truth)
     assert matrix.counts.tolist() == [[3 * 2**23, 0], [0, 0]]
+
+
+def test_the_spelling_of_the_originals_is_read_and_not_shown(tmp_path):
+    own = LabelSpace(("road", "motocycle"), ((0, 0, 0), (1, 1, 1)))
+    assert own.names == ("road", "motorcycle") and own.subset(["motocycle"]).names == ("motorcycle",)
+    file = tmp_path / "mine.yml"
+    file.write_text(
+        "images: ['a/{name}.png']\nlabels: ['b/{name}.png']\nclasses: [{name: motocycle, ids: [3], colour: [0, 0, 1]}]"
+    )
+    assert own_dataset(file).labels[0].ids == {3: "motorcycle"}

@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from paddle_adaptseg import runtime
-from paddle_adaptseg.config import CriticsOptim, Schedule, SegmenterOptim
+from paddle_adaptseg.config import SGD, Adam, AdamW, LegacySGD, Schedule
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.data import TrainData
 from paddle_adaptseg.engine.build import build_state
@@ -36,10 +36,18 @@ def test_poly_warms_up_and_decays_to_a_horizon_beyond_the_stop():
     assert [poly(s, warm) for s in (0, 5)] == [0.0, 0.5]
 
 
+def test_a_warm_up_ratio_scales_the_decayed_rate():
+    schedule = Schedule(horizon=100, stop=100, power=1.0, warmup=10, warmup_ratio=0.1)
+    assert [poly(s, schedule) for s in (0, 5, 10, 50)] == pytest.approx([0.1, 0.95 * 0.55, 0.9, 0.5])
+    daformer = Schedule(horizon=40_000, stop=40_000, power=1.0, warmup=1500, warmup_ratio=1e-6)
+    rates = {0: 6e-11, 1: 4.0058958501e-08, 1499: 5.77129990385e-05, 1500: 5.775e-05, 39_999: 1.5e-09}  # of its code
+    assert {s: 6e-5 * poly(s, daformer) for s in rates} == pytest.approx(rates, rel=1e-8)
+
+
 def test_a_group_moves_at_its_multiple_of_the_base_rate():
     with runtime.fresh_names():
         base, head = parameter(), parameter()
-        one = player(SegmenterOptim(lr=0.1, momentum=0.9, weight_decay=0.0), group("a", base), group("b", head, 10.0))
+        one = player(SGD(lr=0.1, momentum=0.9, weight_decay=0.0), group("a", base), group("b", head, 10.0))
         assert one.set_rate(0.5) == {"a": 0.05, "b": 0.5}
         (base * 1.0 + head * 1.0).backward()
         one.step()
@@ -47,8 +55,45 @@ def test_a_group_moves_at_its_multiple_of_the_base_rate():
         assert 1 - float(head) == pytest.approx(0.5)
 
 
-def group(name, p, rate=1.0, listings=1):
-    return ParamGroup(name, (p,), rate, listings)
+def group(name, p, rate=1.0, listings=1, decay=1.0):
+    return ParamGroup(name, (p,), rate, listings, decay)
+
+
+LR, WD = 0.1, 0.2
+
+
+def by_hand(kind, rate, decay, gradients):
+    """Where a parameter that starts at 1 goes, from the definitions of the optimisers."""
+    p, m, v = 1.0, 0.0, 0.0
+    for t, g in enumerate(gradients, 1):
+        if kind in (SGD, LegacySGD):
+            m = 0.9 * m + g + WD * decay * p
+            p -= LR * rate * m
+            continue
+        if kind is AdamW:
+            p -= LR * rate * WD * decay * p
+        else:
+            g += WD * decay * p
+        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
+        p -= LR * rate * (m / (1 - 0.9**t)) / ((v / (1 - 0.99**t)) ** 0.5 + 1e-8)
+    return p
+
+
+@pytest.mark.parametrize("kind", [SGD, LegacySGD, Adam, AdamW])
+def test_every_optimiser_takes_the_factors_of_a_group_on_learning_rate_and_decay(kind):
+    settings = kind(LR, 0.9, WD) if kind in (SGD, LegacySGD) else kind(LR, 0.9, 0.99, WD)
+    factors, gradients = [(1.0, 1.0), (10.0, 1.0), (1.0, 0.0), (0.5, 3.0)], [1.0, -0.3, 2.0]
+    with runtime.fresh_names():
+        parameters = [parameter() for _ in factors]
+        groups = [group(str(i), p, r, decay=d) for i, (p, (r, d)) in enumerate(zip(parameters, factors))]
+        one = player(settings, *groups)
+        for gradient in gradients:
+            one.set_rate(1.0)
+            sum(p * gradient for p in parameters).backward()
+            one.step()
+        found = [float(p) for p in parameters]
+    assert found == pytest.approx([by_hand(kind, r, d, gradients) for r, d in factors], rel=2e-5)
+    assert len({round(p, 3) for p in found}) == 4
 
 
 @pytest.mark.parametrize(
@@ -58,7 +103,7 @@ def group(name, p, rate=1.0, listings=1):
 def test_the_step_of_2018_repeats_per_listing(legacy, listings, travelled):
     with runtime.fresh_names():
         p = parameter(0.0)
-        one = player(SegmenterOptim(0.1, 0.9, 0.0, legacy), group("a", p, listings=listings))
+        one = player((LegacySGD if legacy else SGD)(0.1, 0.9, 0.0), group("a", p, listings=listings))
         for distance in travelled:
             one.set_rate(1.0)
             (p * 1.0).backward()
@@ -69,7 +114,7 @@ def test_the_step_of_2018_repeats_per_listing(legacy, listings, travelled):
 def test_the_step_of_2018_accumulates_decay_in_the_gradient():
     with runtime.fresh_names():
         p = parameter(1.0)
-        one = player(SegmenterOptim(0.1, 0.5, 0.2, legacy_updates=True), group("a", p, listings=2))
+        one = player(LegacySGD(0.1, 0.5, 0.2), group("a", p, listings=2))
         one.set_rate(1.0)
         (p * 1.0).backward()
         one.step()
@@ -80,8 +125,8 @@ def test_the_step_of_2018_accumulates_decay_in_the_gradient():
 def test_state_is_stored_under_structured_names_and_order_of_building_does_not_matter():
     def pair(swap):
         first, second = (parameter(), parameter(2.0)) if not swap else reversed((parameter(2.0), parameter()))
-        one = Player([group("a", first)], {first.name: "net.first"}, CriticsOptim(lr=0.1))
-        two = Player([group("b", second)], {second.name: "net.second"}, CriticsOptim(lr=0.1))
+        one = Player([group("a", first)], {first.name: "net.first"}, Adam(lr=0.1))
+        two = Player([group("b", second)], {second.name: "net.second"}, Adam(lr=0.1))
         return first, second, one, two
 
     def step(first, second, one, two):

@@ -41,7 +41,7 @@ def test_every_point_of_the_grid_has_its_folder_and_configuration(tmp_path):
     assert len({trial.setting for trial in trials}) == 4
     last = trials[-1].job
     assert last.folder.name == "main=0.03_optim.critics.lr=0.002_optim.segmenter.lr=0.1_seed=1"
-    assert (last.config.run.seed, last.config.optim.critics.lr, last.config.schedule.stop) == (1, 0.002, 7)
+    assert (last.config.run.seed, last.config.optim["critics"].lr, last.config.schedule.stop) == (1, 0.002, 7)
     assert {float(t.job.config.method.params["weights"]["main"]) for t in trials} == {0.001, 0.03}
     with pytest.raises(ConfigError, match="unknown key 'schedule.stopp'"):
         sweep_trials(CONFIG, [parse_axis("schedule.stopp=1,2")], tmp_path, [])

@@ -23,12 +23,13 @@ def main() -> int:
         size = None if args.size in ("", "dynamic") else numbers(args.size)
     except ValueError:
         parser.error(f"--size must be height,width or dynamic, not '{args.size}'")
-    from paddle_adaptseg import load_config, runtime
+    from paddle_adaptseg import runtime
 
     runtime.import_paddle()
+    from paddle_adaptseg.configfile import named_config
     from paddle_adaptseg.deploy.export import export_model
 
-    config = load_config(args.config, args.override) if args.config else None
+    config = named_config(args.config, args.override)
     made = export_model(
         args.restore_from, Path(args.output), args.format, size, args.size == "dynamic", args.precision, config
     )

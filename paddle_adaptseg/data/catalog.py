@@ -17,6 +17,7 @@ from paddle_adaptseg.labels import (
     CITYSCAPES_TRAIN_IDS,
     SYNTHIA_IDS,
     LabelSpace,
+    spelled,
 )
 from paddle_adaptseg.registry import lookup
 from paddle_adaptseg.schema import convert
@@ -62,7 +63,7 @@ def _either(pattern: str) -> tuple[LabelSource, ...]:
 _FINE = _either("gtFine/{split}/{city}/{name}_gtFine_KIND.png")
 _RGB_ANON = "{name}_rgb_anon.png"
 
-DATASETS: Mapping[str, DatasetSpec] = {
+DATASETS: dict[str, DatasetSpec] = {
     "gta5": DatasetSpec(
         title="GTA5 (Playing for Data)",
         images=("images/{name}.png",),
@@ -168,8 +169,8 @@ def own_dataset(path: Path) -> DatasetSpec:
         own = convert(parse_tree(read_text(path), str(path)), OwnDataset, "")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    ids = {raw: c.name for c in own.classes for raw in c.ids}
-    names = [c.name for c in own.classes]
+    names = spelled(c.name for c in own.classes)
+    ids = {raw: name for c, name in zip(own.classes, names) for raw in c.ids}
     if len(set(names)) < len(names) or len(ids) < sum(len(c.ids) for c in own.classes):
         raise ConfigError(f"{path}: 'classes' must have distinct names and ids")
     if not own.images or not own.splits:
@@ -177,5 +178,5 @@ def own_dataset(path: Path) -> DatasetSpec:
     if not own.classes or not all(0 <= raw < 256 for raw in ids):
         raise ConfigError(f"{path}: 'classes' must not be empty, and ids must lie in 0..255")
     labels = tuple(LabelSource(pattern, ids, own.decode, frozenset(own.ignored)) for pattern in own.labels)
-    space = LabelSpace(tuple(names), tuple(c.colour for c in own.classes))
+    space = LabelSpace(names, tuple(c.colour for c in own.classes))
     return DatasetSpec(own.title or path.stem, own.images, labels, own.splits, str(path), space)

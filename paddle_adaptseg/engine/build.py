@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Callable
+
+import paddle
+
 from paddle_adaptseg import parallel, runtime
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.data import label_space
@@ -9,17 +14,21 @@ from paddle_adaptseg.engine.compiled import compile_segmenter
 from paddle_adaptseg.engine.optim import build_players
 from paddle_adaptseg.engine.precision import precision_of
 from paddle_adaptseg.engine.ranks import synchronise_norms
+from paddle_adaptseg.engine.restore import fill_segmenter
 from paddle_adaptseg.engine.trainer import TrainState
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.recompute import set_recompute
+from paddle_adaptseg.models.segmenter import Segmenter
 
 
 def build_state(config: Config) -> TrainState:
     """Network, method and optimisers of a configuration, initialised from its seed."""
     runtime.seed_step(config.run.seed, 0)
     classes = len(label_space(config))
-    method = build_method(config.method, build_model(config.model, classes), classes)
+    segmenter = build_model(config.model, classes)
+    make_segmenter = segmenter_maker(config, classes)
+    method = build_method(config.method, segmenter, classes, make_segmenter, config.data.pixels, config.run.seed)
     if config.run.sync_norm and parallel.world() > 1:
         synchronise_norms(method)
     precision_of(config.run)  # what this machine cannot do is said now
@@ -27,3 +36,20 @@ def build_state(config: Config) -> TrainState:
     if config.run.to_static:
         compile_segmenter(method.segmenter)
     return TrainState(method, build_players(method, config))
+
+
+def segmenter_maker(config: Config, classes: int) -> Callable[..., Segmenter]:
+    """What methods are given to build further networks with: each has a seed of its own, derived from the run's."""
+    numbers = itertools.count(1)
+
+    def make_segmenter(weights: str = "") -> Segmenter:
+        state = paddle.get_rng_state()
+        runtime.seed_step(config.run.seed, -next(numbers))
+        segmenter = build_model(config.model, classes)
+        paddle.set_rng_state(state)  # whatever the method builds next does not depend on this network
+        set_recompute(segmenter, config.run.recompute)
+        if weights:
+            fill_segmenter(segmenter, weights, config)
+        return segmenter
+
+    return make_segmenter

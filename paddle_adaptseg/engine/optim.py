@@ -7,22 +7,25 @@ Paddle's automatic ones, so the order in which things were built does not matter
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import numpy as np
 import paddle
 
-from paddle_adaptseg.config import Config, CriticsOptim, Schedule, SegmenterOptim
-from paddle_adaptseg.errors import CheckpointError, shorten
+from paddle_adaptseg.config import SGD, Adam, AdamW, Config, LegacySGD, Optim, Optimiser, Schedule
+from paddle_adaptseg.errors import CheckpointError, ConfigError, shorten, suggest
 from paddle_adaptseg.methods.base import Method
 from paddle_adaptseg.models.segmenter import ParamGroup
 
 
 def poly(step: int, schedule: Schedule) -> float:
-    """The factor on every base rate: linear warm-up, then (1 - step/horizon)^power."""
-    if step < schedule.warmup:
+    """The factor on every learning rate: linear warm-up, then (1 - step/horizon)^power."""
+    decayed = (1.0 - step / schedule.horizon) ** schedule.power
+    if step >= schedule.warmup:
+        return decayed
+    if schedule.warmup_ratio == 0.0:
         return step / schedule.warmup
-    return (1.0 - step / schedule.horizon) ** schedule.power
+    return decayed * (1.0 - (1.0 - step / schedule.warmup) * (1.0 - schedule.warmup_ratio))
 
 
 class LegacyMomentum:
@@ -44,14 +47,14 @@ class LegacyMomentum:
         for group in self.groups:
             for parameter in group.parameters:
                 if parameter.grad is not None:
-                    self._update(parameter, self.lr * group.rate, group.listings)
+                    self._update(parameter, self.lr * group.rate, self.weight_decay * group.decay, group.listings)
 
-    def _update(self, parameter: paddle.Tensor, rate: float, listings: int) -> None:
+    def _update(self, parameter: paddle.Tensor, rate: float, decay: float, listings: int) -> None:
         gradient = parameter.grad.clone()
         key = f"{parameter.name}_velocity_0"
         velocity = self.velocity.get(key, paddle.zeros_like(gradient))
         for _ in range(listings):
-            gradient = gradient + self.weight_decay * parameter
+            gradient = gradient + decay * parameter
             velocity = self.momentum * velocity + gradient
             parameter.subtract_(rate * velocity)
         self.velocity[key] = velocity
@@ -71,12 +74,12 @@ class LegacyMomentum:
 class Player:
     """One optimiser with its parameter groups and base rate."""
 
-    def __init__(self, groups: Sequence[ParamGroup], names: Mapping[str, str], settings: Any) -> None:
+    def __init__(self, groups: Sequence[ParamGroup], names: Mapping[str, str], settings: Optimiser) -> None:
         """`names` maps Paddle's automatic parameter names to structured ones."""
         self.groups = [g for g in groups if g.parameters]
         self.names, self.lr = names, settings.lr
         self.waiting: dict[str, np.ndarray] = {}  # loaded, and not yet taken up by a step
-        self.optimiser = OPTIMISERS[type(settings)](self.groups, settings)
+        self.optimiser = BUILDERS[type(settings)](self.groups, settings)
 
     def set_rate(self, factor: float) -> dict[str, float]:
         """Set the rate to `factor` times the base and return what each group now has."""
@@ -125,32 +128,60 @@ class Player:
         return {self.names[p.name]: p for group in self.groups for p in group.parameters}
 
 
-def _momentum(groups: Sequence[ParamGroup], settings: SegmenterOptim):
-    if settings.legacy_updates:
-        return LegacyMomentum(groups, settings.momentum, settings.weight_decay)
+def _momentum(groups: Sequence[ParamGroup], settings: SGD):
     return paddle.optimizer.Momentum(
-        settings.lr, settings.momentum, parameters=_grouped(groups), weight_decay=settings.weight_decay
+        settings.lr, settings.momentum, _grouped(groups, settings.weight_decay), weight_decay=settings.weight_decay
     )
 
 
-def _adam(groups: Sequence[ParamGroup], settings: CriticsOptim):
-    return paddle.optimizer.Adam(settings.lr, settings.beta1, settings.beta2, parameters=_grouped(groups))
+def _legacy_momentum(groups: Sequence[ParamGroup], settings: LegacySGD):
+    return LegacyMomentum(groups, settings.momentum, settings.weight_decay)
 
 
-OPTIMISERS: Mapping[type, Callable] = {SegmenterOptim: _momentum, CriticsOptim: _adam}
+def _adam(groups: Sequence[ParamGroup], settings: Adam):
+    parameters = _grouped(groups, settings.weight_decay or None)  # with 0.0 zeros would be added to every gradient
+    return paddle.optimizer.Adam(settings.lr, settings.beta1, settings.beta2, parameters=parameters)
 
 
-def _grouped(groups: Sequence[ParamGroup]) -> list[dict]:
-    # A Paddle group's "learning_rate" multiplies the base rate: 10.0 is the 10x head.
-    return [{"params": list(g.parameters), "learning_rate": g.rate} for g in groups]
+def _adamw(groups: Sequence[ParamGroup], settings: AdamW):
+    parameters = _grouped(groups, settings.weight_decay)
+    return paddle.optimizer.AdamW(settings.lr, settings.beta1, settings.beta2, parameters=parameters)
+
+
+BUILDERS: Mapping[type, Callable[..., Any]] = {
+    SGD: _momentum,
+    LegacySGD: _legacy_momentum,
+    Adam: _adam,
+    AdamW: _adamw,
+}
+
+
+def _grouped(groups: Sequence[ParamGroup], weight_decay: Optional[float]) -> list[dict]:
+    # A Paddle group's "learning_rate" multiplies the optimiser's (10.0 is the 10x head); "weight_decay" replaces it.
+    return [
+        {
+            "params": list(g.parameters),
+            "learning_rate": g.rate,
+            "weight_decay": None if weight_decay is None else g.decay * weight_decay,
+        }
+        for g in groups
+    ]
 
 
 def build_players(method: Method, config: Config) -> dict[str, Player]:
     """An optimiser for each of the method's players; every trainable parameter must belong to exactly one group."""
     names = {p.name: name for name, p in method.named_parameters()}
     players = method.players()
+    for name in config.optim:
+        if name not in players and name not in Optim():  # most configurations inherit an optimiser of both of these
+            method_name = config.method.name
+            raise ConfigError(f"optim.{name}: method '{method_name}' has no such player: {suggest(name, players)}")
     listed = [p.name for groups in players.values() for g in groups for p in g.parameters]
     trainable = [p.name for p in method.parameters() if not p.stop_gradient]
     if sorted(listed) != sorted(trainable):
-        raise AssertionError("players() must list every trainable parameter exactly once")
-    return {name: Player(groups, names, getattr(config.optim, name)) for name, groups in players.items()}
+        odd = [names.get(n, n) for n in {*listed, *trainable} if listed.count(n) != trainable.count(n)]
+        raise AssertionError(
+            f"players() must list every trainable parameter exactly once, and none whose stop_gradient is set: "
+            f"{shorten(sorted(odd))}"
+        )
+    return {name: Player(groups, names, config.optim[name]) for name, groups in players.items()}

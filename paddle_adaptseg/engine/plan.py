@@ -15,7 +15,7 @@ from paddle_adaptseg.engine.build import build_state
 from paddle_adaptseg.engine.evaluator import class_sets
 from paddle_adaptseg.engine.health import last_score
 from paddle_adaptseg.engine.ranks import check_sync_norm, common_batch, reduced, rule
-from paddle_adaptseg.engine.resume import restore_weights, starting_point
+from paddle_adaptseg.engine.resume import set_start, starting_point
 from paddle_adaptseg.engine.trainer import TrainState
 from paddle_adaptseg.errors import CheckpointError, DataError
 
@@ -101,11 +101,8 @@ def _start(state: TrainState, config: Config, resume: Optional[str], overwrite: 
     """Where the run would start from; its states and weights are loaded as they would be."""
     folder, told = Path(config.run.output), list[str]()
     snapshot, _ = starting_point(folder, config, resume, overwrite, accept_changes=False)
+    set_start(state, snapshot, config, told.append)
     if snapshot is not None:
-        state.restore(snapshot)
         return f"start: goes on in {folder} at step {state.step}"
     anew = " (what is there is dropped)" if checkpoint.list_steps(folder) else ""
-    if not config.run.restore_from:
-        return f"start: from random weights{anew}"
-    restore_weights(state.method, config, told.append)
-    return f"start: {told[0]}{anew}"
+    return f"start: {told[0] if told else 'from random weights'}{anew}"

@@ -104,7 +104,7 @@ def rule(config: Config) -> str:
     parts = f" x {schedule.iter_size} parts" if schedule.iter_size > 1 else ""
     return (
         f"{parallel.world()} processes x {data.batch_size} image{'s'[: data.batch_size > 1]}{parts} = global batch "
-        f"{common_batch(config)}; rates unchanged ({config.optim.segmenter.lr:g}); steps are not divided: "
+        f"{common_batch(config)}; rates unchanged ({config.optim['segmenter'].lr:g}); steps are not divided: "
         f"{schedule.stop} steps see {parallel.world()} times the images that one process sees"
     )
 

@@ -21,6 +21,7 @@ from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.models.segmenter import Segmenter
+from paddle_adaptseg.registry import check_plugins
 from paddle_adaptseg.weights import coverage, load_arrays
 from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
 from paddle_adaptseg.weights.pdparams import save_weights
@@ -82,6 +83,14 @@ def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[
     return translate(weights.arrays, name, config.model.params.get("aspp_branches", 2)), kind
 
 
+def fill_segmenter(segmenter: Segmenter, origin: str, config: Config, partial: bool = False) -> str:
+    """Load weights that a configuration names; returns a line that says what a partial load left out."""
+    path = find_weights(origin)
+    arrays, kind = translated_weights(path, config)
+    report = load_arrays(segmenter, arrays, f"'{path}'", partial, new_heads=True, absent=kind.absent)
+    return f"weights from {path}: {kind.title}" + (f"; initialised anew: {'; '.join(report)}" if report else "")
+
+
 def convert_weights(source: Path, output: Optional[Path], config: Config) -> list[str]:
     """Write weights of a known kind under our names, if they fit the network; returns what was found."""
     weights = read_weights(source)
@@ -130,6 +139,7 @@ def load_model(
         if not weights.config:
             raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
         config = override(parse_config(weights.config, f"configuration inside '{path}'"), *overrides)
+    check_plugins(config.plugins, f"'{path}'")
     runtime.set_device(config.run.device)
     with runtime.fresh_names():
         model = build_model(config.model, len(label_space(config)))

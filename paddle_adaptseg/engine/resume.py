@@ -11,11 +11,10 @@ from paddle_adaptseg import checkpoint
 from paddle_adaptseg.checkpoint import Snapshot
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import differences, parse_config
-from paddle_adaptseg.engine.restore import find_weights, translated_weights
+from paddle_adaptseg.engine.restore import fill_segmenter
+from paddle_adaptseg.engine.trainer import TrainState
 from paddle_adaptseg.errors import CheckpointError, ConfigError, shorten
 from paddle_adaptseg.files import write_atomically
-from paddle_adaptseg.methods.base import Method
-from paddle_adaptseg.weights import load_arrays
 
 
 def starting_point(
@@ -62,10 +61,12 @@ def restore_best(folder: Path, step: int) -> None:
         best.unlink(missing_ok=True)
 
 
-def restore_weights(method: Method, config: Config, tell: Callable[[str], object]) -> None:
-    """Load starting weights into the network, saying what a partial load left out."""
-    path = find_weights(config.run.restore_from)
-    arrays, kind = translated_weights(path, config)
-    partial, model = config.run.restore_partial, method.eval_model
-    report = load_arrays(model, arrays, f"'{path}'", partial, new_heads=True, absent=kind.absent)
-    tell(f"weights from {path}: {kind.title}" + (f"; initialised anew: {'; '.join(report)}" if report else ""))
+def set_start(state: TrainState, snapshot: Optional[Snapshot], config: Config, tell: Callable[[str], object]) -> None:
+    """Bring a freshly built state to where it starts: a snapshot, weights for the trained network, or as it is."""
+    if snapshot is not None:
+        state.restore(snapshot)
+        return
+    if config.run.restore_from:
+        tell(fill_segmenter(state.method.segmenter, config.run.restore_from, config, config.run.restore_partial))
+    with paddle.no_grad():
+        state.method.loaded()

@@ -21,7 +21,7 @@ from paddle_adaptseg.engine.interrupt import Asked, Interruption
 from paddle_adaptseg.engine.memory import estimate
 from paddle_adaptseg.engine.panels import panels
 from paddle_adaptseg.engine.ranks import change, check_sync_norm, rule
-from paddle_adaptseg.engine.resume import restore_best, restore_weights, starting_point
+from paddle_adaptseg.engine.resume import restore_best, set_start, starting_point
 from paddle_adaptseg.engine.trainer import StepReport, run_steps
 from paddle_adaptseg.files import sweep, write_atomically
 from paddle_adaptseg.lock import RunLock
@@ -76,10 +76,7 @@ class _Run:
         rank, world = parallel.rank(), parallel.world()
         self.data = TrainData(config, self.state.method.uses_target, rank, world, parallel.total)
         self.validation = open_validation(config) if config.run.eval_every else None
-        if snapshot is not None:
-            self.state.restore(snapshot)
-        elif config.run.restore_from:
-            restore_weights(self.state.method, config, print)
+        set_start(self.state, snapshot, config, print)
         self.data.quarantine.entries = self.state.quarantined
         moved = snapshot and change(snapshot.record, self.state.step, config)
         copy_from_first(list(self.state.method.state_dict().values()))

@@ -122,7 +122,9 @@ def train_step(
     """One step of every player on `iter_size` batches."""
     began = time.perf_counter()
     factor = poly(clock.step, schedule)
-    rates = {k: v for player in state.players.values() for k, v in player.set_rate(factor).items()}
+    rates: dict[str, float] = {}
+    for name, player in state.players.items():
+        rates.update({f"{name}_{k}" if k in rates else k: v for k, v in player.set_rate(factor).items()})
     collected: list[tuple[str, paddle.Tensor]] = []
     images, files, readings = 0, tuple[str, ...](), {}
     state.method.train()
@@ -143,7 +145,8 @@ def train_step(
     check_gradients(found, state.players, clock.step + 1, files)
     for player in state.players.values():
         player.step()
-    state.method.after_step(clock)
+    with paddle.no_grad():
+        state.method.after_step(clock)
     if clock.watch:
         readings = read_observed(state.method.observed, batch)
     return StepReport(losses, rates, readings, images * parallel.world(), time.perf_counter() - began)

@@ -97,7 +97,7 @@ def _every_checkpoint(request: Request, tell: Tell) -> Optional[Findings]:
 def _run_config(request: Request, run: Path) -> Config:
     saved = run / "config.yml"
     if request.config or saved.is_file():
-        return load_config(request.config or saved, request.overrides)
+        return load_config(request.config or saved, request.overrides, own=bool(request.config))
     return load_model(find_weights(f"{run}@latest"), None, request.overrides)[1]
 
 

@@ -5,9 +5,9 @@ The trainer runs one backward pass per yielded dict, then steps every player; it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import paddle
 import paddle.nn.functional as F
@@ -59,11 +59,15 @@ class Ramp:
 class Method(nn.Layer):
     """Base of all methods: a segmenter trained on labelled source images, each level with its weight.
 
-    Everything a method remembers is a sublayer or buffer, so `state_dict()` is complete. `observed` holds this step's
-    extra readings for the log: scalars, and class maps under names ending in `_prediction`.
+    A constructor names what it needs of `segmenter`, `classes`, `make_segmenter`, `pixels` and `seed`, which it is
+    given; its other keywords come from the configuration. Everything a method remembers is a sublayer or buffer, so
+    `state_dict()` is complete. `observed` holds this step's extra readings for the log: scalars, and class maps under
+    names ending in `_prediction`.
     """
 
     uses_target = True
+    eval_parts: Collection[str] = ()  # sublayers that stay in evaluation mode while the others train
+    unsaved_parts: Collection[str] = ()  # sublayers that never change and that the constructor fills, say from a file
 
     def __init__(self, segmenter: Segmenter, seg_weights: Optional[Mapping[str, float]]) -> None:
         super().__init__()
@@ -79,8 +83,26 @@ class Method(nn.Layer):
         """Parameter groups by the player whose optimiser owns them."""
         return {"segmenter": self.segmenter.groups()}
 
+    def loaded(self) -> None:
+        """Called once, without gradients, when the start weights are in `segmenter`; not when a run is resumed."""
+
     def after_step(self, clock: Clock) -> None:
-        """Called when all players have stepped."""
+        """Called without gradients when all players have stepped."""
+
+    def train(self, *mode: bool) -> Method:
+        """Training mode for all parts but `eval_parts`; called before every step."""
+        super().train(*mode)
+        for name, layer in self.named_sublayers():
+            if any(f"{name}.".startswith(f"{part}.") for part in self.eval_parts):
+                layer.training = False  # not eval(), which also sets a mode of the whole process
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """All parameters and buffers but those of `unsaved_parts`."""
+        state = super().state_dict(*args, **kwargs)
+        for name in [n for n in state for part in self.unsaved_parts if n.startswith(f"{part}.")]:
+            del state[name]
+        return state
 
     @property
     def eval_model(self) -> Segmenter:

@@ -41,7 +41,7 @@ class Prior:
     counted: bool = False  # the loss comes with the number of pixels that it is the mean of
 
 
-PRIORS: Mapping[str, Prior] = {
+PRIORS: dict[str, Prior] = {
     "entropy": Prior(mean_entropy, "ent", logged_weighted=False),  # options: ratio
     "max_square": Prior(max_square),
     "iw_max_square": Prior(iw_max_square),  # options: ratio

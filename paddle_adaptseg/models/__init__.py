@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from paddle_adaptseg.config import Component
 from paddle_adaptseg.models.deeplab import DeepLabV2ResNet, DeepLabV2VGG16, TwinDeepLabV2ResNet
 from paddle_adaptseg.models.deeplabv3plus import DeepLabV3PlusMobileNetV2, DeepLabV3PlusResNet
@@ -11,7 +9,7 @@ from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.models.small import SmallSegmenter, SmallV3Plus, TwinSmallSegmenter
 from paddle_adaptseg.registry import build
 
-MODELS: Mapping[str, type[Segmenter]] = {
+MODELS: dict[str, type[Segmenter]] = {
     "deeplabv2_resnet": DeepLabV2ResNet,
     "deeplabv2_resnet_twin": TwinDeepLabV2ResNet,
     "deeplabv2_vgg16": DeepLabV2VGG16,

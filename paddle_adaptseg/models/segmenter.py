@@ -13,12 +13,16 @@ from paddle_adaptseg.models.layers import resize, resize_all
 
 @dataclass(frozen=True)
 class ParamGroup:
-    """Parameters that share a rate. `listings`: how often the 2018 originals listed, and so updated, each of them."""
+    """Parameters that share factors on learning rate and weight decay.
+
+    `listings`: how often the 2018 originals listed, and so updated, each of them.
+    """
 
     name: str
     parameters: tuple[Tensor, ...]
     rate: float = 1.0
     listings: int = 1
+    decay: float = 1.0
 
 
 class Segmenter(nn.Layer):
@@ -52,6 +56,8 @@ class Segmenter(nn.Layer):
         return [group("all", self.named_parameters())]
 
 
-def group(name: str, named: Iterable[tuple[str, Tensor]], rate: float = 1.0, listings: int = 1) -> ParamGroup:
+def group(
+    name: str, named: Iterable[tuple[str, Tensor]], rate: float = 1.0, listings: int = 1, decay: float = 1.0
+) -> ParamGroup:
     """A group of the trainable ones among `named` parameters."""
-    return ParamGroup(name, tuple(p for _, p in named if not p.stop_gradient), rate, listings)
+    return ParamGroup(name, tuple(p for _, p in named if not p.stop_gradient), rate, listings, decay)

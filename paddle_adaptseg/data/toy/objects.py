@@ -94,7 +94,7 @@ def _bicycle(canvas: Canvas, street: Street, side: int, depth: float) -> None:
 
 
 def _motorcycle(canvas: Canvas, street: Street, side: int, depth: float) -> None:
-    _cycle(canvas, street, side, depth, "motocycle")
+    _cycle(canvas, street, side, depth, "motorcycle")
 
 
 def _tree(canvas: Canvas, street: Street, side: int, depth: float) -> None:
