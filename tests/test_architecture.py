@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "weights": BASICS | {"weights"},
     "data": BASICS | {"data", "metrics"},
     "models": BASICS | {"cpu", "models"},
-    "methods": BASICS | {"methods", "losses", "models.layers", "models.discriminator", "models.segmenter"},
+    "methods": BASICS | {"methods", "losses", "parallel", "models.layers", "models.discriminator", "models.segmenter"},
     "engine": BASICS | {"cpu", "engine", "data", "models", "methods", "losses", "metrics", "weights", "checkpoint",
                         "logger", "lock", "parallel", "runtime", "scores", "upsample", "visual"},
     "report": BASICS | {"report", "metrics", "scores", "selection", "visual"},

@@ -190,6 +190,9 @@ class Strong:
         return paddle.concat(changed)
 
 
+STRONG = Strong()
+
+
 @paddle.no_grad()
 def mirror(flags: Sequence[bool], *maps: Tensor) -> list[Tensor]:
     """Maps [N, ..., W] with the flagged images mirrored left to right."""

@@ -13,7 +13,7 @@ import numpy as np
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.methods.base import Clock
 
-CLASSES, BLOCKS, COLOURS, CHANCES = range(100, 104)  # random streams; those of the data are small numbers
+CLASSES, BLOCKS, MIRROR, COLOURS, MASKED_COLOURS = range(100, 105)  # random streams; those of the data are smaller
 VALUES = 256  # values that a label may hold, 255 (ignore) among them
 
 
@@ -41,3 +41,12 @@ class Choices:
     def blocks(self, keys: Sequence[tuple[int, int]], grid: tuple[int, int], ratio: float) -> np.ndarray:
         """Which blocks stay [len(keys), rows, columns] bool; a key is an image's domain and position."""
         return np.stack([self.rng(BLOCKS, *key).random(grid) > ratio for key in keys])
+
+    def mirrored(self, batch: Batch, clock: Clock, chance: float) -> list[bool]:
+        """Which images are mirrored."""
+        return [bool(self.rng(MIRROR, key).random() < chance) for key in positions(batch, clock)]
+
+    def colours(self, stream: int, keys: Sequence[int], clock: Clock, together: bool) -> tuple[list, list]:
+        """For every image a generator of whether, and one of how its colours change; `together`: whether all do."""
+        whether = [self.rng(stream, 0, clock.step, *([] if together else [key])) for key in keys]
+        return whether, [self.rng(stream, 1, key) for key in keys]

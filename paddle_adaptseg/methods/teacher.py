@@ -12,8 +12,11 @@ from typing import NamedTuple, Optional
 import paddle
 from paddle import Tensor, nn
 
+from paddle_adaptseg import parallel
+from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.errors import ConfigError, suggest
 from paddle_adaptseg.losses import softmax
+from paddle_adaptseg.models.segmenter import Segmenter
 
 NORMS = (nn.layer.norm._BatchNormBase, nn.SyncBatchNorm)
 PARTS, MODES = ("norms", "dropout"), ("train", "eval")
@@ -53,7 +56,6 @@ class Teacher:
 
     def set_modes(self, network: nn.Layer) -> None:
         """Training or evaluation mode for every layer of the teacher."""
-        network.eval()
         modes = {"norms": "train", "dropout": "eval", **self.modes}
         for layer in network.sublayers(include_self=True):
             layer.training = modes["norms" if isinstance(layer, NORMS) else "dropout"] == "train"
@@ -84,11 +86,14 @@ def update_average(teacher: nn.Layer, student: nn.Layer, factor: float) -> None:
             old.lerp_(new.detach(), weight.astype(old.dtype))
 
 
-def freeze(network: nn.Layer) -> nn.Layer:
+def freeze(network: Segmenter) -> Segmenter:
     """A network that no optimiser trains."""
     for parameter in network.parameters():
         parameter.stop_gradient = True
     return network
+
+
+FOLLOWS = Teacher()
 
 
 @dataclass(frozen=True)
@@ -112,12 +117,15 @@ class PseudoLabels:
         return self
 
 
+RULE = PseudoLabels()
+
+
 class Pseudo(NamedTuple):
-    """Labels [N, H, W] int64, what each pixel counts [N, H, W] float32, and which are sure [N, H, W] float32."""
+    """Labels [N, H, W] int64, what each pixel counts [N, H, W] float32, and the mean weight before margins."""
 
     label: Tensor
     weight: Tensor
-    sure: Tensor
+    share: Tensor
 
 
 @paddle.no_grad()
@@ -127,16 +135,14 @@ def labels_of(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     return p.argmax(axis=1), (p.max(axis=1) >= threshold).astype("float32")
 
 
-@paddle.no_grad()
 def pixel_weights(sure: Tensor, kind: str, share: Optional[Tensor] = None) -> Tensor:
     """What each pixel counts [N, H, W]; `share` is that of the common batch, where it is more than this tensor."""
     if kind == "pixel":
         return sure
     share = sure.mean(axis=[1, 2], keepdim=True) if kind == "image" else sure.mean() if share is None else share
-    return share.expand(sure.shape) if share.ndim else paddle.ones_like(sure) * share
+    return paddle.ones_like(sure) * share
 
 
-@paddle.no_grad()
 def without_margins(weight: Tensor, margins: Sequence[float]) -> Tensor:
     """The weights with 0 in the margins (top, bottom, left, right)."""
     if not any(margins):
@@ -149,3 +155,52 @@ def without_margins(weight: Tensor, margins: Sequence[float]) -> Tensor:
     if 0 in inside.shape:
         return paddle.zeros_like(weight)
     return weight * paddle.nn.functional.pad(inside.unsqueeze(0), [left, right, top, bottom]).squeeze(0)
+
+
+def common_share(sure: Sequence[Tensor]) -> Tensor:
+    """The mean of maps [N, H, W] of all parts of a step and of all processes."""
+    count = sum(int(part.size) for part in sure)
+    share = paddle.stack([part.sum() for part in sure]).sum() / count
+    if parallel.world() == 1:
+        return share
+    return paddle.full([], parallel.meet([float(share)])[0] / parallel.world())
+
+
+class MeanTeacher(nn.Layer):
+    """A network that follows a student and labels the target for it. All of it is in the state of its method."""
+
+    def __init__(self, network: Segmenter, follows: Teacher, rule: PseudoLabels) -> None:
+        super().__init__()
+        self.network, self.follows, self.rule = freeze(network), follows, rule
+        self.found: dict[int, Pseudo] = {}
+
+    def set_modes(self) -> None:
+        """Training or evaluation mode of its layers."""
+        self.follows.set_modes(self.network)
+
+    def before_step(self, student: Segmenter, batches: Sequence[Batch], step: int, labels: bool) -> None:
+        """Follow, where that comes first, and where asked label all parts of a step.
+
+        The share of sure pixels is that of all parts and processes, so that many small batches equal a large one.
+        """
+        self.found.clear()
+        if self.follows.update == "before":
+            update_average(self.network, student, self.follows.factor(step))
+        if not labels:
+            return
+        rule = self.rule
+        with paddle.no_grad():
+            seen = [labels_of(self.network(batch.target_image)["main"], rule.threshold) for batch in batches]
+            share = common_share([sure for _, sure in seen]) if rule.weight == "batch" else None
+            for batch, (label, sure) in zip(batches, seen):
+                weight = pixel_weights(sure, rule.weight, share)
+                self.found[id(batch)] = Pseudo(label, without_margins(weight, rule.margins), weight.mean())
+
+    def labels(self, batch: Batch) -> Pseudo:
+        """The pseudo-labels of a batch of this step."""
+        return self.found[id(batch)]
+
+    def after_step(self, student: Segmenter, step: int) -> None:
+        """Follow, where that comes last."""
+        if self.follows.update == "after":
+            update_average(self.network, student, self.follows.factor(step))

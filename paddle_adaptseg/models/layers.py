@@ -75,10 +75,12 @@ def add_(x: Tensor, other: Tensor) -> Tensor:
     return x.add_(other) if paddle.in_dynamic_mode() else x + other
 
 
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resize to (height, width) with aligned corners, in which the originals trained and evaluated."""
+def resize(x: Tensor, size: Sequence[int], align_corners: bool = True) -> Tensor:
+    """Bilinear resize to (height, width), with aligned corners as AdaptSegNet and its family train and evaluate."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
+    if not align_corners:
+        return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False)
     if _PRODUCTS or (on_cpu(x) and x.shape[2] <= size[0] and x.shape[3] <= size[1]):
         return _resize_by_products(x, size)  # on a CPU three times as fast as the operator
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=True)
@@ -123,9 +125,9 @@ def _weights(old: int, new: int) -> Tensor:
     return F.relu(1 - (position.unsqueeze(1) - paddle.arange(old, dtype="float32").unsqueeze(0)).abs())
 
 
-def resize_all(logits: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
+def resize_all(logits: Mapping[str, Tensor], size: Sequence[int], align_corners: bool = True) -> dict[str, Tensor]:
     """Every level's logits at (height, width)."""
-    return {level: resize(x, size) for level, x in logits.items()}
+    return {level: resize(x, size, align_corners) for level, x in logits.items()}
 
 
 @contextlib.contextmanager

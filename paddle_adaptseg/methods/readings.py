@@ -1,0 +1,49 @@
+"""What self-training tells about its health: vanishing classes, and a teacher that is far from its student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import paddle
+from paddle import Tensor, nn
+
+from paddle_adaptseg.methods.teacher import averaged
+
+MEMORY = 0.99  # of the running shares: about the last hundred batches
+SEEN = 1e-4  # share of the source from which on a class is expected in the target
+
+
+def class_shares(label: Tensor, classes: int) -> Tensor:
+    """Share of the pixels of each class [classes] float32."""
+    place = label.flatten().clip(max=classes)
+    counts = paddle.put_along_axis(paddle.zeros([classes + 1]), place, paddle.ones(place.shape), axis=0, reduce="add")
+    return counts[:classes] / place.shape[0]
+
+
+class Balance(nn.Layer):
+    """Running shares of the classes in source labels and pseudo-labels, of one process; no part of the state."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = list(names)
+        for name in ("source", "pseudo"):
+            self.register_buffer(name, paddle.zeros([len(self.names)]), persistable=False)
+
+    def add(self, source: Tensor, pseudo: Tensor) -> None:
+        """Take up a batch."""
+        for shares, label in ((self.source, source), (self.pseudo, pseudo)):
+            mean = MEMORY * shares + (1 - MEMORY) * class_shares(label, len(self.names))
+            paddle.assign(mean, output=shares)
+
+    def readings(self) -> dict[str, Tensor]:
+        """For every class that the source shows: its share in the pseudo-labels as a multiple of that in the source."""
+        ratio = self.pseudo / self.source.clip(min=SEEN)
+        ratio = paddle.where(self.source > SEEN, ratio, paddle.ones_like(ratio))
+        return {f"pseudo_balance/{name}": value for name, value in zip(self.names, ratio.unbind())}
+
+
+def distance(teacher: nn.Layer, student: nn.Layer) -> Tensor:
+    """l2 norm of the difference of all parameters over that of the student's."""
+    pairs = list(zip(averaged(teacher), averaged(student)))
+    apart = paddle.stack([((old - new) ** 2).sum() for old, new in pairs]).sum()
+    return (apart / paddle.stack([(new**2).sum() for _, new in pairs]).sum().clip(min=1e-12)).sqrt()
