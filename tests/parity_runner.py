@@ -39,8 +39,8 @@ def load_rules():
 
 
 def trajectory_files() -> list[Path]:
-    """Every file with training steps."""
-    return sorted(p for p in FIGURES.glob("*.json") if "steps" in json.loads(p.read_text()))
+    """Every file with training steps of the adversarial family; parity_self_training.py has the others."""
+    return sorted(p for p in FIGURES.glob("*.json") if "method" in json.loads(p.read_text()).get("config", {}))
 
 
 def _levels(pair: list[float]) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""DeepLabV2 on the ResNet-v1c of mmsegmentation, on which DAFormer's authors run DACS (He et al., CVPR 2019; Chen et al.).
+"""DeepLabV2 on the ResNet-v1c of mmsegmentation, on which DAFormer's authors run DACS.
 
-Against the ResNet of Caffe: three 3x3 convolutions as a stem, the stride in a block's 3x3 convolution, no ceiling in the
-pooling, and a stage's first block at half the stage's dilation. Logits are resized without aligned corners.
+Against the ResNet of Caffe: three 3x3 convolutions as a stem, the stride in a block's 3x3 convolution, no ceiling in
+the pooling, and a stage's first block at half the stage's dilation. Logits are resized without aligned corners.
 """
 
 from __future__ import annotations
