@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor, nn
 
+from paddle_adaptseg import parallel
 from paddle_adaptseg.methods.teacher import averaged
 
 MEMORY = 0.99  # of the running shares: about the last hundred batches
@@ -21,24 +22,24 @@ def class_shares(label: Tensor, classes: int) -> Tensor:
 
 
 class Balance(nn.Layer):
-    """Running shares of the classes in source labels and pseudo-labels, of one process; no part of the state."""
+    """Running shares of the classes in source labels and in pseudo-labels; part of the state."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
         self.names = list(names)
-        for name in ("source", "pseudo"):
-            self.register_buffer(name, paddle.zeros([len(self.names)]), persistable=False)
+        self.register_buffer("shares", paddle.zeros([2, len(self.names)]))  # of the source, of the pseudo-labels
 
     def add(self, source: Tensor, pseudo: Tensor) -> None:
-        """Take up a batch."""
-        for shares, label in ((self.source, source), (self.pseudo, pseudo)):
-            mean = MEMORY * shares + (1 - MEMORY) * class_shares(label, len(self.names))
-            paddle.assign(mean, output=shares)
+        """Take up a batch, that of all processes."""
+        found = paddle.stack([class_shares(label, len(self.names)) for label in (source, pseudo)])
+        if parallel.world() > 1:
+            found = paddle.to_tensor(parallel.total(found.numpy()) / parallel.world())
+        paddle.assign(MEMORY * self.shares + (1 - MEMORY) * found, output=self.shares)
 
     def readings(self) -> dict[str, Tensor]:
         """For every class that the source shows: its share in the pseudo-labels as a multiple of that in the source."""
-        ratio = self.pseudo / self.source.clip(min=SEEN)
-        ratio = paddle.where(self.source > SEEN, ratio, paddle.ones_like(ratio))
+        source, pseudo = self.shares.unbind()
+        ratio = paddle.where(source > SEEN, pseudo / source.clip(min=SEEN), paddle.ones_like(source))
         return {f"pseudo_balance/{name}": value for name, value in zip(self.names, ratio.unbind())}
 
 
