@@ -19,7 +19,7 @@ from paddle_adaptseg.engine.finite import check_arrays
 from paddle_adaptseg.engine.health import HealthMonitor, last_score
 from paddle_adaptseg.engine.interrupt import Asked, Interruption
 from paddle_adaptseg.engine.memory import estimate
-from paddle_adaptseg.engine.panels import panels
+from paddle_adaptseg.engine.panels import panels, training_panel
 from paddle_adaptseg.engine.ranks import change, check_sync_norm, rule
 from paddle_adaptseg.engine.resume import restore_best, set_start, starting_point
 from paddle_adaptseg.engine.trainer import StepReport, run_steps
@@ -180,6 +180,9 @@ class _Run:
                 meet = None if files is self.validation else self.data.quarantine.meet
                 for name, picture in panels(model, files, self.config, meet):
                     self.log.picture(step, f"{domain}/{name}", picture)
+        mixed = training_panel(self.state.method.last, self.config) if parallel.is_first() else None
+        if mixed is not None:
+            self.log.picture(step, "training/mixed", mixed)
         improved = checkpoint.is_better(self.miou, state.best_miou)
         if improved:
             state.best_step, state.best_miou = step, self.miou

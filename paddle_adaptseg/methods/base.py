@@ -75,6 +75,7 @@ class Method(nn.Layer):
         self.segmenter = segmenter
         self.seg_weights = {} if seg_weights is None else self.check_levels(seg_weights, "method.seg_weights")
         self.observed: dict[str, object] = {}
+        self.last: dict[str, Tensor] = {}  # what it saw last, for pictures: one image or map of each name
         self.additions = nn.LayerDict()  # what adds terms of its own: methods/additions.py
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:

@@ -29,9 +29,10 @@ class Balance(nn.Layer):
         self.names = list(names)
         self.register_buffer("shares", paddle.zeros([2, len(self.names)]))  # of the source, of the pseudo-labels
 
-    def add(self, source: Tensor, pseudo: Tensor) -> None:
-        """Take up a batch, that of all processes."""
-        found = paddle.stack([class_shares(label, len(self.names)) for label in (source, pseudo)])
+    def add(self, source: Sequence[Tensor], pseudo: Sequence[Tensor]) -> None:
+        """Take up the labels of all parts of a step; those of all processes count."""
+        parts = [paddle.concat(list(labels)) for labels in (source, pseudo)]
+        found = paddle.stack([class_shares(labels, len(self.names)) for labels in parts])
         if parallel.world() > 1:
             found = paddle.to_tensor(parallel.total(found.numpy()) / parallel.world())
         paddle.assign(MEMORY * self.shares + (1 - MEMORY) * found, output=self.shares)

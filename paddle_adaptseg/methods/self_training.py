@@ -52,7 +52,6 @@ class SelfTraining(Method):
         self.pixels, self.ramp, self.choices = pixels, ramp or Ramp(), Choices(seed)
         self.balance = Balance(names)
         self.common_values = paddle.zeros([1, VALUES])  # which label values occur in the common batch
-        self.last: dict[str, Tensor] = {}  # of the last batch, for pictures
 
     @property
     def eval_model(self) -> Segmenter:
@@ -71,8 +70,12 @@ class SelfTraining(Method):
         for batch in batches if active else ():
             check_sizes(batch)
         self.teacher.before_step(self.segmenter, batches, clock.step, active)
-        if active and self.mix == "classmix" and self.classes_from == "batch":
-            self.common_values = common_values([batch.source_label for batch in batches])
+        if not active:
+            return
+        sources = [batch.source_label for batch in batches]
+        self.balance.add(sources, [self.teacher.labels(batch).label for batch in batches])
+        if self.mix == "classmix" and self.classes_from == "batch":
+            self.common_values = common_values(sources)
 
     def after_step(self, clock: Clock) -> None:
         self.teacher.after_step(self.segmenter, clock.step)
@@ -125,13 +128,11 @@ class SelfTraining(Method):
 
     @paddle.no_grad()
     def observe_pseudo(self, batch: Batch, logits: Tensor, label: Tensor, pasted: Tensor, clock: Clock) -> None:
-        """How the pseudo-labels share the classes, and on watched steps how far student and teacher are apart."""
-        pseudo = self.teacher.labels(batch)
-        self.balance.add(batch.source_label, pseudo.label)
+        """On watched steps: how the pseudo-labels share the classes, and how far student and teacher are apart."""
         if not clock.watch:
             return
         self.observed.update(self.balance.readings())
-        self.observed["pseudo_weight"] = pseudo.share
+        self.observed["pseudo_weight"] = self.teacher.labels(batch).share
         own = pasted.logical_not().logical_and(label != IGNORE).astype("float32")
         agrees = (logits.argmax(axis=1) == label).astype("float32") * own
         self.observed["teacher_agreement"] = agrees.sum() / own.sum().clip(min=1.0)
