@@ -7,13 +7,19 @@ from typing import Optional
 
 from paddle import Tensor
 
+# For each image of a batch the shares of its height and width that show the picture, from the top left corner; the
+# rest is padding. None: nothing is ever padded, in this batch or another.
+Areas = Optional[tuple[tuple[float, float], ...]]
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Normalised images [N, 3, H, W] and source labels [N, H, W] int64 (255: ignore)."""
+    """Normalised images [N, 3, H, W] and source labels [N, H, W] int64 (255: ignore, also where padded)."""
 
     source_image: Tensor
     source_label: Tensor
     target_image: Optional[Tensor]  # None for methods that never look at the target
     files: tuple[str, ...] = ()  # where it came from, for error messages
+    source_areas: Areas = None
+    target_areas: Areas = None
     positions: tuple[int, ...] = ()  # of its images in the stream of training data, for random choices

@@ -169,7 +169,7 @@ class Optim(dict[str, Optimiser]):
     """The optimiser of each player, by the player's name; one that is not named has Adam."""
 
     def __init__(self, players: Mapping[str, Optimiser] = MappingProxyType({})) -> None:
-        super().__init__({"segmenter": SGD(), "critics": Adam(), **players})
+        super().__init__({"segmenter": SGD(), "discriminators": Adam(), **players})
 
     def __missing__(self, player: str) -> Optimiser:
         return Adam()

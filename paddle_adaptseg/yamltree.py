@@ -11,6 +11,26 @@ import yaml
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.schema import dotted
 
+# Keys that had other names once, which are still read.
+RENAMED = {
+    "optim.critics": "optim.discriminators",
+    "method.critic_width": "method.discriminator_width",
+    "method.critic_scale": "method.discriminator_scale",
+}
+
+
+def rename_keys(tree: dict, name: str) -> dict:
+    """Give keys their present names, in place; `name` says in errors where they came from."""
+    for path, present in RENAMED.items():
+        section, old = path.split(".")
+        keys, new = tree.get(section), present.split(".")[1]
+        if not isinstance(keys, dict) or old not in keys:
+            continue
+        if new in keys:
+            raise ConfigError(f"{name}: '{path}' is the old name of '{present}': give only one of them")
+        tree[section] = {new if key == old else key: value for key, value in keys.items()}
+    return tree
+
 
 def read_tree(path: Path, origins: dict[str, str], seen: tuple[Path, ...] = ()) -> dict:
     """A file merged onto its bases; `origins` receives which file set which dotted path."""
@@ -18,7 +38,7 @@ def read_tree(path: Path, origins: dict[str, str], seen: tuple[Path, ...] = ()) 
         raise ConfigError(f"config file '{path}' does not exist" + (f" (base of {seen[-1]})" if seen else ""))
     if path.resolve() in seen:
         raise ConfigError(f"{path}: 'base' leads back to the file itself")
-    own = parse_tree(read_text(path), str(path))
+    own = rename_keys(parse_tree(read_text(path), str(path)), str(path))
     bases = own.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(b, str) for b in bases):
@@ -92,4 +112,5 @@ def override_tree(tree: dict, text: str, origins: dict[str, str]) -> None:
     new: Any = parse_tree(f"value: {raw}" if raw.strip() else "value: ''", f"override '{text}'").get("value")
     for key in reversed(path.strip().split(".")):
         new = {key: new}
+    rename_keys(new, f"override '{text}'")
     _merge(tree, new, origins, f"override '{text}'")

@@ -103,7 +103,7 @@ def configuration(c: dict) -> Config | str:
         Component(kind, {"depths": c["depths"], **model, **norm}),
         Component(method.pop("name"), method),
         Data(unused, unused, unused, batch_size=c["n"]),
-        Optim({"segmenter": momentum(c["lr"], c["momentum"], c["wd"]), "critics": Adam(c["lr_d"], 0.9, 0.99)}),
+        Optim({"segmenter": momentum(c["lr"], c["momentum"], c["wd"]), "discriminators": Adam(c["lr_d"], 0.9, 0.99)}),
         Schedule(c["max_iters"], c["steps"], c["power"], c.get("preheat", 0)),
     )
 
@@ -132,13 +132,13 @@ def run_case(case: dict, config: Config) -> tuple[list[dict[str, float]], dict[s
 
 
 def our_name(name: str, config: Config) -> str:
-    """Our name of a figures' tensor: G is the segmenter, D1 the critic of aux (or the only one), D2 of main."""
+    """Our name of a figures' tensor: G is the segmenter, D1 the discriminator of aux (or the only one), D2 of main."""
     player, tensor = name.split(".", 1)
     if player == "G":
         return "segmenter." + rename(tensor, config.model.name)
     if config.method.name == "clan":
-        return "critic." + rename(tensor, "discriminator")
-    return f"critics.{'aux' if player == 'D1' else 'main'}." + rename(tensor, "discriminator")
+        return "discriminator." + rename(tensor, "discriminator")
+    return f"discriminators.{'aux' if player == 'D1' else 'main'}." + rename(tensor, "discriminator")
 
 
 def _batch(rules, step: int, c: dict) -> Batch:

@@ -105,7 +105,7 @@ def test_papers_hyper_parameters_stand_in_the_configurations():
     assert method("adaptsegnet_single_ls")["gan"] == "ls"
     config = load_config(ROOT / "configs/gta5_cityscapes/adaptsegnet_multi.yml")
     assert (config.schedule.horizon, config.schedule.stop, config.schedule.power) == (250_000, 150_000, 0.9)
-    assert (config.optim["segmenter"].lr, config.optim["critics"].lr) == (2.5e-4, 1e-4)
+    assert (config.optim["segmenter"].lr, config.optim["discriminators"].lr) == (2.5e-4, 1e-4)
     assert config.data.source.size == (1280, 720) and config.data.target.size == (1024, 512)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import cv2
@@ -16,7 +20,7 @@ from test_tools import tool
 from paddle_adaptseg.config import Domain, Roots
 from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.data import TrainData, loading
-from paddle_adaptseg.data.cache import FORMATS, digest, prepare
+from paddle_adaptseg.data.cache import FORMATS, digest, prepare, publish
 from paddle_adaptseg.data.check import check_domain
 from paddle_adaptseg.data.compare import score_folders
 from paddle_adaptseg.data.dataset import DomainFiles
@@ -40,11 +44,6 @@ FAULTS = {  # what is done to which file, and what the report must say of it
     "missing pair": ("labels/00001.png", lambda p: p.unlink(), "images/00001.png has no label"),
     "zero-byte file": ("images/00002.png", lambda p: p.write_bytes(b""), "the file is empty"),
     "truncated picture": ("images/00003.png", truncate, "the picture is damaged"),
-    "wrong size": (
-        "labels/00004.png",
-        lambda p: Image.fromarray(np.full((30, 64), 7, np.uint8)).save(p),
-        "is 64x30, but its image is 64x32",
-    ),
     "colour label": (
         "labels/00005.png",
         lambda p: Image.fromarray(np.zeros((32, 64, 3), np.uint8)).save(p),
@@ -73,6 +72,31 @@ def test_every_planted_fault_is_found_in_one_pass(pair):
     for name, _, message in FAULTS.values():
         where = name.replace("labels/00001", "images/00001")
         assert [p for p in report.problems if where in p and message in p], (name, report.problems)
+
+
+def test_a_label_of_another_size_than_its_image_is_a_note_and_no_problem(pair):
+    Image.fromarray(np.full((30, 64), 7, np.uint8)).save(pair / "GTA5/labels/00004.png")
+    done = tool("check_dataset", "gta5", pair / "GTA5", "--sheets", pair / "sheets")
+    assert done.returncode == 0 and "0 problems" in done.stdout, done.stdout
+    (note,) = (line for line in done.stdout.splitlines() if line.startswith("NOTE "))
+    assert "labels/00004.png: is 64x30, but its image is 64x32" in note
+
+
+def test_labels_without_any_class_of_the_network_are_a_problem(pair):
+    for path in (pair / "GTA5/labels").glob("*.png"):
+        Image.fromarray(np.zeros((32, 64), np.uint8)).save(path)
+    domain = Domain("gta5", Roots([str(pair / "GTA5")]), "all", (64, 32))
+    (problem,) = check_domain(domain, CITYSCAPES_19, True).problems
+    assert "no pixel of any label is of a class of the network" in problem
+
+
+def test_copies_that_other_programs_left_beside_the_labels_are_one_note(pair):
+    for path in [*(pair / "GTA5/labels").glob("*.png")]:
+        shutil.copy(path, path.with_name(f"{path.stem}_labelTrainIds.png"))
+    domain = Domain("gta5", Roots([str(pair / "GTA5")]), "all", (64, 32))
+    report = check_domain(domain, CITYSCAPES_19, True)
+    assert report.images == 8 and report.problems == []
+    assert report.notes == ["8 files *_labelTrainIds.png of other programs are passed over"]
 
 
 def test_a_label_without_its_image_is_a_problem_too(pair):
@@ -173,6 +197,52 @@ def test_an_interrupted_preparation_leaves_no_cache(pair, tmp_path):
     with pytest.raises(DataError, match="00008.png"):
         prepare(files, tmp_path / "cache", "png", workers=1)
     assert not [p for p in (tmp_path / "cache").iterdir() if not p.name.startswith(".")]
+
+
+def test_three_preparations_at_once_on_one_cache_all_succeed(pair, tmp_path):
+    options = [o for o in tiny_overrides(pair, tmp_path / "run") if "root" in o or "size" in o]
+    command = [sys.executable, "tools/prepare.py", "--config", "configs/toy/adaptsegnet_multi.yml", "-o", *options]
+    command.append(f"data.cache={tmp_path / 'cache'}")
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], said
+    assert len([*(tmp_path / "cache").iterdir()]) == 2, "a source, a target and nothing left over"
+
+
+def test_of_folders_moved_to_one_place_at_once_the_last_one_stays_whole(tmp_path):
+    def move(number):
+        folder = tmp_path / f".cache.{number}.partial"
+        folder.mkdir()
+        for part in range(20):
+            (folder / f"{part}").write_text(str(number))
+        publish(folder, tmp_path / "cache")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(move, range(60)))
+    (left,) = tmp_path.iterdir()
+    assert left.name == "cache" and len({file.read_text() for file in left.iterdir()}) == 1
+    assert len([*left.iterdir()]) == 20
+
+
+def test_what_a_killed_preparation_left_is_deleted_once_it_is_old(pair, tmp_path):
+    files = DomainFiles(Domain("gta5", Roots([str(pair / "GTA5")]), "all", (48, 24)), CITYSCAPES_19, True)
+    old, young = (tmp_path / f".{digest(files)}.{name}.partial" for name in ("old", "young"))
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    prepare(files, tmp_path, "png", workers=1)
+    assert not old.exists() and young.exists()
+
+
+def test_a_damaged_manifest_is_an_error_that_names_it(pair, tmp_path):
+    domain = Domain("gta5", Roots([str(pair / "GTA5")]), "all", (48, 24))
+    folder, _ = prepare(DomainFiles(domain, CITYSCAPES_19, True), tmp_path, "png", workers=1)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match="cache .* is damaged .'manifest.json' is missing or cut"):
+        DomainFiles(domain, CITYSCAPES_19, True, cache=str(tmp_path))
 
 
 def predictions(pair, folder, change=lambda label: label):

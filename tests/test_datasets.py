@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from paddle_adaptseg.config import Domain, Roots
+from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.data import TrainData
+from paddle_adaptseg.data.cache import prepare
 from paddle_adaptseg.data.catalog import DATASETS, dataset_spec
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.decode import decode_rgb
 from paddle_adaptseg.data.items import list_items
 from paddle_adaptseg.data.stores import Ref
+from paddle_adaptseg.engine import fit
 from paddle_adaptseg.engine.evaluator import class_sets
 from paddle_adaptseg.errors import ConfigError, DataError
 from paddle_adaptseg.labels import CITYSCAPES_19, CITYSCAPES_IDS, LABEL_SPACES, SYNTHIA_13, SYNTHIA_16, SYNTHIA_IDS
@@ -86,6 +91,11 @@ def foggy(root, n):
     write_image(root / f"leftImg8bit_foggy/val/ulm/ulm_{n:06d}_000019_leftImg8bit_foggy_beta_0.01.png", n)
 
 
+def foggy_dbf(root, n):
+    cityscapes(root, n, "leftImg8bit_foggyDBF/{}_leftImg8bit_foggy_beta_0.02.png")
+    write_image(root / f"leftImg8bit_foggyDBF/val/ulm/ulm_{n:06d}_000019_leftImg8bit_foggy_beta_0.005.png", n)
+
+
 def crosscity(root, n):
     write_image(root / f"Rome/Images/Test/pano_{n:05d}_2_180.png", n)
     write_ids(root / f"Rome/Labels/Test/pano_{n:05d}_2_180_eval.png")
@@ -114,6 +124,7 @@ WRITERS = {
     "synscapes": (synscapes, "all"),
     "cityscapes": (cityscapes, "val"),
     "foggy_cityscapes": (foggy, "val"),
+    "foggy_cityscapes_dbf": (foggy_dbf, "val"),
     "crosscity": (crosscity, "Test"),
     "acdc": (acdc, "val"),
     "dark_zurich": (dark_zurich, "val"),
@@ -201,6 +212,46 @@ def test_images_and_labels_may_differ_in_size(tmp_path):
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "images/00001.png")
     files = DomainFiles(domain, CITYSCAPES_19, labelled=True)
     assert files.image(0).shape == (H, W, 3) and files.label(0, files.size).shape == (H, W)
+    image, label, note = files.pair(0, (2 * W, 2 * H))
+    assert image.shape == (2 * H, 2 * W, 3) and (label == TRUTH.repeat(2, 0).repeat(2, 1)).all()
+    assert note.endswith(f"labels/00001.png' is {W}x{H}, but its image is 60x40")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_labels_of_another_size_are_trained_on_told_once_and_counted(tmp_path, toy_root, tiny, capsys, workers):
+    shutil.copytree(toy_root / "GTA5", tmp_path / "GTA5")
+    for number in (2, 3, 5):
+        Image.fromarray(np.full((46, 90), 7, np.uint8)).save(tmp_path / f"GTA5/labels/{number:05d}.png")
+    config = tiny("toy/source_only", f"data.source.root={tmp_path / 'GTA5'}", f"data.workers={workers}")
+    assert fit(config).step == 6  # two passes over six images
+    said = capsys.readouterr().out.splitlines()
+    assert len([line for line in said if "is 90x46, but its image is 96x48" in line]) == 1
+    assert said.count("labels of another size than their images, resized: 3") == 1
+
+
+def test_files_of_all_patterns_are_read_and_the_first_pattern_counts(tmp_path):
+    for n, (city, ending) in enumerate((("Rome", "jpg"), ("Rio", "png"), ("Tokyo", "png"), ("Tokyo", "jpg"))):
+        write_image(tmp_path / f"{city}/Images/Test/a.{ending}", n, {"jpg": "JPEG", "png": "PNG"}[ending])
+        write_ids(tmp_path / f"{city}/Labels/Test/a_eval.png")
+    listing = list_items(Domain("crosscity", Roots([str(tmp_path)]), "Test", (W, H)), True)
+    assert [i.image.name for i in listing.items] == [
+        "Rio/Images/Test/a.png", "Rome/Images/Test/a.jpg", "Tokyo/Images/Test/a.png"]  # fmt: skip
+    assert listing.alone == ()
+
+
+def test_each_image_is_read_with_the_label_source_that_has_its_label(tmp_path):
+    cityscapes(tmp_path, 1)
+    cityscapes(tmp_path, 2, kind="labelTrainIds", ids=TRUTH)
+    cityscapes(tmp_path, 3)
+    cityscapes(tmp_path, 3, kind="labelTrainIds", ids=np.zeros_like(TRUTH))  # its raw ids count
+    domain = Domain("cityscapes", Roots([str(tmp_path)]), "val", (W, H))
+    assert list_items(domain, True).alone == ()
+    files = DomainFiles(domain, CITYSCAPES_19, labelled=True)
+    assert [files.items[n].source for n in range(3)] == [0, 1, 0]
+    assert all((files.label(n) == TRUTH).all() for n in range(3))
+    folder, _ = prepare(files, tmp_path / "cache", "png", workers=1)
+    prepared = DomainFiles(domain, CITYSCAPES_19, labelled=True, cache=str(tmp_path / "cache"))
+    assert prepared.cache.folder == folder and all((prepared.label(n, (W, H)) == TRUTH).all() for n in range(3))
 
 
 def test_the_official_split_is_a_formula_and_a_gap_is_named(tmp_path):
@@ -224,6 +275,57 @@ def test_lists_exclusions_and_filters_choose_images(tmp_path):
     (tmp_path / "some.txt").write_text("00009.png\n")
     with pytest.raises(DataError, match="1 lines of .*some.txt' name no image .*: 00009.png"):
         names(list=str(tmp_path / "some.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "found"),
+    [
+        ("gta5", "2\n1\n", ["00002", "00001"]),
+        ("synthia", "1\n", ["0000001"]),
+        ("cityscapes", "val_ulm_000002_000019\n", ["ulm_000002_000019_leftImg8bit"]),
+        ("crosscity", "pano_00002_2_180\n", ["pano_00002_2_180"]),
+    ],
+)
+def test_the_lists_of_maxsquare_are_read(tmp_path, name, lines, found):
+    (tmp_path / "list.txt").write_text(lines)
+    domain = moved(make(tmp_path, name), tmp_path, list=str(tmp_path / "list.txt"))
+    assert [Path(i.image.name).stem for i in list_items(domain, True).items] == found
+
+
+def test_a_number_in_a_list_means_the_file_of_exactly_that_name_first(tmp_path):
+    for name in ("1", "01", "0"):
+        write_image(tmp_path / f"images/{name}.png", 0)
+    (tmp_path / "list.txt").write_text("1\n0\n01\n")
+    domain = Domain("gta5", Roots([str(tmp_path)]), "all", (W, H), list=str(tmp_path / "list.txt"))
+    assert [Path(i.image.name).stem for i in list_items(domain, False).items] == ["1", "0", "01"]
+
+
+def test_the_target_of_dark_zurich_is_its_night_images(tmp_path):
+    for part in ("night", "twilight", "day"):
+        write_image(tmp_path / f"rgb_anon/train/{part}/GOPR0351/GOPR0351_frame_000001_rgb_anon.png", 0)
+    config = load_config(
+        ROOT / "configs/cityscapes_dark_zurich/adaptsegnet_multi.yml", [f"data.target.root={tmp_path}"]
+    )
+    assert [i.image.name.split("/")[2] for i in list_items(config.data.target, False).items] == ["night"]
+
+
+def test_an_archive_that_must_be_unpacked_first_is_named(tmp_path):
+    (tmp_path / "SYNTHIA_RAND_CITYSCAPES.rar").write_bytes(b"Rar!")
+    for root in (tmp_path, tmp_path / "SYNTHIA_RAND_CITYSCAPES.rar", tmp_path / "*.rar"):
+        with pytest.raises(DataError, match=r"CITYSCAPES.rar' cannot be read as it is.*: unpack it"):
+            list_items(Domain("synthia", Roots([str(root)]), "all", (W, H)), True)
+
+
+def test_synthia_with_swapped_channels_is_refused(tmp_path):
+    domain = make(tmp_path, "synthia", 1)
+    path = str(tmp_path / "GT/LABELS/0000001.png")
+    right = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    right[..., 1] = 0
+    cv2.imwrite(path, right[..., ::-1])
+    with pytest.raises(DataError, match="0000001.png' has nothing in its red channel.*were its channels swapped"):
+        DomainFiles(domain, CITYSCAPES_19, labelled=True).label(0)
+    cv2.imwrite(path, np.zeros_like(right))  # nothing but void may be
+    assert (DomainFiles(domain, CITYSCAPES_19, labelled=True).label(0) == 255).all()
 
 
 def test_cityscapes_is_divided_by_city(tmp_path):
@@ -286,8 +388,6 @@ def test_a_yaml_file_makes_a_data_set_and_sizes_the_head(tmp_path, tiny):
     files = DomainFiles(Domain(str(own), Roots([str(tmp_path)]), "night", (96, 48)), spec.classes, labelled=True)
     assert [np.flatnonzero(np.bincount(files.label(0).ravel())).tolist()] == [[0, 1, 255]]
 
-    from paddle_adaptseg.engine import fit
-
     first = tiny("toy/source_only", "schedule.stop=1", "run.eval_every=0")
     fit(first)
     where = [f"data.{d}.{k}={v}" for d, split in (("source", "day"), ("target", "night"), ("validation", "night"))
@@ -298,8 +398,6 @@ def test_a_yaml_file_makes_a_data_set_and_sizes_the_head(tmp_path, tiny):
 
 
 def test_heads_of_another_class_count_are_reported_as_new(tiny, tmp_path, capsys):
-    from paddle_adaptseg.engine import fit
-
     fit(tiny("toy/source_only", "schedule.stop=1", "run.eval_every=0"))
     fit(tiny("toy/source_only", "data.classes=synthia_16", "schedule.stop=1", "run.eval_every=0",
              f"run.restore_from={tmp_path / 'run'}", f"run.output={tmp_path / 'new'}"))  # fmt: skip

@@ -16,7 +16,7 @@ from paddle_adaptseg.models import build_model
 
 CLASSES = 4
 SEG = {"main": 1.0, "aux": 0.1}
-ADV = {"weights": {"main": 0.1, "aux": 0.02}, "seg_weights": SEG, "critic_width": 4}
+ADV = {"weights": {"main": 0.1, "aux": 0.02}, "seg_weights": SEG, "discriminator_width": 4}
 PRIOR = {"weights": {"main": 0.1, "aux": 0.02}, "seg_weights": SEG}
 SELF = {"seg_weights": SEG, "weights": {"main": 1.0}}
 SURE = {"weight": "image", "threshold": 0.2}
@@ -27,7 +27,7 @@ VARIANTS = {
     "multi": ("output_adversarial", ADV),
     "single_ls": ("output_adversarial", {**ADV, "weights": {"main": 0.1}, "seg_weights": {"main": 1.0}, "gan": "LS"}),
     "self_information": ("output_adversarial", {**ADV, "represent": "self_information"}),
-    "half_size_maps": ("output_adversarial", {**ADV, "critic_scale": 0.5}),
+    "half_size_maps": ("output_adversarial", {**ADV, "discriminator_scale": 0.5}),
     "features": ("feature_adversarial", {**ADV, "weights": {"main": 0.1}}),
     "bn_adapt": ("bn_adapt", {"seg_weights": SEG}),
     "minent": ("target_prior", {**PRIOR, "target_loss": "entropy"}),
@@ -51,15 +51,15 @@ VARIANTS = {
         "output_adversarial",
         {**ADV, "masked": {**MASKED, "teacher": {}}, "feature_distance": NEAR},
     ),
-    "clan_plain": ("clan", {"preheat": 5, "critic_width": 4}),
-    "clan_weighted": ("clan", {"preheat": -1, "critic_width": 4}),
+    "clan_plain": ("clan", {"preheat": 5, "discriminator_width": 4}),
+    "clan_weighted": ("clan", {"preheat": -1, "discriminator_width": 4}),
 }
 MAIN = {"weights": {"main": 0.1}, "seg_weights": {"main": 1.0}}
 # The same methods on DeepLabV3+: with its main level alone, and on both with its auxiliary head.
 V3PLUS = {
     "v3plus_source_only": ("source_only", {"seg_weights": {"main": 1.0}}),
-    "v3plus_single": ("output_adversarial", {**MAIN, "critic_width": 4}),
-    "v3plus_features": ("feature_adversarial", {**MAIN, "critic_width": 4}),
+    "v3plus_single": ("output_adversarial", {**MAIN, "discriminator_width": 4}),
+    "v3plus_features": ("feature_adversarial", {**MAIN, "discriminator_width": 4}),
     "v3plus_max_square": ("target_prior", {**MAIN, "target_loss": "max_square"}),
     "v3plus_bn_adapt": ("bn_adapt", {"seg_weights": {"main": 1.0}}),
     "v3plus_multi": ("output_adversarial", ADV),
@@ -73,7 +73,7 @@ MODELS = {
     "v3plus_guided": {"width": 8, "aux": True},
 }
 # by the first word of a term's name
-PLAYERS = {"seg": "segmenter", "adv": "segmenter", "d": "critics", "ent": "segmenter", "target": "segmenter",
+PLAYERS = {"seg": "segmenter", "adv": "segmenter", "d": "discriminators", "ent": "segmenter", "target": "segmenter",
            "weight": "segmenter", "mix": "segmenter", "masked": "segmenter", "fd": "segmenter"}  # fmt: skip
 
 
@@ -164,8 +164,8 @@ def test_source_only_never_looks_at_the_target():
 
 
 def test_one_weight_is_single_level_and_two_are_multi_level():
-    assert set(build("single_ls").critics) == {"main"}
-    assert set(build("multi").critics) == {"main", "aux"}
+    assert set(build("single_ls").discriminators) == {"main"}
+    assert set(build("multi").discriminators) == {"main", "aux"}
 
 
 def test_before_its_ramp_an_adversary_costs_nothing_and_then_grows():
@@ -180,7 +180,7 @@ def test_before_its_ramp_an_adversary_costs_nothing_and_then_grows():
 
 
 def test_the_state_of_a_method_is_complete():
-    assert {name.split(".")[0] for name in build("multi").state_dict()} == {"segmenter", "critics"}
+    assert {name.split(".")[0] for name in build("multi").state_dict()} == {"segmenter", "discriminators"}
 
 
 def test_a_level_that_the_model_lacks_is_refused():

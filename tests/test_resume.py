@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from visualdl import LogReader
 
 from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
-from paddle_adaptseg.configfile import override
+from paddle_adaptseg.configfile import load_config, override
 from paddle_adaptseg.engine import evaluate, fit
 from paddle_adaptseg.engine import run as run_module
 from paddle_adaptseg.engine.restore import find_weights
@@ -217,3 +218,33 @@ def test_adaptation_starts_from_the_best_the_last_or_any_step_of_a_source_run(ti
     assert result.step == 6
     matrix, config = evaluate(f"{tmp_path / 'run'}@latest")
     assert config.model.name == "small_v3plus" and 100 * matrix.miou() == pytest.approx(result.miou)
+
+
+def with_old_names(run: Path, step: int) -> None:
+    """Rewrite a run's checkpoint, log and configuration as they were when discriminators were called critics."""
+    path = state_path(run, step)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    record = json.loads(members.pop("record.json"))
+    old = {name: name.replace("discriminator", "critic") for name in record["arrays"]}
+    record = {**record, "format": 1, "arrays": [old[name] for name in record["arrays"]]}
+    record["config"] = record["config"].replace("discriminator", "critic")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, new in old.items():
+            archive.writestr(f"{new}.npy", members[f"{name}.npy"])
+        archive.writestr("record.json", json.dumps(record))
+    for file in (run / "config.yml", run / "log.jsonl"):
+        file.write_text(file.read_text().replace("discriminator", "critic"))
+
+
+@pytest.mark.parametrize("name", ["toy/adaptsegnet_multi", "toy/clan"])
+def test_a_run_from_before_discriminators_had_their_name_is_resumed_bit_for_bit(tiny, tmp_path, name):
+    config = tiny(name, *EARLY)
+    fit(override(config, f"run.output={tmp_path / 'straight'}"))
+    fit(override(config, "schedule.stop=4"))
+    with_old_names(tmp_path / "run", 4)
+    found = load_config(tmp_path / "run/config.yml", ["schedule.stop=6"])
+    assert found == config
+    fit(found, resume="latest")
+    straight, resumed = (load_state(state_path(tmp_path / run, 6)).arrays for run in ("straight", "run"))
+    assert set(straight) == set(resumed) and all(np.array_equal(straight[k], resumed[k]) for k in straight)

@@ -110,6 +110,18 @@ def test_a_pixel_without_a_label_counts_as_a_class_and_teaches_nothing():
     assert float(groups[1]["mix_main"].loss) == 0.0  # everything is pasted, and it is ignored
 
 
+def test_padding_of_the_target_has_no_pseudo_label_and_counts_for_nothing():
+    built, one = method(pseudo_labels={"threshold": 0.0}, mix="none"), batch()
+    padded = Batch(one.source_image, one.source_label, one.target_image, target_areas=((0.5, 1.0), (1.0, 0.25)))
+    step(built, padded)
+    pseudo = built.teacher.labels(padded)
+    shown = np.zeros((2, 64, 64), bool)
+    shown[0, :32], shown[1, :, :16] = True, True
+    np.testing.assert_array_equal(pseudo.label.numpy() == IGNORE, ~shown)
+    np.testing.assert_array_equal(pseudo.weight.numpy(), shown)
+    assert float(pseudo.share) == 1.0
+
+
 def test_images_of_two_sizes_are_refused_with_the_way_out():
     built, one = method(), batch()
     odd = Batch(one.source_image, one.source_label, paddle.randn([2, 3, 32, 64]))
@@ -283,7 +295,7 @@ def test_pictures_show_images_as_they_were_read():
 def test_an_adversary_can_be_masked_and_held_near_too(tiny, tmp_path):
     masked = "method.masked={block: 16, teacher: {decay: 0.9}, augment: {jitter: 0.2}}"
     config = tiny("toy/adaptsegnet_single", NOW, NEAR, masked)
-    assert set(build_state(config).players) == {"segmenter", "critics"}
+    assert set(build_state(config).players) == {"segmenter", "discriminators"}
     fit(config)
     names = set(json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0]))
     assert {"loss/adv_main", "loss/d_main_source", "loss/masked_main", "loss/fd"} <= names

@@ -52,8 +52,8 @@ def test_chosen_classes_are_pasted_with_image_label_and_weight():
 
 
 def test_choices_depend_on_seed_step_and_image_alone():
-    whole = Batch(paddle.zeros([2, 3, 1, 1]), paddle.zeros([2, 1, 1], "int64"), None, (), (6, 7))
-    second = Batch(paddle.zeros([1, 3, 1, 1]), paddle.zeros([1, 1, 1], "int64"), None, (), (7,))
+    whole = Batch(paddle.zeros([2, 3, 1, 1]), paddle.zeros([2, 1, 1], "int64"), None, positions=(6, 7))
+    second = Batch(paddle.zeros([1, 3, 1, 1]), paddle.zeros([1, 1, 1], "int64"), None, positions=(7,))
     ranks = Choices(3).class_ranks(whole, Clock(3, 9))
     np.testing.assert_array_equal(ranks[1:], Choices(3).class_ranks(second, Clock(5, 9)))
     unnamed = Batch(whole.source_image, whole.source_label, None)
@@ -137,10 +137,16 @@ def test_pseudo_labels_are_thresholded_in_their_weight_not_in_their_class():
     label, sure = teacher.labels_of(logits, 0.7)
     np.testing.assert_array_equal(label.numpy()[0], [[0, 0, 0], [0, 0, 1]])
     np.testing.assert_array_equal(sure.numpy(), [[[0, 0, 1], [0, 1, 1]], [[1, 1, 1], [0, 0, 0]]])
-    assert float(teacher.pixel_weights(sure, "batch")[0, 0, 0]) == pytest.approx(0.5)
-    assert float(teacher.pixel_weights(sure, "batch", paddle.to_tensor(0.25))[1, 0, 0]) == 0.25
-    np.testing.assert_allclose(teacher.pixel_weights(sure, "image").numpy()[:, 0, 0], [0.5, 0.5])
-    np.testing.assert_array_equal(teacher.pixel_weights(sure, "pixel").numpy(), sure.numpy())
+    valid = paddle.ones_like(sure)
+    assert float(teacher.pixel_weights(sure, "batch", valid)[0, 0, 0]) == pytest.approx(0.5)
+    assert float(teacher.pixel_weights(sure, "batch", valid, paddle.to_tensor(0.25))[1, 0, 0]) == 0.25
+    np.testing.assert_allclose(teacher.pixel_weights(sure, "image", valid).numpy()[:, 0, 0], [0.5, 0.5])
+    np.testing.assert_array_equal(teacher.pixel_weights(sure, "pixel", valid).numpy(), sure.numpy())
+    valid[0, :, 0] = 0.0  # two pixels, none of them sure, are padding
+    weights = {kind: teacher.pixel_weights(sure, kind, valid).numpy() for kind in teacher.WEIGHTS}
+    assert not any(weight[0, :, 0].any() for weight in weights.values())
+    assert weights["batch"].max() == pytest.approx(0.6)
+    np.testing.assert_allclose(weights["image"].max(axis=(1, 2)), [0.75, 0.5])
 
 
 def test_margins_are_rows_or_shares():

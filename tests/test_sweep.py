@@ -34,14 +34,14 @@ def test_axes_are_yaml_values_and_seed_is_short():
 
 
 def test_every_point_of_the_grid_has_its_folder_and_configuration(tmp_path):
-    axes = [parse_axis("method.weights.main=1e-3,0.03"), parse_axis("optim.critics.lr=0.001,0.002"),
+    axes = [parse_axis("method.weights.main=1e-3,0.03"), parse_axis("optim.discriminators.lr=0.001,0.002"),
             parse_axis("optim.segmenter.lr=0.1"), parse_axis("seed=0,1")]  # fmt: skip
     trials = sweep_trials(CONFIG, axes, tmp_path, ["schedule.stop=7"])
     assert len(trials) == len({trial.job.folder for trial in trials}) == 8
     assert len({trial.setting for trial in trials}) == 4
     last = trials[-1].job
-    assert last.folder.name == "main=0.03_optim.critics.lr=0.002_optim.segmenter.lr=0.1_seed=1"
-    assert (last.config.run.seed, last.config.optim["critics"].lr, last.config.schedule.stop) == (1, 0.002, 7)
+    assert last.folder.name == "main=0.03_optim.discriminators.lr=0.002_optim.segmenter.lr=0.1_seed=1"
+    assert (last.config.run.seed, last.config.optim["discriminators"].lr, last.config.schedule.stop) == (1, 0.002, 7)
     assert {float(t.job.config.method.params["weights"]["main"]) for t in trials} == {0.001, 0.03}
     with pytest.raises(ConfigError, match="unknown key 'schedule.stopp'"):
         sweep_trials(CONFIG, [parse_axis("schedule.stopp=1,2")], tmp_path, [])

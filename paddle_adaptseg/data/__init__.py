@@ -11,11 +11,12 @@ from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.config import Config, Domain
 from paddle_adaptseg.data.catalog import dataset_spec, own_dataset
 from paddle_adaptseg.data.dataset import DomainFiles
-from paddle_adaptseg.data.faults import Quarantine
+from paddle_adaptseg.data.faults import Quarantine, Resized
 from paddle_adaptseg.data.loading import Positions, shared_memory_suffices
 from paddle_adaptseg.data.rare_classes import RareSampler, Total, class_counts
 from paddle_adaptseg.data.reading import eval_samples
 from paddle_adaptseg.data.sampling import PairStream, batch_bytes, train_batches
+from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.labels import LABEL_SPACES, LabelSpace
 from paddle_adaptseg.registry import lookup
 
@@ -29,6 +30,8 @@ __all__ = [
     "open_validation",
     "scored_domain",
 ]
+
+LEAST = 16  # of an image's sides: no network here reduces its input by more
 
 
 def named_space(name: str) -> LabelSpace:
@@ -66,7 +69,14 @@ def scored_domain(config: Config, name: str) -> Domain:
 
 def open_domain(config: Config, name: str) -> DomainFiles:
     """The labelled files of a domain, "source" or "target", that evaluation reads."""
-    return DomainFiles(scored_domain(config, name), label_space(config), labelled=True, cache=config.data.cache)
+    domain = scored_domain(config, name)
+    if min(domain.size) < LEAST:
+        width, height = domain.size
+        raise ConfigError(
+            f"data.{'source' if name == 'source' else 'validation'}.size=[{width}, {height}] is too small to evaluate "
+            f"at: width and height must be at least {LEAST}"
+        )
+    return DomainFiles(domain, label_space(config), labelled=True, cache=config.data.cache)
 
 
 class TrainData:
@@ -88,7 +98,7 @@ class TrainData:
             counts = class_counts(self.source, data.cache, rank, world, total, data.quarantine)
             self.rare = RareSampler(counts, data.rare_classes, config.run.seed)
         self.stream = PairStream(self.source, self.target, data.augment, config.run.seed, data.quarantine, self.rare)
-        self.quarantine = Quarantine(data.quarantine)
+        self.quarantine, self.resized = Quarantine(data.quarantine), Resized()
 
     def notes(self) -> list[str]:
         """What a user should know about how the data is read."""
@@ -116,4 +126,6 @@ class TrainData:
         schedule, data = self.config.schedule, self.config.data
         first, last = first_step * schedule.iter_size, schedule.stop * schedule.iter_size
         positions = Positions(data.batch_size, first, last, self.rank, self.world)
-        return train_batches(self.stream, data.pixels, positions, data.workers, data.timeout, self.quarantine)
+        return train_batches(
+            self.stream, data.pixels, positions, data.workers, data.timeout, self.quarantine, self.resized
+        )

@@ -6,10 +6,14 @@ originals are read until it is prepared again.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import time
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 MANIFEST = "manifest.json"
+ABANDONED = 3600.0  # seconds without a new file after which nobody works on a folder any more
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,15 @@ class Cache:
         manifest = folder / MANIFEST
         if not manifest.is_file():
             return None
-        record = json.loads(manifest.read_text(encoding="utf-8"))
-        cache = cls(folder, record["format"])
-        found = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
-        damaged = [name for name, size in record["files"].items() if found.get(name) != size]
+        try:
+            record = json.loads(manifest.read_text(encoding="utf-8"))
+            cache = cls(folder, record["format"])
+            found = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+            damaged = [name for name, size in record["files"].items() if found.get(name) != size]
+        except FileNotFoundError:
+            return None  # just now replaced by another process that prepares the same
+        except (ValueError, KeyError, TypeError, AttributeError):
+            damaged = [MANIFEST]
         if damaged:
             raise DataError(
                 f"cache '{folder}' is damaged ('{damaged[0]}' is missing or cut): delete it or prepare again"
@@ -114,7 +124,9 @@ def file_name(part: str, index: int, kind: Format) -> str:
 def digest(files: DomainFiles) -> str:
     """A name for everything that the copies depend on: sources with their sizes and times, size, id table."""
     recipe = hashlib.sha256(f"{VERSION} {files.size}".encode())
-    recipe.update(b"" if files.lut is None else files.lut.tobytes())
+    for number, reader in files.readers.items():
+        recipe.update(b"" if len(files.readers) == 1 else bytes([number]))
+        recipe.update(reader.lut.tobytes())
     stamps: dict[str, str] = {}
     for item in files.items:
         for ref in (item.image, item.label):
@@ -140,30 +152,60 @@ def prepare(files: DomainFiles, root: Path, kind: str, workers: int) -> tuple[Pa
     """Write the cache of a domain; returns its folder and size in bytes. Nothing is there until all of it is."""
     store = lookup(FORMATS, kind, "cache format")
     final = root / digest(files)
-    partial = root / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-
-    def one(index: int) -> dict[str, int]:
-        if files.lut is None:
-            arrays = {"image": files.image(index)}
-        else:
-            arrays = dict(zip(("image", "label"), files.pair(index, files.size, files.size)))
-        sizes = {}
-        for part, array in arrays.items():
-            data = store.encode(np.ascontiguousarray(array))
-            path = partial / file_name(part, index, store)
-            with writing(path):
-                path.write_bytes(data)
-            sizes[file_name(part, index, store)] = len(data)
-        return sizes
-
-    written: dict[str, int] = {}
-    with ThreadPoolExecutor(workers) as pool:  # decoding and encoding release the interpreter
-        for sizes in tqdm(pool.map(one, range(len(files))), f"prepare {files.title}", len(files), unit="image"):
-            written.update(sizes)
-    record = {"version": VERSION, "format": kind, "size": list(files.size), "files": written}
-    write_atomically(partial / MANIFEST, lambda handle: handle.write(json.dumps(record).encode()))
-    shutil.rmtree(final, ignore_errors=True)
-    partial.replace(final)
+    partial = _own_folder(root, final.name)
+    try:
+        written: dict[str, int] = {}
+        with ThreadPoolExecutor(workers) as pool:  # decoding and encoding release the interpreter
+            sizes = pool.map(lambda index: _store(files, index, store, partial), range(len(files)))
+            for each in tqdm(sizes, f"prepare {files.title}", len(files), unit="image"):
+                written.update(each)
+        record = {"version": VERSION, "format": kind, "size": list(files.size), "files": written}
+        write_atomically(partial / MANIFEST, lambda handle: handle.write(json.dumps(record).encode()))
+        if not is_prepared(files, root, kind):  # another process may have prepared the same meanwhile
+            publish(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return final, sum(written.values())
+
+
+def _store(files: DomainFiles, index: int, store: Format, folder: Path) -> dict[str, int]:
+    """Write the copies of one item; returns their names and sizes."""
+    arrays = {"image": files.image(index)}
+    if files.labelled:
+        arrays = dict(zip(("image", "label"), files.pair(index, files.size)))
+    sizes = {}
+    for part, array in arrays.items():
+        data = store.encode(np.ascontiguousarray(array))
+        path = folder / file_name(part, index, store)
+        with writing(path):
+            path.write_bytes(data)
+        sizes[path.name] = len(data)
+    return sizes
+
+
+def _own_folder(root: Path, name: str) -> Path:
+    """A new folder that no other process writes to. What killed preparations of the same copies left is deleted."""
+    for old in root.glob(f".{name}.*.partial"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - old.stat().st_mtime > ABANDONED:
+                shutil.rmtree(old, ignore_errors=True)
+    folder = root / f".{name}.{uuid.uuid4().hex}.partial"
+    with writing(folder):
+        folder.mkdir(parents=True)
+    return folder
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Move a folder into place; of several processes that do so at once the last one wins."""
+    aside = partial.with_suffix(".old.partial")
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            final.rename(aside)
+        try:
+            partial.rename(final)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)

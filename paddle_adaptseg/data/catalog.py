@@ -36,7 +36,7 @@ class LabelSource:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A row of the catalog. Of several image patterns or label sources, the first that matches anything counts."""
+    """A row of the catalog. Image patterns are united, and so are label sources: the first that has an item counts."""
 
     title: str
     images: tuple[str, ...]
@@ -98,6 +98,13 @@ DATASETS: dict[str, DatasetSpec] = {
         images=("leftImg8bit_foggy/{split}/{city}/{name}_leftImg8bit_foggy_beta_0.02.png",),
         labels=_FINE,
         splits=("train", "val", "test"),
+        home="https://www.cityscapes-dataset.com/downloads/",
+    ),
+    "foggy_cityscapes_dbf": DatasetSpec(
+        title="Foggy Cityscapes-DBF (beta 0.02)",
+        images=("leftImg8bit_foggyDBF/{split}/{city}/{name}_leftImg8bit_foggy_beta_0.02.png",),
+        labels=_FINE,
+        splits=("train", "val"),
         home="https://www.cityscapes-dataset.com/downloads/",
     ),
     "crosscity": DatasetSpec(

@@ -32,6 +32,7 @@ class Report:
     images: int = 0
     read: int = 0  # pairs that were looked into
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what is unusual and can be trained on
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # by train id
 
@@ -72,41 +73,48 @@ def check_domain(
         return report
     report.images = len(listing.items) + len(listing.problems)
     report.problems += [*listing.problems, *listing.alone]
+    report.notes += listing.notes
     chosen = [listing.items[index] for index in spread(len(listing.items), limit)]
     report.read = len(chosen)
     with ThreadPoolExecutor(workers) as pool:
         results = pool.map(lambda item: _look(item, listing, space), chosen)
         title, total = f"check {listing.spec.title}", len(chosen)
-        for problems, size, pixels in tqdm(results, title, total, unit="image", disable=None):
+        for problems, notes, size, pixels in tqdm(results, title, total, unit="image", disable=None):
             report.problems += problems
+            report.notes += notes
             if size is not None:
                 report.sizes[size] = report.sizes.get(size, 0) + 1
             report.pixels += pixels
+    if report.pixels.sum() and not report.pixels[: len(space)].any():
+        report.problems.append("no pixel of any label is of a class of the network: are these the right label files?")
     return report
 
 
-def _look(item: Item, listing: Listing, space: LabelSpace) -> tuple[list[str], Optional[tuple[int, int]], np.ndarray]:
-    """Problems of one pair, the image's size, and its pixels by train id."""
-    problems, pixels, size = [], np.zeros(256, np.int64), None
+def _look(
+    item: Item, listing: Listing, space: LabelSpace
+) -> tuple[list[str], list[str], Optional[tuple[int, int]], np.ndarray]:
+    """Problems of one pair, notes on it, the image's size, and its pixels by train id."""
+    problems, notes, pixels, size = [], list[str](), np.zeros(256, np.int64), None
     try:
         size = decode_rgb(item.image).shape[1::-1]
     except DataError as error:
         problems.append(f"{item.image}: {error}")
-    source = listing.labels
-    if item.label is None or source is None:
-        return problems, size, pixels
+    if item.label is None:
+        return problems, notes, size, pixels
+    source = listing.spec.labels[item.source]
     try:
         ids = LABELS[source.decode](item.label)
     except DataError as error:
-        return [*problems, f"{item.label}: {error}"], size, pixels
+        return [*problems, f"{item.label}: {error}"], notes, size, pixels
     counts = np.bincount(ids.ravel(), minlength=256)
     unknown = [i for i in np.flatnonzero(counts) if i not in source.ids and i not in source.ignored]
     if unknown:
         problems.append(f"{item.label}: unknown ids {shorten(map(str, unknown))}")
     if size is not None and ids.shape[1::-1] != size:
-        problems.append(f"{item.label}: is {ids.shape[1]}x{ids.shape[0]}, but its image is {size[0]}x{size[1]}")
+        stored = f"{ids.shape[1]}x{ids.shape[0]}, but its image is {size[0]}x{size[1]}"
+        notes.append(f"{item.label}: is {stored}; training resizes both")
     np.add.at(pixels, space.lut(source.ids), counts)
-    return problems, size, pixels
+    return problems, notes, size, pixels
 
 
 def describe(report: Report, space: LabelSpace) -> Iterator[str]:
@@ -119,6 +127,7 @@ def describe(report: Report, space: LabelSpace) -> Iterator[str]:
         for name, count in zip(space.names, report.pixels):
             yield f"  {name:<12}{100 * count / total:7.3f} % of pixels" + ("" if count else "  (never)")
         yield f"  {'ignored':<12}{100 * report.pixels[255] / total:7.3f} %"
+    yield from (f"NOTE {note}" for note in report.notes)
     yield from (f"BAD {problem}" for problem in report.problems)
     yield f"{len(report.problems)} problems"
 
@@ -139,10 +148,11 @@ def contact_sheet(domain: Domain, space: LabelSpace, labelled: bool, path: Path)
 def _cell(item: Item, listing: Listing, space: LabelSpace) -> Optional[np.ndarray]:
     try:
         image = decode_rgb(item.image, CELL)
-        if item.label is None or listing.labels is None:
+        if item.label is None:
             return image
-        ids = resize_label(LABELS[listing.labels.decode](item.label), CELL)
+        source = listing.spec.labels[item.source]
+        ids = resize_label(LABELS[source.decode](item.label), CELL)
     except DataError:
         return None  # it stands in the report
-    colours = space.palette()[space.lut(listing.labels.ids)[ids]]
+    colours = space.palette()[space.lut(source.ids)[ids]]
     return np.hstack([image, (0.4 * image + 0.6 * colours).astype(np.uint8)])

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from typing import Optional
+from dataclasses import dataclass
+from typing import Callable, Optional
 
 import cv2
 import numpy as np
 
 from paddle_adaptseg.config import Domain
 from paddle_adaptseg.data.cache import Cache
+from paddle_adaptseg.data.catalog import LabelSource
 from paddle_adaptseg.data.decode import LABELS, decode_rgb, decode_sized
 from paddle_adaptseg.data.items import list_items
+from paddle_adaptseg.data.stores import Ref
 from paddle_adaptseg.data.transforms import resize_label
 from paddle_adaptseg.errors import DataError, shorten
 from paddle_adaptseg.labels import IGNORE, LabelSpace
 from paddle_adaptseg.registry import lookup
+
+
+@dataclass(frozen=True)
+class LabelReader:
+    """How the files of one label source become train ids."""
+
+    decode: Callable[[Ref], np.ndarray]
+    lut: np.ndarray  # train id by raw id
+    unknown: np.ndarray  # 1 for raw ids that should not occur
+
+    @classmethod
+    def of(cls, source: LabelSource, space: LabelSpace, title: str) -> LabelReader:
+        """The reader of a source; one without any class of `space` is an error."""
+        lut = space.lut(source.ids)
+        if (lut == IGNORE).all():
+            raise DataError(
+                f"{title} shares no class with the network: it has {shorten(source.ids.values(), 4)}, "
+                f"the network predicts {shorten(space.names, 4)}; is data.classes right?"
+            )
+        known = {*source.ids, *source.ignored}
+        unknown = np.array([i not in known for i in range(256)], np.uint8)
+        return cls(lookup(LABELS, source.decode, "label decoder"), lut, unknown)
 
 
 class DomainFiles:
@@ -23,25 +49,21 @@ class DomainFiles:
 
     def __init__(self, domain: Domain, space: LabelSpace, labelled: bool, cache: str = "") -> None:
         listing = list_items(domain, labelled)
-        self.items, self.title = listing.items, listing.spec.title
+        self.items, self.title, self.labelled = listing.items, listing.spec.title, labelled
         self.size = tuple(domain.size)
-        self.lut, self.decode = None, None
-        self.unknown: list[str] = []  # classes of the labels that the network does not predict
-        if listing.labels is not None:
-            self.lut = space.lut(listing.labels.ids)
-            if (self.lut == IGNORE).all():
-                raise DataError(
-                    f"{self.title} shares no class with the network: it has {shorten(listing.labels.ids.values(), 4)}, "
-                    f"the network predicts {shorten(space.names, 4)}; is data.classes right?"
-                )
-            self.unknown = sorted(set(listing.labels.ids.values()) - set(space.names))
-            self.decode = lookup(LABELS, listing.labels.decode, "label decoder")
-            known = {*listing.labels.ids, *listing.labels.ignored}
-            self.unknown_ids = np.array([i not in known for i in range(256)], np.uint8)
+        sources = listing.sources()
+        self.readers = {n: LabelReader.of(source, space, self.title) for n, source in sources.items()}
+        # Classes of the labels that the network does not predict.
+        self.unknown = sorted({name for source in sources.values() for name in source.ids.values()} - set(space.names))
         self.cache = Cache.find(cache, self) if cache else None
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def digest(self) -> str:
+        """A name for the list of files: the same wherever the same files are found in the same order."""
+        names = [f"{item.image.name} {item.label.name if item.label else ''}" for item in self.items]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
     def name(self, index: int) -> str:
         """Where the image lies, for messages."""
@@ -62,23 +84,20 @@ class DomainFiles:
         cache = self._prepared(size)
         if cache is not None:
             return cache.label(index)
-        return self._train_ids(self._ids(index), size)
+        return self._train_ids(index, self._ids(index), size)
 
-    def pair(
-        self, index: int, size: Sequence[int], label_size: Optional[Sequence[int]] = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """image() and label() of an item that must be of one size as stored; resizing would hide that they differ."""
-        labels, images = self._prepared(label_size), self._prepared(size)
-        if labels is not None:
-            return self.image(index, size), labels.label(index)
-        ids = self._ids(index)
-        item, width, height = self.items[index], ids.shape[1], ids.shape[0]
-        if images is not None:
-            return images.image(index), self._train_ids(ids, label_size)
+    def pair(self, index: int, size: Sequence[int]) -> tuple[np.ndarray, np.ndarray, str]:
+        """image() and label() at one size, and a note where they differ in it as stored: some of GTA5 do, and the
+        originals resize and use them."""
+        cache = self._prepared(size)
+        if cache is not None:
+            return cache.image(index), cache.label(index), ""
+        ids, item = self._ids(index), self.items[index]
         image, stored = decode_sized(item.image, size)
-        if stored != (width, height):
-            raise DataError(f"label '{item.label}' is {width}x{height}, but its image is {stored[0]}x{stored[1]}")
-        return image, self._train_ids(ids, label_size)
+        height, width = ids.shape
+        same = stored == (width, height)
+        note = "" if same else f"label '{item.label}' is {width}x{height}, but its image is {stored[0]}x{stored[1]}"
+        return image, self._train_ids(index, ids, size), note
 
     def _prepared(self, size: Optional[Sequence[int]]) -> Optional[Cache]:
         return self.cache if size is not None and tuple(size) == self.size else None
@@ -88,11 +107,12 @@ class DomainFiles:
         label = self.items[index].label
         if label is None:
             raise DataError(f"'{self.name(index)}' has no label")
-        ids = self.decode(label)
-        if cv2.countNonZero(cv2.LUT(ids, self.unknown_ids)):
-            found = [str(i) for i in np.unique(ids) if self.unknown_ids[i]]
+        reader = self.readers[self.items[index].source]
+        ids = reader.decode(label)
+        if cv2.countNonZero(cv2.LUT(ids, reader.unknown)):
+            found = [str(i) for i in np.unique(ids) if reader.unknown[i]]
             raise DataError(f"label '{label}' holds unknown ids {shorten(found)}")
         return ids
 
-    def _train_ids(self, ids: np.ndarray, size: Optional[Sequence[int]]) -> np.ndarray:
-        return cv2.LUT(ids if size is None else resize_label(ids, size), self.lut)
+    def _train_ids(self, index: int, ids: np.ndarray, size: Optional[Sequence[int]]) -> np.ndarray:
+        return cv2.LUT(ids if size is None else resize_label(ids, size), self.readers[self.items[index].source].lut)

@@ -9,7 +9,7 @@ from typing import Callable, Optional
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from paddle_adaptseg.data.stores import Ref
 from paddle_adaptseg.errors import DataError
@@ -48,7 +48,7 @@ def _decode(ref: Ref, data: bytes, flags: int) -> np.ndarray:
     cut = data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-TAIL:]
     try:
         image = None if cut else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
+    except (cv2.error, MemoryError):
         image = None
     if image is None:
         raise DataError(f"cannot read '{ref}': the picture is damaged")
@@ -64,8 +64,8 @@ def decode_ids(ref: Ref) -> np.ndarray:
             )
         try:
             return np.asarray(picture)
-        except (OSError, SyntaxError, ValueError, IndexError) as error:
-            raise DataError(f"cannot read '{ref}': {error}") from None
+        except Exception as error:  # Pillow's decoders raise many kinds for damaged files
+            raise DataError(f"cannot read '{ref}': {error or type(error).__name__}") from None
 
 
 def decode_red16(ref: Ref) -> np.ndarray:
@@ -79,6 +79,11 @@ def decode_red16(ref: Ref) -> np.ndarray:
             f"label '{ref}' must be a 16-bit colour picture, but is {depth} (use GT/LABELS of SYNTHIA, not GT/COLOR)"
         )
     red = label[:, :, 2]  # OpenCV's order is blue, green, red
+    if not red.any() and label.any():
+        raise DataError(
+            f"label '{ref}' has nothing in its red channel, where SYNTHIA's classes are, but numbers in another one: "
+            "were its channels swapped? unpack the original file again"
+        )
     if int(red.max(initial=0)) > 255:
         raise DataError(f"label '{ref}' holds the id {int(red.max())}, which is no class (is it another channel?)")
     return red.astype(np.uint8)
@@ -95,6 +100,6 @@ def _open(ref: Ref, data: bytes) -> Image.Image:
         return picture
     except Image.DecompressionBombError:
         raise DataError(f"'{ref}' has more than {MAX_PIXELS // 10**6} million pixels; it is refused") from None
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow's readers raise many kinds for damaged files
         reason = "the file is empty" if not data else "it is no picture or is damaged"
         raise DataError(f"cannot read '{ref}': {reason}") from error

@@ -29,14 +29,18 @@ class Fault(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """The arrays of one position, or None when nothing usable was found, and the faults met on the way."""
+    """The arrays of one position, or None when nothing usable was found, and the faults met on the way.
+
+    `resized`: a line for each label that was brought to the size of an image of another size.
+    """
 
     arrays: Optional[list[np.ndarray]]
     faults: list[Fault]
+    resized: list[str]
 
 
 def collate(samples: Sequence[Sample]) -> list:
-    """Stacked columns and, last, the faults as text, which loaders leave on the host; of an unusable batch no columns.
+    """Stacked columns and, last, what was met as text, which loaders leave on the host; of an unusable batch none.
 
     There an empty array takes the columns' place: Paddle's loader takes a batch without any for the end of the data.
     """
@@ -44,14 +48,39 @@ def collate(samples: Sequence[Sample]) -> list:
     usable = [sample.arrays for sample in samples if sample.arrays is not None]
     whole = len(usable) == len(samples)
     columns = [np.stack(column) for column in zip(*usable)] if whole else [np.zeros(1, np.uint8)]
-    return [*columns, json.dumps({"usable": whole, "faults": faults})]
+    resized = [line for sample in samples for line in sample.resized]
+    return [*columns, json.dumps({"usable": whole, "faults": faults, "resized": resized})]
 
 
-def separate(batch: list) -> tuple[list, list[Fault]]:
-    """What collate() joined: the arrays (none of an unusable batch) and the faults."""
+def separate(batch: list) -> tuple[list, list[Fault], list[str]]:
+    """What collate() joined: the arrays (none of an unusable batch), the faults, and the labels that were resized."""
     *arrays, text = batch
     record = json.loads(text)
-    return arrays if record["usable"] else [], [Fault(*fault) for fault in record["faults"]]
+    return arrays if record["usable"] else [], [Fault(*fault) for fault in record["faults"]], record["resized"]
+
+
+@dataclass
+class Resized:
+    """The labels of another size than their images that a run met. GTA5 has 62, and the originals train on them."""
+
+    lines: set[str] = field(default_factory=set)
+    fresh: list[str] = field(default_factory=list)
+
+    def meet(self, lines: Sequence[str]) -> None:
+        """Take up the labels of a batch; the first one is news."""
+        if lines and not self.lines:
+            self.fresh.append(f"{lines[0]}; both are resized to the training size. Further ones are counted at the end")
+        self.lines.update(lines)
+
+    def news(self) -> Iterator[str]:
+        """What a user should be told since the last call."""
+        while self.fresh:
+            yield self.fresh.pop(0)
+
+    def total(self, exchange: Callable[[str], list[str]]) -> str:
+        """The number of such labels that all processes met, as a line; empty: none. All must call it."""
+        every = {line for text in exchange(json.dumps(sorted(self.lines))) for line in json.loads(text)}
+        return f"labels of another size than their images, resized: {len(every)}" if every else ""
 
 
 @dataclass

@@ -12,27 +12,35 @@ from typing import Optional
 
 from paddle_adaptseg.config import Domain
 from paddle_adaptseg.data.catalog import DatasetSpec, LabelSource, dataset_spec
-from paddle_adaptseg.data.stores import Fields, Ref, expand, fields_of, fill, find, select
+from paddle_adaptseg.data.stores import Fields, Ref, expand, fields_of, fill, find, select, unread_archives
 from paddle_adaptseg.errors import DataError, shorten, suggest
+
+CONVERTED = "_labelTrainIds.png"  # DAFormer and its successors write such copies beside the labels of GTA5 and SYNTHIA
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image and, when the domain is read with labels, its label."""
+    """One image and, when the domain is read with labels, its label and which of the spec's label sources it is of."""
 
     image: Ref
     label: Optional[Ref]
+    source: int = 0
 
 
 @dataclass(frozen=True)
 class Listing:
-    """All pairs of a domain in the order of their names, what is wrong with the rest, and how labels are read."""
+    """All pairs of a domain in the order of their names, and what is wrong with the rest."""
 
     spec: DatasetSpec
     items: tuple[Item, ...]
     problems: tuple[str, ...]  # a line for each image without a label, and for each missing number of a formula
-    labels: Optional[LabelSource]
+    labelled: bool
     alone: tuple[str, ...] = ()  # labels without an image
+    notes: tuple[str, ...] = ()  # what is there and is not used
+
+    def sources(self) -> dict[int, LabelSource]:
+        """The label sources that occur, by their number in the spec."""
+        return {n: self.spec.labels[n] for n in sorted({item.source for item in self.items})} if self.labelled else {}
 
 
 def list_items(domain: Domain, labelled: bool) -> Listing:
@@ -54,29 +62,44 @@ def survey(domain: Domain, labelled: bool) -> Listing:
         stores = expand(domain.root)
     except DataError as error:
         raise DataError(f"{error} (for {spec.title}); {expected}") from None
-    images = _first([(p, find(stores, fill(p, {"split": domain.split}))) for p in spec.images])[1]
+    images: dict[Fields, Ref] = {}
+    for pattern in reversed(spec.images):  # where two patterns name an item, the first one counts
+        images.update(find(stores, fill(pattern, {"split": domain.split})))
     images = _filtered(images, domain)
     images, missing = _numbered(images, spec, domain)
     if not images:
-        raise DataError(f"no images of {spec.title} ({domain.split}) in '{domain.root}'; {expected}")
+        unread = unread_archives(stores)
+        hint = f"; '{unread[0]}' cannot be read as it is: unpack it" if unread else ""
+        raise DataError(f"no images of {spec.title} ({domain.split}) in '{domain.root}'{hint}; {expected}")
     if not labelled:
-        return Listing(spec, tuple(Item(ref, None) for ref in images.values()), missing, None)
-    source, labels = _first([(s, find(stores, fill(s.pattern, {"split": domain.split}))) for s in spec.labels])
-    wanted = fields_of(source.pattern)
-    pairs = [(ref, labels.get(select(fields, wanted))) for fields, ref in images.items()]
-    unpaired = tuple(f"{image} has no label" for image, label in pairs if label is None)
-    used = {label for _, label in pairs}
+        return Listing(spec, tuple(Item(ref, None) for ref in images.values()), missing, False)
+    if not spec.labels:
+        raise DataError(f"{spec.title} has no labels")
+    return _paired(spec, domain, stores, images, missing)
+
+
+def _paired(
+    spec: DatasetSpec, domain: Domain, stores: list[str], images: dict[Fields, Ref], missing: tuple[str, ...]
+) -> Listing:
+    """Images with their labels. Every label source is looked into; the first one that has an image's label counts."""
+    found = [find(stores, fill(source.pattern, {"split": domain.split})) for source in spec.labels]
+    wanted = [fields_of(source.pattern) for source in spec.labels]
+    items, unpaired = [], []
+    used: set[Ref] = set()
+    for fields, image in images.items():
+        labels = [labels.get(select(fields, names)) for labels, names in zip(found, wanted)]
+        used.update(label for label in labels if label is not None)
+        number = next((n for n, label in enumerate(labels) if label is not None), None)
+        if number is None:
+            unpaired.append(f"{image} has no label")
+        else:
+            items.append(Item(image, labels[number], number))
     chosen = bool(domain.list or domain.exclude or domain.only or domain.without or missing)
-    alone = () if chosen else tuple(f"{ref} has no image" for ref in labels.values() if ref not in used)
-    whole = tuple(Item(image, label) for image, label in pairs if label is not None)
-    return Listing(spec, whole, missing + unpaired, source, alone)
-
-
-def _first(found: list[tuple]) -> tuple:
-    """The first alternative that matched anything, else the first."""
-    if not found:
-        raise DataError("this data set has no labels")
-    return next((pair for pair in found if pair[1]), found[0])
+    rest = [] if chosen else list(dict.fromkeys(r for labels in found for r in labels.values() if r not in used))
+    converted = [ref for ref in rest if ref.name.endswith(CONVERTED)]
+    alone = tuple(f"{ref} has no image" for ref in rest if not ref.name.endswith(CONVERTED))
+    notes = (f"{len(converted)} files *{CONVERTED} of other programs are passed over",) if converted else ()
+    return Listing(spec, tuple(items), (*missing, *unpaired), True, alone, notes)
 
 
 def _numbered(
@@ -104,30 +127,41 @@ def _filtered(images: dict[Fields, Ref], domain: Domain) -> dict[Fields, Ref]:
             images = {f: r for f, r in images.items() if (dict(f).get(name) in values) == keep}
     ordered = dict(sorted(images.items(), key=lambda pair: pair[1].name))
     if domain.list:
-        ordered = _by_lines(ordered, domain.list, domain.root)
+        ordered = _by_lines(ordered, domain)
     if domain.exclude:
-        by_tail = _by_tail(ordered)
+        by_tail = _by_tail(ordered, domain.split)
         bad = {by_tail.get(line) for line in _lines(domain.exclude)}  # known bad files need not be there
         ordered = {f: r for f, r in ordered.items() if f not in bad}
     return ordered
 
 
-def _by_lines(images: dict[Fields, Ref], path: str, root: object) -> dict[Fields, Ref]:
-    """The images that a list file names, in its order. A line is the end of a path, with or without its ending."""
-    by_tail = _by_tail(images)
-    lines = _lines(path)
+def _by_lines(images: dict[Fields, Ref], domain: Domain) -> dict[Fields, Ref]:
+    """The images that a list file names, in its order."""
+    by_tail = _by_tail(images, domain.split)
+    lines = _lines(domain.list)
     missing = [line for line in lines if line not in by_tail]
     if missing:
-        raise DataError(f"{len(missing)} lines of '{path}' name no image in '{root}': {shorten(missing, 5)}")
+        where = f"{len(missing)} lines of '{domain.list}' name no image in '{domain.root}'"
+        raise DataError(f"{where}: {shorten(missing, 5)}")
     return {by_tail[line]: images[by_tail[line]] for line in lines}
 
 
-def _by_tail(images: dict[Fields, Ref]) -> dict[str, Fields]:
-    return {tail: fields for fields, ref in reversed(images.items()) for tail in _tails(ref.name)}
+def _by_tail(images: dict[Fields, Ref], split: str) -> dict[str, Fields]:
+    """What a line of a list may say for each image: the end of its path, with or without its ending; or, as the lists
+    of MaxSquare do, its number without zeros (`1`) or its name after the split (`train_aachen_000000_000019`)."""
+    found: dict[str, Fields] = {}
+    for fields in reversed(images):
+        name = dict(fields).get("name", "")
+        found.update(dict.fromkeys((name.lstrip("0") or "0",) if name.isdigit() else (f"{split}_{name}",), fields))
+    for fields, ref in reversed(images.items()):
+        found.update(dict.fromkeys(_tails(ref.name), fields))
+    return found
 
 
 def _lines(path: str) -> list[str]:
     """The first word of every line of a list file."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise DataError(f"cannot read list '{path}': it is no regular file")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -10,16 +10,19 @@ import os
 import shutil
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from paddle.io import DataLoader, Dataset
 from PIL import Image
 
 from paddle_adaptseg.errors import TrainingError
 
 BATCHES_AHEAD, SPARE = 4, 32 * 2**20  # what each worker may have in /dev/shm, and what others may need there
+FAILED = "the loader failed at position"
 SHARED = Path("/dev/shm")
 GRACE = 2.0  # seconds for workers to end by themselves
 
@@ -39,10 +42,10 @@ class Positions:
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in range(self.first, self.last):
-            yield list(self.of(batch))
+            yield list(self.own(batch))
 
-    def of(self, batch: int) -> range:
-        """This process's positions of a batch."""
+    def own(self, batch: int) -> range:
+        """The positions of a batch that this process reads."""
         return self.common(batch)[self.rank :: self.world]
 
     def common(self, batch: int) -> range:
@@ -66,9 +69,9 @@ def load(
     """
     Image.core.set_blocks_max(8)  # Pillow keeps its memory between pictures: a tenth faster, and workers inherit it
     loader = DataLoader(
-        dataset,
+        _Guarded(dataset),
         batch_sampler=positions,
-        collate_fn=collate,
+        collate_fn=lambda samples: _collated(samples, collate),
         num_workers=workers,
         worker_init_fn=_settle,
         use_buffer_reader=True,
@@ -87,7 +90,7 @@ def load(
                 return
             except (SystemError, RuntimeError, OSError) as error:
                 raise TrainingError(watch.verdict()) from error
-            yield batch
+            yield _checked(batch)
     finally:
         _end(iterator)
 
@@ -95,6 +98,43 @@ def load(
 def shared_memory_suffices(workers: int, size: int) -> bool:
     """Whether /dev/shm can hold the batches that workers prepare ahead; a container's often has 64 MB only."""
     return SHARED.is_dir() and shutil.disk_usage(SHARED).free >= workers * BATCHES_AHEAD * size + SPARE
+
+
+class _Guarded(Dataset):
+    """A data set whose exceptions travel as samples: one in Paddle's reading thread would leave everybody waiting."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__()
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except Exception:
+            return _Failure(f"{FAILED} {index}:\n{traceback.format_exc()}")
+
+
+class _Failure(str):
+    """What went wrong with a sample."""
+
+
+def _collated(samples: Sequence[Any], collate: Callable[[Sequence[Any]], list]) -> list:
+    """The collated batch, or what went wrong; with an array, without which Paddle takes it for the end of the data."""
+    failed = [str(sample) for sample in samples if isinstance(sample, _Failure)]
+    try:
+        return [np.zeros(1, np.uint8), failed[0]] if failed else collate(samples)
+    except Exception:
+        return [np.zeros(1, np.uint8), f"{FAILED}, putting a batch together:\n{traceback.format_exc()}"]
+
+
+def _checked(batch: list) -> list:
+    """The batch, unless it says what went wrong."""
+    if isinstance(batch[-1], str) and batch[-1].startswith(FAILED):
+        raise RuntimeError(batch[-1])
+    return batch
 
 
 class _Watch:

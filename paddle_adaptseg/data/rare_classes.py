@@ -127,15 +127,14 @@ def class_counts(
 
 
 def _classes(files: DomainFiles) -> int:
-    if files.lut is None:
-        raise DataError(f"{files.title} is read without labels: it has no classes to count")
-    return int(files.lut[files.lut != IGNORE].max()) + 1
+    return max(int(reader.lut[reader.lut != IGNORE].max()) for reader in files.readers.values()) + 1
 
 
 def _digest(files: DomainFiles) -> str:
-    """A name for what the counts depend on: label files with their sizes and times, and the id table."""
+    """A name for what the counts depend on: label files with their sizes and times, and the id tables."""
     recipe = hashlib.sha256(f"{VERSION} {len(files)}".encode())
-    recipe.update(b"" if files.lut is None else files.lut.tobytes())
+    for reader in files.readers.values():
+        recipe.update(reader.lut.tobytes())
 
     @remembered
     def stamp(path: str) -> str:

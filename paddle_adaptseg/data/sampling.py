@@ -9,10 +9,10 @@ from typing import Optional
 import numpy as np
 from paddle.io import Dataset
 
-from paddle_adaptseg.batch import Batch
+from paddle_adaptseg.batch import Areas, Batch
 from paddle_adaptseg.config import Augment, Pixels
 from paddle_adaptseg.data.dataset import DomainFiles
-from paddle_adaptseg.data.faults import Fault, Quarantine, Sample, collate, separate
+from paddle_adaptseg.data.faults import Fault, Quarantine, Resized, Sample, collate, separate
 from paddle_adaptseg.data.loading import Positions, load
 from paddle_adaptseg.data.rare_classes import RareSampler, first_good, is_enough
 from paddle_adaptseg.data.transforms import augment, normalise, scaled_size
@@ -58,12 +58,13 @@ class PairStream(Dataset):
     def __getitem__(self, position: int) -> Sample:
         arrays: list[np.ndarray] = []
         faults: list[Fault] = []
+        resized: list[str] = []
         for stream, files in enumerate(self.domains):
-            found = self._usable(stream, files, position, faults)
+            found = self._usable(stream, files, position, faults, resized)
             if found is None:
-                return Sample(None, faults)
+                return Sample(None, faults, resized)
             arrays += found
-        return Sample(arrays, faults)
+        return Sample(arrays, faults, resized)
 
     def names(self, positions: Sequence[int], faults: Sequence[Fault] = ()) -> tuple[str, ...]:
         """The files behind positions, for error messages."""
@@ -74,6 +75,21 @@ class PairStream(Dataset):
             for stream, files in enumerate(self.domains)
         )
 
+    def areas(self, stream: int, positions: Sequence[int]) -> Areas:
+        """What of each image shows the picture and is no padding; None where the settings never pad."""
+        if stream >= len(self.domains):
+            return None
+        size = self.domains[stream].size
+        width, height = self.change.crop or size
+        if size[0] * self.change.scale[0] >= width and size[1] * self.change.scale[0] >= height:
+            return None
+        sizes = [scaled_size(size, self.change, self._generator(stream, position)) for position in positions]
+        return tuple((min(1.0, high / height), min(1.0, wide / width)) for wide, high in sizes)
+
+    def _generator(self, stream: int, position: int, *attempt: int) -> np.random.Generator:
+        """The random changes to the image at a position; the first of them is its scale, which no attempt changes."""
+        return np.random.default_rng([self.seed, stream, _CHANGE, position, *attempt])
+
     def _index(self, stream: int, files: DomainFiles, position: int, further: int) -> int:
         if self.rare is not None and stream == 0:
             first = self.rare.draw(position)[1]
@@ -82,26 +98,30 @@ class PairStream(Dataset):
         return (first + further) % len(files)
 
     def _usable(
-        self, stream: int, files: DomainFiles, position: int, faults: list[Fault]
+        self, stream: int, files: DomainFiles, position: int, faults: list[Fault], resized: list[str]
     ) -> Optional[list[np.ndarray]]:
         for further in range(min(self.spares + 1, len(files))):
             index = self._index(stream, files, position, further)
             try:
-                return self._item(stream, files, position, index)
-            except DataError as error:
-                faults.append(Fault(position, stream, files.items[index].image.name, str(error)))
+                return self._item(stream, files, position, index, resized)
+            except Exception as error:  # also what no decoder should raise: Paddle's loader would wait for ever
+                name = files.name(index)
+                reason = (
+                    error if isinstance(error, DataError) else f"cannot read '{name}': {type(error).__name__}: {error}"
+                )
+                faults.append(Fault(position, stream, files.items[index].image.name, str(reason)))
         return None
 
-    def _item(self, stream: int, files: DomainFiles, position: int, index: int) -> list[np.ndarray]:
-        @lru_cache(maxsize=1)
-        def read(size: tuple[int, int]) -> tuple[np.ndarray, Optional[np.ndarray]]:
-            return files.pair(index, size, size) if stream == 0 else (files.image(index, size), None)
+    def _item(self, stream: int, files: DomainFiles, position: int, index: int, resized: list[str]) -> list[np.ndarray]:
+        rng = self._generator(stream, position)
+        size = scaled_size(files.size, self.change, rng)
+        image, label, note = files.pair(index, size) if stream == 0 else (files.image(index, size), None, "")
+        resized += [note] if note else []
 
         def change(attempt: int) -> list[np.ndarray]:
-            rng = np.random.default_rng([self.seed, stream, _CHANGE, position, *([attempt] if attempt else [])])
-            image, label = read(scaled_size(files.size, self.change, rng))
-            image, label = augment(image, label, files.size, self.change, rng)
-            return [image] if label is None else [image, label]
+            again = self._generator(stream, position, attempt) if attempt else rng
+            pair = augment(image, label, files.size, self.change, again)
+            return [array for array in pair if array is not None]
 
         if self.rare is None or stream:
             return change(0)
@@ -110,7 +130,8 @@ class PairStream(Dataset):
 
 
 def train_batches(
-    stream: PairStream, pixels: Pixels, positions: Positions, workers: int, timeout: float, quarantine: Quarantine
+    stream: PairStream, pixels: Pixels, positions: Positions, workers: int, timeout: float, quarantine: Quarantine,
+    odd: Resized,
 ) -> Generator[Batch, None, None]:  # fmt: skip
     """The batches of the stream at `positions`, the same for any number of workers.
 
@@ -119,8 +140,9 @@ def train_batches(
     size = batch_bytes(stream, positions.batch_size)
     loader = load(stream, positions, collate, workers, size, timeout)
     for number, batch in enumerate(loader, positions.first):
-        arrays, faults = separate(batch)
+        arrays, faults, resized = separate(batch)
         quarantine.meet(faults)
+        odd.meet(resized)
         if not arrays:
             raise DataError(f"{faults[-1].reason}; no usable item follows within data.quarantine={stream.spares}")
         source, label, *target = arrays
@@ -129,7 +151,9 @@ def train_batches(
             label.astype("int64"),
             normalise(target[0], pixels) if target else None,
             stream.names(positions.common(number), faults),
-            tuple(positions.of(number)),
+            source_areas=stream.areas(0, positions.own(number)),
+            target_areas=stream.areas(1, positions.own(number)),
+            positions=tuple(positions.own(number)),
         )
 
 

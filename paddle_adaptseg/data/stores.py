@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from glob import glob
@@ -20,6 +20,7 @@ from paddle_adaptseg.errors import DataError
 Fields = tuple[tuple[str, str], ...]  # what a pattern's {fields} matched, sorted by name
 _FIELD = re.compile(r"\{(\w+)\}")
 _HIDDEN = re.compile(r"(^|/)(__MACOSX/|\._)")  # what macOS adds to archives
+_UNREAD = (".rar", ".7z", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # archives that must be unpacked first
 MAX_BYTES = 256 * 2**20  # no picture of these data sets comes near it; a bomb does
 
 
@@ -35,13 +36,11 @@ class Ref(NamedTuple):
     def read(self) -> bytes:
         """All bytes; an unreadable file is an error that names it."""
         try:
-            if is_archive(self.store):
-                return _read_member(self)
-            path = Path(self.store) / self.name
-            _refuse_huge(self, path.stat().st_size, "is")
-            return path.read_bytes()
-        except (OSError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError) as error:
-            raise DataError(f"cannot read '{self}': {error}") from None
+            return _read_member(self) if is_archive(self.store) else _read_file(self)
+        except DataError:
+            raise
+        except Exception as error:  # what zipfile raises for encrypted, damaged and hostile members is not documented
+            raise DataError(f"cannot read '{self}': {error or type(error).__name__}") from None
 
 
 def is_archive(path: str) -> bool:
@@ -57,6 +56,8 @@ def expand(roots: Iterable[str]) -> list[str]:
         if not found or not all(Path(p).exists() for p in found):
             raise DataError(f"data folder or archive '{root}' does not exist")
         for path in found:
+            if path.lower().endswith(_UNREAD) and not Path(path).is_dir():
+                raise DataError(f"'{path}' cannot be read as it is (only folders and zip archives can): unpack it")
             stores.append(path)
             if Path(path).is_dir():
                 stores += sorted(str(p) for p in Path(path).glob("*.zip"))
@@ -74,8 +75,15 @@ def find(stores: Iterable[str], pattern: str) -> dict[Fields, Ref]:
         for name in _names(store, pattern):
             found = regex.fullmatch(name)
             if found and not _HIDDEN.search(name):
+                _refuse_unprintable(store, name)
                 matches.setdefault(tuple(sorted(found.groupdict().items())), Ref(store, name))
     return matches
+
+
+def unread_archives(stores: Iterable[str]) -> list[str]:
+    """Archives in the folders among `stores` that must be unpacked before anything in them is found."""
+    folders = [Path(store) for store in stores if Path(store).is_dir()]
+    return [str(path) for folder in folders for path in sorted(folder.iterdir()) if path.name.lower().endswith(_UNREAD)]
 
 
 def fields_of(pattern: str) -> list[str]:
@@ -117,15 +125,46 @@ def _regex(pattern: str, inside: bool) -> re.Pattern[str]:
 def _archive(path: str, process: int) -> zipfile.ZipFile:
     # One handle for each process: a forked loader worker must not share its parent's file position.
     try:
+        _refuse_special(path, os.stat(path))  # noqa: PTH116
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot open archive '{path}': {error}") from None
+    except DataError:
+        raise
+    except Exception as error:  # also names that are not the text that the archive promises, and cut listings
+        raise DataError(f"cannot open archive '{path}': {error or type(error).__name__}") from None
+
+
+def _read_file(ref: Ref) -> bytes:
+    path = Path(ref.store) / ref.name
+    status = path.stat()
+    _refuse_special(str(ref), status)
+    _refuse_huge(ref, status.st_size, "is")
+    return path.read_bytes()
 
 
 def _read_member(ref: Ref) -> bytes:
+    """No more than the listing promises is ever unpacked, whatever the packed bytes would become."""
     archive = _archive(ref.store, os.getpid())
-    _refuse_huge(ref, archive.getinfo(ref.name).file_size, "would unpack to")
-    return archive.read(ref.name)
+    info = archive.getinfo(ref.name)
+    _refuse_huge(ref, info.file_size, "would unpack to")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # Python would unpack others without limit
+        raise DataError(f"'{ref}' is packed by a method other than deflate: unpack the archive, or pack it again")
+    with archive.open(info) as member:
+        return member.read(info.file_size)
+
+
+def _refuse_special(name: str, status: os.stat_result) -> None:
+    """A pipe would keep the reader waiting for ever, and a device has no end."""
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"cannot read '{name}': it is no regular file")
+
+
+def _refuse_unprintable(store: str, name: str) -> None:
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = name.encode("utf-8", "backslashreplace").decode()
+            raise DataError(f"the name of '{shown}' in '{store}' is not text (UTF-8): rename the file") from None
 
 
 def _refuse_huge(ref: Ref, size: int, verb: str) -> None:

@@ -16,10 +16,24 @@ from paddle_adaptseg.engine.precision import precision_of
 from paddle_adaptseg.engine.ranks import synchronise_norms
 from paddle_adaptseg.engine.restore import fill_segmenter
 from paddle_adaptseg.engine.trainer import TrainState
-from paddle_adaptseg.methods import build_method
+from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.methods import Method, build_method
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.recompute import set_recompute
 from paddle_adaptseg.models.segmenter import Segmenter
+
+
+def check_sizes(config: Config, method: Method) -> None:
+    """Refuse to train on images that are too small for the network, and for the method's discriminators."""
+    data, least = config.data, method.least_size
+    domains = {"source": data.source, "target": data.target} if method.uses_target else {"source": data.source}
+    for name, domain in domains.items():
+        key, size = ("augment.crop", data.augment.crop) if data.augment.crop else (f"{name}.size", domain.size)
+        if min(size) < least:
+            raise ConfigError(
+                f"data.{key}=[{size[0]}, {size[1]}] is too small for {config.method.name}: "
+                f"width and height must be at least {least}"
+            )
 
 
 def build_state(config: Config) -> TrainState:
@@ -31,6 +45,7 @@ def build_state(config: Config) -> TrainState:
     method = build_method(config.method, segmenter, len(names), make_segmenter, pixels, seed, names)
     if config.run.sync_norm and parallel.world() > 1:
         synchronise_norms(method)
+    check_sizes(config, method)
     precision_of(config.run)  # what this machine cannot do is said now
     set_recompute(method.segmenter, config.run.recompute)
     if config.run.to_static:

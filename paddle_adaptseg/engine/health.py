@@ -1,7 +1,8 @@
 """Watches a run's readings and says in plain words what goes wrong and what to try.
 
-The thresholds come from what users of the originals reported: healthy critics have a loss of 0.2 to 0.5 for each domain
-and are right on 60 to 85 % of patches; adaptation that fails shows first as target predictions of few classes.
+The thresholds come from what users of the originals reported: healthy discriminators have a loss of 0.2 to 0.5 for
+each domain and are right on 60 to 85 % of patches; adaptation that fails shows first as target predictions of few
+classes.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class HealthMonitor:
             record = {k: v for k, v in json.loads(line).items() if isinstance(v, float)}
             losses = {k[5:]: v for k, v in record.items() if k.startswith("loss/")}
             if losses:
-                self.observe(losses, {k: v for k, v in record.items() if k.startswith("health/")})
+                readings = {k.replace("critic_", "discriminator_"): v for k, v in record.items() if "health/" in k}
+                self.observe(losses, readings)  # older logs call discriminators critics
 
     def findings(self) -> Iterator[tuple[str, str]]:
         """(kind, sentence) of everything wrong at present."""
@@ -55,8 +57,8 @@ class HealthMonitor:
             if len(values) < WINDOW:
                 continue
             low, high = min(values), max(values)
-            if name.startswith("health/critic_accuracy_"):
-                yield from _critic(name.rsplit("_", 1)[1], low, high)
+            if name.startswith("health/discriminator_accuracy_"):
+                yield from _discriminator(name.rsplit("_", 1)[1], low, high)
             elif name == "health/target_largest_share" and low > 0.9:
                 yield "degenerate", f"one class takes {100 * low:.0f} % or more of the target's pixels: {_COLLAPSE}"
             elif name == "health/target_classes" and high <= 3:
@@ -76,13 +78,13 @@ _NO_LABELS = "are the labels all ignored? tools/check_dataset.py tells"
 _NO_TERM = "it teaches nothing any more; is its weight or threshold right?"
 
 
-def _critic(level: str, low: float, high: float) -> Iterator[tuple[str, str]]:
-    name, share = f"the critic of {level}", f"{100 * low:.0f} to {100 * high:.0f} %"
+def _discriminator(level: str, low: float, high: float) -> Iterator[tuple[str, str]]:
+    name, share = f"the discriminator of {level}", f"{100 * low:.0f} to {100 * high:.0f} %"
     if low > 0.95:
-        advice = "so the segmenter learns nothing from it: raise method.weights, or lower optim.critics.lr"
+        advice = "so the segmenter learns nothing from it: raise method.weights, or lower optim.discriminators.lr"
         yield f"{name} wins", f"{name} wins (right on {share}), {advice}"
     elif low > 0.47 and high < 0.53:
-        advice = "raise optim.critics.lr, or lower method.weights"
+        advice = "raise optim.discriminators.lr, or lower method.weights"
         yield f"{name} collapses", f"{name} cannot tell the domains apart (right on {share}): {advice}"
 
 

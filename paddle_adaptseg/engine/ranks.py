@@ -1,11 +1,12 @@
 """What several processes must share so that a step of all equals one step on their common batch.
 
-Gradients are held until a step's last backward pass and then averaged once, so that critics, frozen or not, and parts
-of a step need nothing of their own. A mean over labelled pixels is weighed by each process's share of them first.
+Gradients are held until a step's last backward pass and then averaged once, so that discriminators, frozen or not, and
+parts of a step need nothing of their own. A mean over labelled pixels is weighed by each process's share of them first.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Callable
 
@@ -16,9 +17,10 @@ from paddle import nn
 from paddle_adaptseg import parallel
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import parse_config
+from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.engine.finite import NotFinite
 from paddle_adaptseg.engine.optim import Player
-from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.errors import ConfigError, DataError
 from paddle_adaptseg.methods.base import Method, Terms
 from paddle_adaptseg.parallel.tensors import average
 
@@ -33,6 +35,20 @@ def weigh(terms: Terms) -> None:
     for (name, mine), all_pixels in zip(counted.items(), sums):
         factor = parallel.world() * mine / all_pixels if all_pixels else 1.0
         terms[name] = terms[name]._replace(loss=terms[name].loss * factor)
+
+
+def check_same_files(domains: Mapping[str, DomainFiles]) -> None:
+    """Refuse to train when the processes found different files, as on a machine with other data below its root."""
+    mine = {name: (len(files), files.digest()) for name, files in domains.items()}
+    said = [json.loads(text) for text in parallel.texts(json.dumps(mine))]
+    for name in mine:
+        for rank, other in enumerate(said):
+            if other[name] != said[0][name]:
+                counts = f"{said[0][name][0]} images in process 0, {other[name][0]} in process {rank}"
+                raise DataError(
+                    f"the {name} differs between the processes ({counts}; names and order are compared): "
+                    f"put the same files below data.{name}.root on every machine"
+                )
 
 
 def common_losses(check: Callable[[], dict[str, float]]) -> dict[str, float]:

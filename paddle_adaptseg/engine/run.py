@@ -20,7 +20,7 @@ from paddle_adaptseg.engine.health import HealthMonitor, last_score
 from paddle_adaptseg.engine.interrupt import Asked, Interruption
 from paddle_adaptseg.engine.memory import estimate
 from paddle_adaptseg.engine.panels import panels, training_panel
-from paddle_adaptseg.engine.ranks import change, check_sync_norm, rule
+from paddle_adaptseg.engine.ranks import change, check_same_files, check_sync_norm, rule
 from paddle_adaptseg.engine.resume import restore_best, set_start, starting_point
 from paddle_adaptseg.engine.trainer import StepReport, run_steps
 from paddle_adaptseg.files import sweep, write_atomically
@@ -76,6 +76,8 @@ class _Run:
         rank, world = parallel.rank(), parallel.world()
         self.data = TrainData(config, self.state.method.uses_target, rank, world, parallel.total)
         self.validation = open_validation(config) if config.run.eval_every else None
+        read = {"source": self.data.source, "target": self.data.target, "validation": self.validation}
+        check_same_files({name: files for name, files in read.items() if files is not None})
         set_start(self.state, snapshot, config, print)
         self.data.quarantine.entries = self.state.quarantined
         moved = snapshot and change(snapshot.record, self.state.step, config)
@@ -119,6 +121,8 @@ class _Run:
                 if self.state.pending:
                     self.conclude()
                 run_steps(self.state, self.config, batches, self.after_step)
+                if resized := self.data.resized.total(parallel.texts):
+                    self.console.line(resized)
         except Asked:
             raise self.stop.farewell(self.folder, self.state.step) from None
         finally:
@@ -136,6 +140,8 @@ class _Run:
             self.warn(news, "quarantine")
             if parallel.is_first():
                 self.data.quarantine.write(self.folder)
+        for news in self.data.resized.news():
+            self.console.line(news)
         if report.skipped:
             self.warn(f"step taken back ({self.state.skipped} of at most {run.max_nonfinite}): {report.skipped}")
         elif step % run.log_every == 0 or step == last:

@@ -1,6 +1,7 @@
 """The one abstraction: a method turns a batch into named loss terms and says which parameters belong to which player.
 
-The trainer runs one backward pass per yielded dict, then steps every player; it knows no critic, teacher or level.
+The trainer runs one backward pass per yielded dict, then steps every player; it knows no discriminator, teacher or
+level.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddle_adaptseg.batch import Batch
+from paddle_adaptseg.batch import Areas, Batch
 from paddle_adaptseg.errors import ConfigError, suggest
 from paddle_adaptseg.losses import cross_entropy, entropy_map, labelled
+from paddle_adaptseg.methods.padding import joined
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter
 
 
@@ -69,6 +71,7 @@ class Method(nn.Layer):
     uses_target = True
     eval_parts: Collection[str] = ()  # sublayers that stay in evaluation mode while the others train
     unsaved_parts: Collection[str] = ()  # sublayers that never change and that the constructor fills, say from a file
+    least_size = 16  # of an image's sides: no network here reduces its input by more
 
     def __init__(self, segmenter: Segmenter, seg_weights: Optional[Mapping[str, float]]) -> None:
         super().__init__()
@@ -157,11 +160,12 @@ class Method(nn.Layer):
         if clock.watch:
             self.observed["source_prediction"] = logits.detach().argmax(axis=1)
 
-    def observe_target(self, logits: Tensor, clock: Clock) -> None:
+    def observe_target(self, logits: Tensor, areas: Areas, clock: Clock) -> None:
         """On watched steps: how sure the network is on the target, and how it shares pixels among classes."""
         if not clock.watch:
             return
         with paddle.no_grad():
+            logits = joined(logits, areas)
             share = F.one_hot(logits.argmax(axis=1), logits.shape[1]).mean(axis=[0, 1, 2])
             self.observed["target_entropy"] = entropy_map(logits).mean()
             self.observed["target_classes"] = (share > 0.001).astype("float32").sum()

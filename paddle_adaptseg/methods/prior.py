@@ -5,10 +5,11 @@ The segmenter is told to be sure on the target. How sure, and about which pixels
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Callable, Optional
 
+import paddle
 from paddle import Tensor
 
 from paddle_adaptseg.batch import Batch
@@ -25,6 +26,7 @@ from paddle_adaptseg.losses import (
     softmax,
 )
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
+from paddle_adaptseg.methods.padding import pictures
 from paddle_adaptseg.models.layers import resize_all
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.registry import lookup
@@ -33,20 +35,23 @@ from paddle_adaptseg.schema import arguments
 
 @dataclass(frozen=True)
 class Prior:
-    """A target loss, the name of its terms, and whether its original logs it with the weight applied."""
+    """A target loss, the name of its terms, and whether its original logs it with the weight applied.
+
+    `mean_over`: "pixels", "images", or "chosen" ones, whose number comes with the loss.
+    """
 
     loss: Callable[..., Tensor]
     term: str = "target"
     logged_weighted: bool = True
-    counted: bool = False  # the loss comes with the number of pixels that it is the mean of
+    mean_over: str = "pixels"
 
 
 PRIORS: dict[str, Prior] = {
     "entropy": Prior(mean_entropy, "ent", logged_weighted=False),  # options: ratio
     "max_square": Prior(max_square),
-    "iw_max_square": Prior(iw_max_square),  # options: ratio
-    "iw_entropy": Prior(iw_entropy),  # options: ratio
-    "hard": Prior(hard_label, counted=True),  # options: threshold
+    "iw_max_square": Prior(iw_max_square, mean_over="images"),  # options: ratio
+    "iw_entropy": Prior(iw_entropy, mean_over="images"),  # options: ratio
+    "hard": Prior(hard_label, mean_over="chosen"),  # options: threshold
 }
 
 
@@ -82,24 +87,42 @@ class TargetPrior(Method):
             return
         image: Tensor = batch.target_image
         logits = resize_all(self.segmenter.logits(image), image.shape[2:])
-        self.observe_target(logits["main"], clock)
-        terms = {f"{self.prior.term}_{k}": self.term(logits[k], w * factor) for k, w in self.weights.items()}
+        areas = batch.target_areas
+        self.observe_target(logits["main"], areas, clock)
+        parts = {level: pictures(x, areas) for level, x in logits.items()}
+        padded = areas is not None
+        terms = {f"{self.prior.term}_{k}": self.term(parts[k], padded, w * factor) for k, w in self.weights.items()}
         if self.guidance is not None:
-            loss, count = self.guided(logits)
+            loss, count = mean_of([self.guided(main, aux) for main, aux in zip(parts["main"], parts["aux"])])
+            self.observed["guided"] = count / sum(x.shape[0] * x.shape[2] * x.shape[3] for x in parts["main"])
             terms["target_aux"] = Term(loss, self.seg_weights["aux"] * self.weights["main"] * factor, count)
         yield terms
 
-    def term(self, logits: Tensor, weight: float) -> Term:
-        """The prior as a term, weighted before or after it is logged."""
-        loss, count = self.prior.loss(logits, **self.options), None
-        if self.prior.counted:
-            loss, count = loss
+    def term(self, parts: Sequence[Tensor], padded: bool, weight: float) -> Term:
+        """The prior as a term, weighted before or after it is logged, on the logits of a batch or, where images are
+        padded, of each picture."""
+        losses = [self.prior.loss(logits, **self.options) for logits in parts]
+        if self.prior.mean_over == "chosen":
+            loss, count = mean_of(losses)
+        elif self.prior.mean_over == "images" or not padded:
+            loss, count = (sum(losses) / len(losses) if padded else losses[0]), None
+        else:
+            counts = [paddle.to_tensor(float(x.shape[2] * x.shape[3])) for x in parts]
+            loss, count = mean_of(list(zip(losses, counts)))
         return Term(weight * loss, 1.0, count) if self.prior.logged_weighted else Term(loss, weight, count)
 
-    def guided(self, logits: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def guided(self, main_logits: Tensor, aux_logits: Tensor) -> tuple[Tensor, Tensor]:
         """Cross entropy of the aux head with the class of both heads' mean where either is sure, and how many are."""
-        main, aux = softmax(logits["main"].detach()), softmax(logits["aux"].detach())
+        main, aux = softmax(main_logits.detach()), softmax(aux_logits.detach())
         sure = (main.max(axis=1) > self.guidance).logical_or(aux.max(axis=1) > self.guidance)
-        self.observed["guided"] = sure.astype("float32").mean()
         label = hard_labels((main + aux) / 2, sure)
-        return cross_entropy(logits["aux"], label), labelled(label)
+        return cross_entropy(aux_logits, label), labelled(label)
+
+
+def mean_of(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The mean over all pixels, and their number, from means over parts of them and the parts' numbers."""
+    if len(parts) == 1:
+        return parts[0]
+    counts = [count.astype("float32") for _, count in parts]
+    total = sum(counts)
+    return sum(loss * count for (loss, _), count in zip(parts, counts)) / total.clip(min=1.0), total

@@ -15,7 +15,9 @@ from paddle import Tensor, nn
 from paddle_adaptseg import parallel
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.errors import ConfigError, suggest
+from paddle_adaptseg.labels import IGNORE
 from paddle_adaptseg.losses import softmax
+from paddle_adaptseg.methods.padding import blanked
 from paddle_adaptseg.models.segmenter import Segmenter
 
 NORMS = (nn.layer.norm._BatchNormBase, nn.SyncBatchNorm)
@@ -135,12 +137,13 @@ def labels_of(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     return p.argmax(axis=1), (p.max(axis=1) >= threshold).astype("float32")
 
 
-def pixel_weights(sure: Tensor, kind: str, share: Optional[Tensor] = None) -> Tensor:
-    """What each pixel counts [N, H, W]; `share` is that of the common batch, where it is more than this tensor."""
+def pixel_weights(sure: Tensor, kind: str, valid: Tensor, share: Optional[Tensor] = None) -> Tensor:
+    """What each valid pixel counts [N, H, W]; `share` is that of the common batch, where that is more than this."""
     if kind == "pixel":
-        return sure
-    share = sure.mean(axis=[1, 2], keepdim=True) if kind == "image" else sure.mean() if share is None else share
-    return paddle.ones_like(sure) * share
+        return sure * valid
+    if kind == "image":
+        share = (sure * valid).sum(axis=[1, 2], keepdim=True) / valid.sum(axis=[1, 2], keepdim=True)
+    return valid * (common_share([sure], [valid]) if share is None else share)
 
 
 def without_margins(weight: Tensor, margins: Sequence[float]) -> Tensor:
@@ -157,13 +160,14 @@ def without_margins(weight: Tensor, margins: Sequence[float]) -> Tensor:
     return weight * paddle.nn.functional.pad(inside.unsqueeze(0), [left, right, top, bottom]).squeeze(0)
 
 
-def common_share(sure: Sequence[Tensor]) -> Tensor:
-    """The mean of maps [N, H, W] of all parts of a step and of all processes."""
-    count = sum(int(part.size) for part in sure)
-    share = paddle.stack([part.sum() for part in sure]).sum() / count
+def common_share(sure: Sequence[Tensor], valid: Sequence[Tensor]) -> Tensor:
+    """The share of sure pixels among the valid ones [N, H, W] of all parts of a step and of all processes."""
+    found, count = (paddle.stack([part.sum() for part in parts]).sum() for parts in (
+        [s * v for s, v in zip(sure, valid)], valid))  # fmt: skip
     if parallel.world() == 1:
-        return share
-    return paddle.full([], parallel.meet([float(share)])[0] / parallel.world())
+        return found / count
+    found, count = parallel.meet([float(found), float(count)])
+    return paddle.full([], found / count)
 
 
 class MeanTeacher(nn.Layer):
@@ -182,19 +186,23 @@ class MeanTeacher(nn.Layer):
         """Follow, where that comes first, and where asked label all parts of a step.
 
         The share of sure pixels is that of all parts and processes, so that many small batches equal a large one.
+        Padding has no label and counts for nothing.
         """
         self.found.clear()
         if self.follows.update == "before":
             update_average(self.network, student, self.follows.factor(step))
         if not labels:
             return
-        rule = self.rule
         with paddle.no_grad():
-            seen = [labels_of(self.network(batch.target_image)["main"], rule.threshold) for batch in batches]
-            share = common_share([sure for _, sure in seen]) if rule.weight == "batch" else None
-            for batch, (label, sure) in zip(batches, seen):
-                weight = pixel_weights(sure, rule.weight, share)
-                self.found[id(batch)] = Pseudo(label, without_margins(weight, rule.margins), weight.mean())
+            seen = [labels_of(self.network(batch.target_image)["main"], self.rule.threshold) for batch in batches]
+            valid = [blanked(paddle.ones_like(sure).unsqueeze(1), batch.target_areas).squeeze(1)
+                     for (_, sure), batch in zip(seen, batches)]  # fmt: skip
+            share = common_share([sure for _, sure in seen], valid) if self.rule.weight == "batch" else None
+            for batch, (label, sure), shown in zip(batches, seen, valid):
+                label = paddle.where(shown > 0, label, paddle.full_like(label, IGNORE))
+                weight = pixel_weights(sure, self.rule.weight, shown, share)
+                mean = weight.sum() / shown.sum()
+                self.found[id(batch)] = Pseudo(label, without_margins(weight, self.rule.margins), mean)
 
     def labels(self, batch: Batch) -> Pseudo:
         """The pseudo-labels of a batch of this step."""

@@ -54,23 +54,23 @@ def test_each_fault_names_its_file_and_stops(broken, name, workers):
 def test_quarantined_items_are_replaced_listed_and_counted_and_the_run_resumes_exactly(
     broken, tmp_path, workers, capsys
 ):
-    config = broken("data.quarantine=6", f"data.workers={workers}")
+    config = broken("data.quarantine=5", f"data.workers={workers}")
     fit(override(config, f"run.output={tmp_path / 'straight'}", "data.workers=0"))
-    assert "warning: step 1: passed over (1 of at most 6): " in capsys.readouterr().out
+    assert "warning: step 1: passed over (1 of at most 5): " in capsys.readouterr().out
     fit(override(config, "schedule.stop=3"))
     fit(config, resume="2")
     assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
     listed = (tmp_path / "run/quarantine_source.txt").read_text()
     assert listed == (tmp_path / "straight/quarantine_source.txt").read_text()
     state = load_state(state_path(tmp_path / "run", 6))
-    assert len(state.record["quarantined"]) == len(listed.splitlines()) == 6
+    assert len(state.record["quarantined"]) == len(listed.splitlines()) == 5
     fit(override(config, f"data.source.exclude={tmp_path / 'run/quarantine_source.txt'}", "data.quarantine=0",
                  f"run.output={tmp_path / 'mended'}"))  # fmt: skip
 
 
 def test_one_unusable_item_too_many_stops_the_run(broken):
-    with pytest.raises(DataError, match="5 items were passed over already, and data.quarantine allows no more"):
-        fit(broken("data.quarantine=5"))
+    with pytest.raises(DataError, match="4 items were passed over already, and data.quarantine allows no more"):
+        fit(broken("data.quarantine=4"))
 
 
 def test_an_evaluation_never_passes_over_an_image(broken, pair):  # noqa: F811

@@ -16,7 +16,7 @@ from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
 @pytest.mark.parametrize(
     ("fault", "code", "moment", "step"),
     [
-        (signal.SIGTERM, 143, ("optimise", 5), 3),  # the source's and the critics' players step by turns
+        (signal.SIGTERM, 143, ("optimise", 5), 3),  # the source's and the discriminators' players step by turns
         (signal.SIGINT, 130, ("optimise", 5), 3),
         (signal.SIGTERM, 143, ("evaluate", 2), 3),
         (signal.SIGINT, 130, ("inside a state", 90), 2),
