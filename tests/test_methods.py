@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import paddle
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.config import Component
 from paddle_adaptseg.cpu import without_onednn
+from paddle_adaptseg.engine import fit
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.methods import METHODS, Clock, build_method
 from paddle_adaptseg.methods.base import Ramp
@@ -177,6 +180,36 @@ def test_before_its_ramp_an_adversary_costs_nothing_and_then_grows():
     groups = list(method.losses(batch(), Clock(5, 10)))
     assert len(groups) == 3
     assert groups[1]["adv_main"].weight == pytest.approx(0.05)
+
+
+SIZES = {"source": "data.source.size=", "target": "data.target.size=", "augment.crop": "data.augment.crop="}
+
+
+@pytest.mark.parametrize("size", ["[1, 1]", "[97, 1]", "[15, 96]"])
+@pytest.mark.parametrize("key", SIZES)
+@pytest.mark.parametrize(
+    "name", ["source_only", "adaptsegnet_multi", "minent", "clan", "bn_adapt", "feature_adversarial"]
+)
+def test_images_that_are_too_small_for_the_network_are_refused_with_the_least_size(tiny, name, key, size):
+    if name == "source_only" and key == "target":
+        return  # which it never reads
+    config = tiny(f"toy/{name}", f"{SIZES[key]}{size}")
+    least = math.ceil(16 / config.method.params.get("critic_scale", 1))
+    message = f"data.{key}.*=.* is too small for {config.method.name}: width and height must be at least {least}$"
+    with pytest.raises(ConfigError, match=message):
+        fit(config)
+
+
+def test_the_least_size_is_large_enough(tiny):
+    for name in ("adaptsegnet_multi", "clan", "minent"):
+        size = 32 if name != "minent" else 16
+        sizes = [f"data.{d}.size=[{size}, {size}]" for d in ("source", "target", "validation")]
+        assert fit(tiny(f"toy/{name}", *sizes, "method.ramp.start=0", "schedule.stop=1"), overwrite=True).step == 1
+
+
+def test_evaluating_at_less_than_the_least_size_is_refused(tiny):
+    with pytest.raises(ConfigError, match=r"data.validation.size=\[97, 1\] is too small .*: .* at least 16$"):
+        fit(tiny("toy/source_only", "data.validation.size=[97, 1]"))
 
 
 def test_the_state_of_a_method_is_complete():

@@ -97,6 +97,13 @@ def together(toy_root, scored, tmp_path_factory) -> dict[str, list[str]]:
         planted = {"skipped": "not finite", "quarantine": "image"}.get(fault, fault)
         options = {"config": f"{ROOT}/configs/toy/source_only.yml", "overrides": overrides, "fault": planted}
         tasks[fault] = ["train", options]
+    overrides = settings(toy_root, folder / "elsewhere", 1, *early("source_only"))
+    (folder / "other").mkdir()
+    for part in ("images", "labels"):
+        shutil.copytree(toy_root / "GTA5" / part, folder / "other" / part)
+        (folder / "other" / part / "00004.png").rename(folder / "other" / part / "00009.png")
+    options = {"config": f"{ROOT}/configs/toy/source_only.yml", "overrides": overrides, "root": str(folder / "other")}
+    tasks["elsewhere"] = ["train_elsewhere", options]
     weights, keep = str(scored / "weights/step_00000001.pdparams"), str(folder / "scored.npz")
     tasks["score"] = ["score", {"weights": weights, "overrides": [], "keep": keep}]
     shutil.copytree(scored, folder / "run")
@@ -107,6 +114,15 @@ def together(toy_root, scored, tmp_path_factory) -> dict[str, list[str]]:
     tasks["predict"] = ["predict", {"weights": weights, **inputs}]
     said = run_tasks(folder, list(tasks.values()))
     return {"folder": folder, **dict(zip(tasks, said))}
+
+
+def test_processes_that_find_different_files_all_end_with_the_same_error(together):
+    expected = (
+        "DataError: the source differs between the processes (6 images in process 0, 6 in process 1; "
+        "names and order are compared): put the same files below data.source.root on every machine"
+    )
+    assert together["elsewhere"] == [expected, expected]
+    assert not (together["folder"] / "elsewhere/states").exists()
 
 
 def test_every_method_is_compared_here():

@@ -64,7 +64,7 @@ class OutputAdversarial(Method):
             return
         source = {level: blanked(x.detach(), batch.source_areas) for level, x in source.items()}
         logits, target = self.look(batch.target_image)
-        self.observe_target(logits["main"], batch.target_areas, clock)
+        self.observe_target(logits["main"], clock, batch.target_areas)
         del logits
         target = {level: blanked(x, batch.target_areas) for level, x in target.items()}
         yield self.fooling_terms(target, factor, batch.target_areas)

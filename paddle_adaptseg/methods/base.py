@@ -160,7 +160,7 @@ class Method(nn.Layer):
         if clock.watch:
             self.observed["source_prediction"] = logits.detach().argmax(axis=1)
 
-    def observe_target(self, logits: Tensor, areas: Areas, clock: Clock) -> None:
+    def observe_target(self, logits: Tensor, clock: Clock, areas: Areas = None) -> None:
         """On watched steps: how sure the network is on the target, and how it shares pixels among classes."""
         if not clock.watch:
             return

@@ -33,7 +33,7 @@ class BNAdapt(Method):
         yield self.seg_terms(self.segmenter(batch.source_image), batch, clock)
         with paddle.no_grad():  # a forward pass in training mode updates the running statistics
             logits = self.segmenter.logits(batch.target_image)["main"]
-            self.observe_target(logits, batch.target_areas, clock)
+            self.observe_target(logits, clock, batch.target_areas)
 
 
 class FeatureAdversarial(OutputAdversarial):

@@ -62,7 +62,7 @@ class CLAN(Method):
             return
         source_map = blanked(softmax(self.scaled(source["main"].detach(), batch.source_image)), batch.source_areas)
         logits, areas = self.segmenter.logits(batch.target_image), batch.target_areas
-        self.observe_target(logits["main"], areas, clock)
+        self.observe_target(logits["main"], clock, areas)
         target = {k: self.scaled(x, batch.target_image) for k, x in logits.items()}
         disagreement = 1.0 - cosine(softmax(target["first"]), softmax(target["second"]), axis=1).unsqueeze(1)
         disagreement = joined(disagreement, areas)

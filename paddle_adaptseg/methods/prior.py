@@ -88,7 +88,7 @@ class TargetPrior(Method):
         image: Tensor = batch.target_image
         logits = resize_all(self.segmenter.logits(image), image.shape[2:])
         areas = batch.target_areas
-        self.observe_target(logits["main"], areas, clock)
+        self.observe_target(logits["main"], clock, areas)
         parts = {level: pictures(x, areas) for level, x in logits.items()}
         padded = areas is not None
         terms = {f"{self.prior.term}_{k}": self.term(parts[k], padded, w * factor) for k, w in self.weights.items()}
