@@ -13,13 +13,14 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, Union
 
+from paddle_adaptseg import reference_self_training
 from paddle_adaptseg.config import OPTIMISERS, Component, Config, Domain, Optim, Roots, Stages
 from paddle_adaptseg.configfile import to_plain
 from paddle_adaptseg.data.catalog import DATASETS, OwnClass, OwnDataset
 from paddle_adaptseg.data.decode import LABELS
 from paddle_adaptseg.labels import LABEL_SPACES
 from paddle_adaptseg.losses import GAN_LOSSES, REPRESENTATIONS
-from paddle_adaptseg.methods import GIVEN, METHODS
+from paddle_adaptseg.methods import ADDITIONS, GIVEN, METHODS
 from paddle_adaptseg.methods.base import Ramp
 from paddle_adaptseg.methods.prior import PRIORS
 from paddle_adaptseg.models import MODELS
@@ -128,6 +129,8 @@ KEYWORDS: Mapping[str, str] = {
     "lambda_weight": "weight of what keeps the two heads apart",
     "lambda_local": "how much more disagreeing pixels weigh",
     "epsilon": "how much agreeing pixels weigh",
+    "dilations": "of the pyramid's branches",
+    **reference_self_training.KEYWORDS,
 }
 OWN: Mapping[str, str] = {
     "images": "patterns of image files below the root; of several the first that matches counts",
@@ -201,6 +204,8 @@ TABLES: tuple[tuple[str, Mapping[str, Any], Callable, Mapping[str, str]], ...] =
     ("optim", OPTIMISERS, fields, OPTIMISER_KEYS),
     ("model", MODELS, keywords, KEYWORDS),
     ("method", METHODS, keywords, KEYWORDS),
+    ("added to any method", ADDITIONS, keywords, KEYWORDS),
+    ("value", reference_self_training.VALUES, fields, reference_self_training.VALUE_KEYS),
 )
 
 

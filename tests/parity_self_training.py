@@ -129,7 +129,7 @@ def configuration(c: dict) -> Config:
               "pseudo_labels": {"threshold": c["threshold"], "margins": margins}}  # fmt: skip
     if c["fd"] is not None:
         fd = c["fd"]
-        method["feature_distance"] = {"classes": fd["classes"], "weight": fd["lambda"], "min_ratio": fd["min_ratio"]}
+        method["feature_distance"] = {"things": fd["classes"], "weight": fd["lambda"], "min_ratio": fd["min_ratio"]}
     if c["mask"] is not None:
         method["masked"] = _masked(c, c["mask"], margins)
     model = component(c["model"])

@@ -23,7 +23,7 @@ ADV = {"weights": {"main": 0.1, "aux": 0.02}, "seg_weights": SEG, "discriminator
 PRIOR = {"weights": {"main": 0.1, "aux": 0.02}, "seg_weights": SEG}
 SELF = {"seg_weights": SEG, "weights": {"main": 1.0}}
 SURE = {"weight": "image", "threshold": 0.2}
-MASKED, NEAR = {"block": 16, "images": "one_of_each"}, {"classes": ["0", "1"], "min_ratio": 0.1, "weight": 0.1}
+MASKED, NEAR = {"block": 16, "images": "one_of_each"}, {"things": ["0", "1"], "min_ratio": 0.1, "weight": 0.1}
 # Every method in METHODS has at least one variant here (asserted below).
 VARIANTS = {
     "source_only": ("source_only", {"seg_weights": SEG}),

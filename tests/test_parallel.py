@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(not paddle.distributed.is_available(), reason="t
 STEPS = 3
 CLOSE = 1e-5
 LOW = "method.pseudo_labels.threshold=0.1"  # so that the share of sure pixels is neither 0 nor 1
-NEAR = "method.feature_distance={classes: [road, sky], min_ratio: 0.2}"
+NEAR = "method.feature_distance={things: [road, sky], min_ratio: 0.2}"
 # Variants of methods whose terms are means over different things; every method but bn_adapt is in one (asserted below).
 COMPARED = {
     **{name: (config, []) for name, config in EXPERIMENTS.items() if name != "bn_adapt"},

@@ -28,7 +28,7 @@ from paddle_adaptseg.models import build_model
 
 SELF = "toy/self_training"
 NOW = "method.ramp.start=0"
-NEAR = "method.feature_distance={classes: [road, sky], min_ratio: 0.3}"
+NEAR = "method.feature_distance={things: [road, sky], min_ratio: 0.3}"
 CLASSES = 4
 
 
@@ -144,7 +144,7 @@ def test_masking_needs_a_teacher_from_somewhere():
     with pytest.raises(ConfigError, match="method.masked.images: unknown"):
         method(masked={"images": "all"})
     with pytest.raises(ConfigError, match="unknown class 'house'"):
-        method(feature_distance={"classes": ["house"]})
+        method(feature_distance={"things": ["house"]})
 
 
 def test_a_cell_has_the_class_of_most_of_its_pixels_or_none():
@@ -172,7 +172,7 @@ def test_feature_distance_is_a_mean_of_norms_and_never_nan():
 
 
 def test_feature_distance_joins_the_sources_terms_and_uses_its_forward_pass(monkeypatch):
-    built, one = method(feature_distance={"classes": ["0", "1", "2", "3"], "min_ratio": 0.0}), batch()
+    built, one = method(feature_distance={"things": ["0", "1", "2", "3"], "min_ratio": 0.0}), batch()
     calls = []
     plain = type(built.segmenter).features
     monkeypatch.setattr(type(built.segmenter), "features", lambda self, x: calls.append(self) or plain(self, x))

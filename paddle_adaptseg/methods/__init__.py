@@ -57,7 +57,6 @@ def build_method(
     method = _build(METHODS, component.name, own, "method", given)
     for key, cls in ADDITIONS.items():
         if component.params.get(key) is not None:
-            given.pop("classes", None)  # of an addition they are those that it is about
             addition = _build({key: cls}, key, component.params[key], f"method.{key}", given)
             addition.attach(method)
             method.additions[key] = addition

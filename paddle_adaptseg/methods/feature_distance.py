@@ -48,18 +48,18 @@ def masked_distance(features: Tensor, fixed: Tensor, mask: Tensor) -> Tensor:
 
 
 class FeatureDistance(Addition):
-    """Keeps features of `classes` near those of a fixed network: of the start weights, or of a file (`restore_from`).
+    """Keeps features of `things` near those of a fixed network: of the start weights, or of a file (`restore_from`).
 
     The fixed network is in evaluation mode. One from a file is read again when a run is resumed; the other is saved.
     """
 
     def __init__(
-        self, make_segmenter: Callable[..., Segmenter], names: Sequence[str], classes: tuple[str, ...],
+        self, make_segmenter: Callable[..., Segmenter], names: Sequence[str], things: tuple[str, ...],
         weight: float = 0.005, min_ratio: float = 0.75, restore_from: str = "",
     ) -> None:  # fmt: skip
         super().__init__()
         self.count, self.weight, self.min_ratio = len(names), weight, min_ratio
-        self.chosen = class_indices(classes, names, "method.feature_distance.classes")
+        self.chosen = class_indices(things, names, "method.feature_distance.things")
         self.fixed = freeze(make_segmenter(restore_from) if restore_from else make_segmenter())
         self.unsaved_parts = ("fixed",) if restore_from else ()
 
