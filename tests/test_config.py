@@ -54,7 +54,7 @@ def test_differences_name_what_changes_the_result_and_nothing_else():
         ("data.source.size=[1,2,3]", "'data.source.size' must be a list of 2"),
         ("data.batch_size=0", "'data.batch_size' must be more than 0"),
         ("optim.discriminators.lr=nan", "'optim.discriminators.lr' must be a finite number"),
-        ("optim.segmenter.name=adamm", "unknown 'optim.segmenter.name' 'adamm': did you mean 'adamw'?"),
+        ("optim.segmenter.name=adamm", "unknown 'optim.segmenter.name' 'adamm': did you mean 'adam'?"),
         ("optim.segmenter={name: adamw, momentum: 1}", "unknown key 'optim.segmenter.momentum'"),
         ("optim.segmenter=3", "'optim.segmenter' must be a mapping"),
         ("optim=3", "'optim' must be a mapping"),

@@ -194,7 +194,7 @@ def test_images_that_are_too_small_for_the_network_are_refused_with_the_least_si
     if name == "source_only" and key == "target":
         return  # which it never reads
     config = tiny(f"toy/{name}", f"{SIZES[key]}{size}")
-    least = math.ceil(16 / config.method.params.get("critic_scale", 1))
+    least = math.ceil(16 / config.method.params.get("discriminator_scale", 1))
     message = f"data.{key}.*=.* is too small for {config.method.name}: width and height must be at least {least}$"
     with pytest.raises(ConfigError, match=message):
         fit(config)
