@@ -20,24 +20,24 @@ demo-seeds: setup  ## the demo's recipe over three seeds, with its table in docs
 	@$(PY) tools/demo.py --seeds 0,1,2 --table docs/toy_seeds.md
 
 test:  ## run the test suite
-	@tools/setup_env.sh .venv "" requirements-test.txt
+	@tools/setup_env.sh .venv test
 	$(PY) -m pytest -n $(JOBS) -m "not slow" tests
 
 test-faults:  ## kill, interrupt, starve and corrupt real trainings (minutes)
-	@tools/setup_env.sh .venv "" requirements-test.txt
+	@tools/setup_env.sh .venv test
 	EXAMPLES=400 $(PY) -m pytest tests/faults tests/test_soak.py tests/test_dependencies.py
 
 test-min:  ## run the test suite on the lowest versions allowed, in .venv-min (on Python 3.9 where it is there)
 	@PYTHON=$(firstword $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python) python3.9) \
-	  tools/setup_env.sh .venv-min requirements-min.txt requirements-test.txt
+	  tools/setup_env.sh .venv-min test tests/constraints-min.txt
 	.venv-min/bin/python -m pytest -n $(JOBS) -m "not slow" tests
 
 test-slow:  ## run the checks that take minutes
-	@tools/setup_env.sh .venv "" requirements-test.txt
+	@tools/setup_env.sh .venv test
 	$(PY) -m pytest -m slow -s tests
 
 bench:  ## measure training against plain PyTorch and plain Paddle in turn (about 5 minutes on a quiet machine)
-	@tools/setup_env.sh .venv "" requirements-test.txt
+	@tools/setup_env.sh .venv test
 	$(PY) benchmarks/training.py
 
 bench-step: setup  ## measure a toy step against Paddle's own operations
@@ -47,18 +47,18 @@ bench-loading: setup  ## measure reading and scoring against the originals' way
 	$(PY) benchmarks/loading.py
 
 bench-evaluation:  ## measure whole evaluations against plain Paddle and plain PyTorch
-	@tools/setup_env.sh .venv "" requirements-test.txt
+	@tools/setup_env.sh .venv test
 	$(PY) benchmarks/evaluation.py
 
 test-paddle26:  ## run the test suite on Paddle 2.6.2 in .venv-paddle26
-	@tools/setup_env.sh .venv-paddle26 requirements-paddle26.txt requirements-test.txt
+	@tools/setup_env.sh .venv-paddle26 test tests/constraints-paddle26.txt
 	.venv-paddle26/bin/python -m pytest -n $(JOBS) -m "not slow" tests
 
 pages: setup  ## write the generated pages of docs/ anew
 	@$(PY) tools/write_pages.py
 
 docs:  ## build the searchable site of docs/ in site/, with every link and anchor checked; needs no network to read
-	@tools/setup_env.sh .venv "" requirements-docs.txt
+	@tools/setup_env.sh .venv docs
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo "site/index.html opens by double click; for the search: $(PY) -m http.server -d site"
 

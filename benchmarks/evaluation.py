@@ -87,20 +87,20 @@ def ours(root: Path, precision: str, detail: bool):
     """Our pass; `detail` adds confidence, boundaries, entropy and coarse labels."""
     from paddle_adaptseg.config import Domain, Pixels, Roots
     from paddle_adaptseg.data.dataset import DomainFiles
-    from paddle_adaptseg.deploy.logits import onednn
-    from paddle_adaptseg.engine.inference import Inference, Predictor
-    from paddle_adaptseg.engine.measure import scores
+    from paddle_adaptseg.evaluation.measure import score_images
+    from paddle_adaptseg.evaluation.options import InferenceOptions
+    from paddle_adaptseg.evaluation.predictor import Predictor
+    from paddle_adaptseg.evaluation.programs import onednn
     from paddle_adaptseg.labels import CITYSCAPES_19
-    from paddle_adaptseg.models.layers import inference
 
     model = resnet101()
     files = DomainFiles(Domain("cityscapes", Roots([str(root)]), "val", SMALL), CITYSCAPES_19, labelled=True)
-    predictor = Predictor(model, Inference(backend="onednn", precision=precision), Pixels(), onednn)
+    predictor = Predictor(model, Pixels(), InferenceOptions(backend="onednn", precision=precision), onednn)
 
     def run() -> np.ndarray:
-        with inference(model):
-            passes = scores(predictor, files, list(range(len(files))), 19, False, detail, 1)
-            return sum(scored.matrix for _, scored in passes)
+        with predictor.ready():
+            passes = score_images(predictor, files, range(len(files)), 19, detail=detail, workers=1)
+            return sum(scored.matrix(19) for _, scored in passes)
 
     return run
 

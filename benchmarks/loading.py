@@ -29,10 +29,10 @@ from PIL import Image  # noqa: E402
 
 from paddle_adaptseg.config import Domain, Pixels, Roots  # noqa: E402
 from paddle_adaptseg.data.cache import FORMATS, Cache, digest, prepare  # noqa: E402
-from paddle_adaptseg.data.compare import score_folders  # noqa: E402
 from paddle_adaptseg.data.dataset import DomainFiles  # noqa: E402
 from paddle_adaptseg.data.toy import make_scene  # noqa: E402
 from paddle_adaptseg.data.transforms import normalise  # noqa: E402
+from paddle_adaptseg.evaluation.folders import score_folders  # noqa: E402
 from paddle_adaptseg.labels import CITYSCAPES_19, CITYSCAPES_IDS  # noqa: E402
 
 SIZE = (1280, 720)

@@ -18,9 +18,9 @@ from typing import Any, Optional
 import numpy as np
 
 from paddle_adaptseg.errors import CheckpointError
-from paddle_adaptseg.files import write_atomically
+from paddle_adaptseg.files import delete, write_atomically
 
-_NAME = re.compile(r"step_(\d{8})\.npz")
+_NAME = re.compile(r"step_(\d{8})")
 _RECORD = "record.json"
 FORMAT = 2
 # In format 1 the discriminators of methods, and their optimiser, had other names.
@@ -46,8 +46,13 @@ def state_path(run: Path, step: int) -> Path:
 
 def list_steps(run: Path) -> list[int]:
     """Steps with a state file, ascending."""
-    found = (_NAME.fullmatch(p.name) for p in (run / "states").glob("step_*.npz"))
-    return sorted(int(m.group(1)) for m in found if m)
+    return sorted(files_by_step(run / "states", "npz"))
+
+
+def files_by_step(folder: Path, ending: str) -> dict[int, Path]:
+    """The files step_<8 digits>.<ending> of a folder, ascending; what is no file does not count."""
+    found = {p: _NAME.fullmatch(p.stem) for p in sorted(folder.glob(f"step_*.{ending}")) if p.is_file()}
+    return {int(match[1]): path for path, match in found.items() if match}
 
 
 def save_state(run: Path, snapshot: Snapshot) -> Path:
@@ -121,16 +126,16 @@ def find_state(run: Path, which: str, warn) -> Optional[Snapshot]:
 def drop_after(run: Path, step: int) -> None:
     """Delete states and weights of later steps: a run that goes on from `step` makes its own."""
     for folder, ending in (("states", "npz"), ("weights", "pdparams")):
-        for path in (run / folder).glob(f"step_*.{ending}"):
-            if path.stem[5:].isdigit() and int(path.stem[5:]) > step:
-                path.unlink()
+        for found, path in files_by_step(run / folder, ending).items():
+            if found > step:
+                delete(path)
 
 
 def prune(run: Path, keep: int, best_step: int) -> None:
     """Delete all states but the last `keep` and the best."""
     for step in list_steps(run)[:-keep]:
         if step != best_step:
-            state_path(run, step).unlink()
+            delete(state_path(run, step))
 
 
 def is_better(miou: float, best: float) -> bool:

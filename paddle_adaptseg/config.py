@@ -65,6 +65,20 @@ class Stages(tuple):
 EVERY_STAGE = Stages(["*"])
 
 
+class Switch(str):
+    """auto, on or off. YAML reads the last two as true and false."""
+
+    @classmethod
+    def from_plain(cls, value: Any, path: str) -> Switch:
+        text = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+        if text not in ("auto", "on", "off"):
+            raise ConfigError(f"'{path}' must be auto, on or off, not {value!r}")
+        return cls(text)
+
+    def to_plain(self) -> str:
+        return str(self)
+
+
 @dataclass(frozen=True)
 class Domain:
     """Where images come from, and the size at which the network sees them."""
@@ -227,6 +241,7 @@ class Run:
     max_hours: float = 0.0  # end this session with a checkpoint after so long; 0: no limit
     on_nonfinite: str = "stop"  # or skip: take the step back and go on, up to max_nonfinite times
     max_nonfinite: int = 10
+    accelerate: Switch = Switch("auto")  # on a CPU, blocks and losses are computed by oneDNN
     deterministic: bool = False  # also choose deterministic cuDNN kernels
     cudnn_autotune: Optional[bool] = None  # time cuDNN's kernels and take the fastest; None: unless deterministic
     timeout: float = 600.0  # seconds that one of several processes waits for the others (docs/scaling.md)

@@ -7,15 +7,23 @@ configuration can be dumped and is itself a valid file.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.registry import check_plugins, import_plugins
 from paddle_adaptseg.schema import convert, dotted
-from paddle_adaptseg.yamltree import check_text, override_tree, parse_tree, read_tree, rename_keys, write_tree
+from paddle_adaptseg.yamltree import (
+    Origins,
+    check_text,
+    override_tree,
+    parse_tree,
+    read_tree,
+    rename_keys,
+    write_tree,
+)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = (), own: bool = True) -> Config:
@@ -23,7 +31,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), own: bool = Tru
 
     `own` is false for a file that the user did not name: then the overrides must name the plugins that it needs.
     """
-    origins, overrides = dict[str, str](), list(overrides)
+    origins, overrides = Origins(), list(overrides)
     tree = read_tree(Path(path), origins)
     for text in overrides:
         override_tree(tree, text, origins)
@@ -36,12 +44,12 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), own: bool = Tru
 
 def parse_config(text: str, name: str = "config") -> Config:
     """Read a resolved configuration from YAML text, as it is saved with a run and inside its weights."""
-    return _convert(rename_keys(parse_tree(text, name), name), {}, name)
+    return _convert(rename_keys(parse_tree(text, name), name), Origins(), name)
 
 
 def override(config: Config, *overrides: str) -> Config:
     """A copy of `config` with `key.path=value` overrides applied; plugins that they name are imported."""
-    tree, origins = to_plain(config), dict[str, str]()
+    tree, origins = to_plain(config), Origins()
     for text in overrides:
         override_tree(tree, text, origins)
     changed = _convert(tree, origins, "config")
@@ -53,23 +61,6 @@ def override(config: Config, *overrides: str) -> Config:
 def named_plugins(overrides: Iterable[str]) -> list[str]:
     """Those of the overrides that set `plugins`."""
     return [text for text in overrides if text.partition("=")[0].strip() == "plugins"]
-
-
-def named_config(path: Optional[str], overrides: Sequence[str]) -> Optional[Config]:
-    """The configuration that a command names for a weights file; without one, the file's own counts.
-
-    Plugins may be named for that one too.
-    """
-    if path:
-        return load_config(path, overrides)
-    named = named_plugins(overrides)
-    if len(named) < len(overrides):
-        raise ConfigError("-o changes the file that --config names: add --config (only -o plugins=[..] goes without)")
-    for text in named:
-        tree: dict[str, Any] = {}
-        override_tree(tree, text, {})
-        import_plugins(convert(tree["plugins"], tuple[str, ...], "plugins"))
-    return None
 
 
 def dump(config: Config) -> str:
@@ -111,13 +102,13 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def _convert(tree: Mapping, origins: Mapping[str, str], name: str) -> Config:
+def _convert(tree: Mapping, origins: Origins, name: str) -> Config:
     try:
         check_text(tree)
         config = convert(tree, Config, "")
     except ConfigError as error:
         quoted = str(error).split("'")  # messages quote the dotted path first
-        where = origins.get(quoted[1].split("[")[0] if len(quoted) > 1 else "", name)
+        where = origins.of.get(quoted[1].split("[")[0] if len(quoted) > 1 else "", name)
         raise ConfigError(f"{where}: {error}") from None
     _check_ranges(config, name)
     return config

@@ -11,13 +11,13 @@ from PIL import Image
 
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import load_config
-from paddle_adaptseg.data import eval_samples, label_space, open_validation
+from paddle_adaptseg.data import label_space, open_validation
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
 from paddle_adaptseg.engine import load_model
-from paddle_adaptseg.engine.evaluator import evaluate_model, predict_label
+from paddle_adaptseg.evaluation.measure import evaluate_model
+from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
+from paddle_adaptseg.evaluation.predictor import Predictor
 from paddle_adaptseg.launch import Job, run_jobs
-from paddle_adaptseg.metrics import ConfusionMatrix
-from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.runtime import cpu_count
 from paddle_adaptseg.visual import colourise, grid
 
@@ -66,18 +66,17 @@ def class_table(comparison: Comparison, config: Config) -> str:
 
 def picture(jobs: dict[str, Job], path: Path) -> None:
     """A grid of target image, truth and both predictions."""
-    models = [load_model(_last_weights(job.config))[0] for job in jobs.values()]
     config = next(iter(jobs.values())).config
+    models = [load_model(_last_weights(job.config))[0] for job in jobs.values()]
+    predictors = [Predictor(model, config.data.pixels) for model in models]
     files, space = open_validation(config), label_space(config)
     rows = []
-    for index, (image, truth, _) in zip(range(PICTURES), eval_samples(files, config.data.pixels, workers=0)):
-        labels = [truth]
-        for model in models:
-            with inference(model):
-                labels.append(predict_label(model, image, truth.shape))
-        rows.append([files.image(index), *(colourise(label, space) for label in labels)])
+    for index in range(min(PICTURES, len(files))):
+        image, truth = files.image(index), files.label(index)
+        labels = [predictor.scaled_logits(image).labels(truth.shape) for predictor in predictors]
+        rows.append([image, *(colourise(np.asarray(label), space) for label in (truth, *labels))])
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid(rows, ["target image", "truth", *METHODS], scale=2)).save(path)
+    Image.fromarray(grid(rows, ["target image", "ground truth", *METHODS], scale=2)).save(path)
 
 
 def seeds_table(comparisons: Sequence[Comparison]) -> str:

@@ -45,6 +45,10 @@ class Stopped(Exception):
         self.code = code
 
 
+class StopRequested(Exception):
+    """Not an error: work is broken off where it can be taken up again, because the run was asked to end."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """The tail of an 'unknown name' message: the nearest known name if there is one, and all known ones."""
     known = sorted(known)

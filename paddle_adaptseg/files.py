@@ -7,13 +7,20 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Callable
 
 from paddle_adaptseg.errors import StorageError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What a user can do about the system's refusals; anything else is a fault of this program.
+ADVICE: Mapping[int, str] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make space, or choose a folder on another disk"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a folder that you may write to"),
+    **dict.fromkeys((errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP), "remove or rename what stands there"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 @contextlib.contextmanager
@@ -22,31 +29,58 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "make space, or choose a folder on another disk" if error.errno in _FULL else "is the folder writable?"
+        advice = ADVICE.get(error.errno or 0, "is the folder writable?")
         reason = error.strerror or str(error)
         raise StorageError(f"cannot write '{path}': {reason} ({_free(path)} free on its disk); {advice}") from error
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call `write` on a temporary file beside `path`, flush it to disk and move it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], durable: bool = True) -> None:
+    """Call `write` on a temporary file beside `path` and move it into place; `durable` waits until the disk has it."""
+    digest = zlib.crc32(os.fsencode(path.name))  # the longest name that is allowed has no room for an ending
+    temporary = path.with_name(f".{path.name[:40]}.{digest:08x}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as handle:
                 write(handle)
                 handle.flush()
-                os.fsync(handle.fileno())
+                if durable:
+                    os.fsync(handle.fileno())
             temporary.replace(path)
         finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+            with contextlib.suppress(OSError):  # what went wrong before is what counts
+                temporary.unlink(missing_ok=True)
+        if durable:
+            _sync_folder(path.parent)
+
+
+def confirm(path: Path) -> None:
+    """Bring a file that a library wrote to the disk, and prove that there was room: not every library looks."""
+    with writing(path), path.open("r+b") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        handle.write(bytes(1))  # what was cut short has no room for one byte more
+        handle.flush()
+        os.fsync(handle.fileno())
+        handle.truncate(size)
 
 
 def sweep(folder: Path) -> None:
     """Delete what a killed write_atomically left in a folder that nobody else writes to."""
     for path in folder.glob(".*.tmp"):
+        if path.is_file():
+            delete(path)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, if it is there."""
+    with writing(path):
         path.unlink(missing_ok=True)
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no file: a pipe would be waited for without end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "something that is no file has this name")
 
 
 class AppendFile:
@@ -56,6 +90,7 @@ class AppendFile:
         self.path = path
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            check_file(path)
             self._file = path.open("ab", buffering=0)
 
     def write(self, data: bytes) -> None:
@@ -83,7 +118,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _free(path: Path) -> str:
-    folder = next((p for p in path.absolute().parents if p.exists()), Path("/"))
+    folder = next((p for p in path.absolute().parents if os.path.exists(p)), Path("/"))  # noqa: PTH110 (never raises)
     return f"{shutil.disk_usage(folder).free / 2**20:.0f} MB"
 
 

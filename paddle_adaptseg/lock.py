@@ -10,12 +10,13 @@ import contextlib
 import json
 import os
 import platform
+import stat
 import threading
 import time
 from pathlib import Path
 from typing import Optional
 
-from paddle_adaptseg.errors import TrainingError
+from paddle_adaptseg.errors import StorageError, TrainingError
 from paddle_adaptseg.files import writing
 
 NAME = "lock.json"
@@ -41,8 +42,9 @@ class RunLock:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        if _text(self.path) == self._text:
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(StorageError):  # an odd lock was said before, or is somebody else's
+            if _text(self.path) == self._text:
+                self.path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()  # nothing was written: the run was refused before it began
 
@@ -81,7 +83,7 @@ class RunLock:
                 "--checkpoint-dir"
             )
         aside = self.path.with_name(f".{NAME}.{os.getpid()}.tmp")
-        with contextlib.suppress(FileNotFoundError):
+        with writing(self.path), contextlib.suppress(FileNotFoundError):
             self.path.replace(aside)
             if _text(aside) == text:
                 self.note = f"the lock of a run that is gone (pid {holder.get('pid')}) was removed"
@@ -106,10 +108,15 @@ class RunLock:
 
 
 def _text(path: Path) -> Optional[str]:
+    """What a lock says; None: there is none. A link or a pipe is never followed or waited for."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        if stat.S_ISREG(path.lstat().st_mode):
+            return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise StorageError(f"cannot read lock '{path}': {error.strerror}") from error
+    raise StorageError(f"'{path}' is no lock file of a run (a folder, link or pipe): remove it")
 
 
 def _parse(text: str) -> dict:
@@ -121,7 +128,9 @@ def _parse(text: str) -> dict:
 
 
 def _touched(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
+    with contextlib.suppress(FileNotFoundError):
+        return path.lstat().st_mtime_ns
+    return 0
 
 
 def _began(pid: object) -> Optional[str]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from visualdl import LogWriter
 from visualdl.proto.record_pb2 import Record
 
-from paddle_adaptseg.files import AppendFile, writing
+from paddle_adaptseg.files import AppendFile, check_file, writing
 
 VDL_FILE = "vdlrecords.run.log"
 
@@ -31,6 +31,7 @@ class RunLog:
         self.jsonl, records = folder / "log.jsonl", folder / "vdl" / VDL_FILE
         for drop, path in ((drop_lines_after, self.jsonl), (drop_records_after, records)):
             with writing(path):
+                check_file(path)
                 drop(path, step)
         self._lines, self._vdl = AppendFile(self.jsonl), _Curves(records)
 

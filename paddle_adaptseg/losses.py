@@ -1,21 +1,26 @@
 """Pure functions from logits to scalars. Softmax runs over axis 1 everywhere (Paddle's default is the last axis).
 
+On a CPU Paddle's softmax takes every logit for at least the largest less 64, and its logarithm and its cross entropy
+inherit that. Here they are put together from the logarithm of the sum of exp(x - max), which is exact.
+
 AdaptSegNet: Tsai et al., CVPR 2018. LS-GAN: Mao et al., ICCV 2017. Self-information: Vu et al., CVPR 2019.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Callable, Optional
 
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from paddle_adaptseg.cpu import pixelwise
 from paddle_adaptseg.labels import IGNORE
 
+FOCAL_MARGIN = 1e-9
 SOURCE, TARGET = 0.0, 1.0  # what a critic answers for each domain
 
 
@@ -24,9 +29,64 @@ def labelled(label: Tensor) -> Tensor:
     return (label != IGNORE).sum()
 
 
+def _below_the_largest(logits: Tensor) -> Tensor:
+    """Logits less the largest of their pixel."""
+    largest = functools.reduce(paddle.maximum, logits.detach().unbind(axis=1)).unsqueeze(1)
+    return logits - largest.expand(logits.shape)  # broadcasting itself is slow on a CPU
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    if not logits.place.is_cpu_place():
+        return F.softmax(logits, axis=1)
+    powers = _below_the_largest(logits).exp()
+    return powers / powers.sum(axis=1, keepdim=True).expand(logits.shape)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    if not logits.place.is_cpu_place():
+        return F.log_softmax(logits, axis=1)
+    below = _below_the_largest(logits)
+    return below - below.exp().sum(axis=1, keepdim=True).log().expand(logits.shape)
+
+
+def _cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    known = label != IGNORE
+    weight = known.astype(logits.dtype)
+    if not logits.place.is_cpu_place():
+        # Paddle 2.6's own mean asks on the host whether anything is ignored, and so waits for the device.
+        each = F.cross_entropy(logits, label.unsqueeze(1), ignore_index=IGNORE, axis=1, reduction="none").squeeze(1)
+    else:
+        below = _below_the_largest(logits)
+        each = below.exp().sum(axis=1).log() - of_label(below, label)
+    return (each * weight).sum() / weight.sum().clip(min=1.0)
+
+
+PLAIN: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {"softmax": _softmax, "log_softmax": _log_softmax, "cross_entropy": _cross_entropy}
+)
+# What costs most of a loss; where networks are accelerated, these are too (cpu/).
+PIXELWISE: dict[str, Callable[..., Tensor]] = dict(PLAIN)
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Class probabilities [N, C, H, W]."""
+    return PIXELWISE["softmax"](logits)
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Their logarithms."""
+    return PIXELWISE["log_softmax"](logits)
+
+
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """Mean over labelled pixels; logits [N, C, H, W], label [N, H, W] with IGNORE. 0 when nothing is labelled."""
-    return pixelwise.cross_entropy(logits, label, IGNORE)
+    return PIXELWISE["cross_entropy"](logits, label)
+
+
+def of_label(x: Tensor, label: Tensor) -> Tensor:
+    """x [N, C, H, W] at each pixel's class [N, H, W]; at the first class where there is no label."""
+    chosen = label * (label != IGNORE).astype(label.dtype)
+    return paddle.take_along_axis(x, chosen.unsqueeze(1), axis=1).squeeze(1)
 
 
 def vanilla_gan(verdict: Tensor, domain: float) -> Tensor:
@@ -43,12 +103,13 @@ GAN_LOSSES: Mapping[str, Callable[[Tensor, float], Tensor]] = {"vanilla": vanill
 
 
 def focal_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """CLAN's segmentation loss: mean of -(1 - p)^2 log p over labelled pixels; 0 when nothing is labelled."""
-    known = label != IGNORE
-    log_p = pixelwise.log_softmax(logits)
-    picked = paddle.take_along_axis(log_p, (label * known.astype(label.dtype)).unsqueeze(1), axis=1).squeeze(1)
-    weight = known.astype(logits.dtype)
-    return -(((1 - picked.exp()) ** 2) * picked * weight).sum() / weight.sum().clip(min=1.0)
+    """CLAN's segmentation loss: mean of -(1 - p)^2 log p over labelled pixels; 0 when nothing is labelled.
+
+    As in the original, p is held within [1e-9, 1 - 1e-9], and what lies outside gets no gradient.
+    """
+    weight = (label != IGNORE).astype(logits.dtype)
+    log_p = of_label(log_softmax(logits), label).clip(math.log(FOCAL_MARGIN), math.log1p(-FOCAL_MARGIN))
+    return -(((1 - log_p.exp()) ** 2) * log_p * weight).sum() / weight.sum().clip(min=1.0)
 
 
 def weighted_bce(verdict: Tensor, domain: float, weight: Optional[Tensor]) -> Tensor:
@@ -63,14 +124,9 @@ def cosine(one: Tensor, other: Tensor, axis: Optional[int] = None) -> Tensor:
     return F.cosine_similarity(one, other, axis=axis)
 
 
-def softmax(logits: Tensor) -> Tensor:
-    """Class probabilities [N, C, H, W]."""
-    return pixelwise.softmax(logits)
-
-
 def self_information(logits: Tensor) -> Tensor:
     """Weighted self-information -p log p / log C [N, C, H, W]; finite at p = 0 through log-softmax."""
-    log_p = pixelwise.log_softmax(logits)
+    log_p = log_softmax(logits)
     return -(log_p.exp() * log_p) / math.log(logits.shape[1])
 
 
@@ -129,7 +185,7 @@ def hard_label(logits: Tensor, threshold: float = 0.95) -> tuple[Tensor, Tensor]
 
 def pixel_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """Cross entropy of every pixel [N, H, W], 0 where the label is IGNORE."""
-    return F.nll_loss(pixelwise.log_softmax(logits), label, ignore_index=IGNORE, reduction="none")
+    return F.nll_loss(log_softmax(logits), label, ignore_index=IGNORE, reduction="none")
 
 
 MEANS = ("all", "valid")

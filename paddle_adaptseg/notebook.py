@@ -12,19 +12,15 @@ from pathlib import Path
 from typing import Union
 
 import numpy as np
-import paddle
 
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.data import label_space, open_domain
-from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.reading import spread
 from paddle_adaptseg.data.toy import ensure_toy
-from paddle_adaptseg.data.transforms import normalise
 from paddle_adaptseg.engine import fit, load_model
-from paddle_adaptseg.engine.evaluator import look
 from paddle_adaptseg.errors import CheckpointError, Stopped
-from paddle_adaptseg.models.segmenter import Segmenter
-from paddle_adaptseg.report.curves import draw_curves, read_curves, warnings_of
+from paddle_adaptseg.evaluation.predictor import Predictor
+from paddle_adaptseg.evaluation.report.curves import draw_curves, read_curves, warnings_of
 from paddle_adaptseg.visual import at_size, colourise, grid, heat, png_bytes
 
 WIDEST = 256  # pixels of a picture in a grid, so that a notebook's file stays small
@@ -118,6 +114,7 @@ def show_predictions(*runs: Union[str, Path], count: int = 3, entropy: bool = Tr
         raise CheckpointError("show_predictions needs at least one run or weights file")
     loaded = [load_model(_newest(run)) for run in runs]
     config = loaded[0][1]
+    predictors = [Predictor(model, own.data.pixels) for model, own in loaded]
     files, space = open_domain(config, "target"), label_space(config)
     captions, rows = ["target image", "truth"], []
     for title in _titles(runs):
@@ -125,8 +122,9 @@ def show_predictions(*runs: Union[str, Path], count: int = 3, entropy: bool = Tr
     for index in spread(len(files), count):
         image = files.image(index)
         cells = [image, colourise(files.label(index, files.size), space)]
-        for model, own in loaded:
-            cells += _seen(model, own, files, index)[: 1 + entropy]
+        for predictor, (_, own) in zip(predictors, loaded):
+            label, uncertain = predictor.labels_and_entropy(image)
+            cells += [colourise(label, label_space(own)), heat(uncertain)][: 1 + entropy]
         rows.append([_small(cell, smooth=place == 0) for place, cell in enumerate(cells)])
     text = f"{len(rows)} of {len(files)} target images: {', '.join(map(str, runs))}"
     return Shown(png_bytes(grid(rows, captions)), text)
@@ -152,12 +150,6 @@ def _titles(runs: Sequence[Union[str, Path]]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(run) for run in runs]
-
-
-def _seen(model: Segmenter, config: Config, files: DomainFiles, index: int) -> Sequence[np.ndarray]:
-    """Coloured prediction and entropy of one image."""
-    prediction, entropy = look(model, normalise(paddle.to_tensor(files.image(index)[None]), config.data.pixels))
-    return colourise(prediction, label_space(config)), heat(entropy)
 
 
 def _small(picture: np.ndarray, smooth: bool) -> np.ndarray:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Callable, Union
 
 from paddle_adaptseg import reference_self_training
-from paddle_adaptseg.config import OPTIMISERS, Component, Config, Domain, Optim, Roots, Stages
+from paddle_adaptseg.config import OPTIMISERS, Component, Config, Domain, Optim, Roots, Stages, Switch
 from paddle_adaptseg.configfile import to_plain
 from paddle_adaptseg.data.catalog import DATASETS, OwnClass, OwnDataset
 from paddle_adaptseg.data.decode import LABELS
@@ -90,6 +90,8 @@ MEANINGS: Mapping[str, str] = {
     "run.recompute": "blocks keep only their input and run forward again for their gradient: less memory, more time; "
     "true, or a list of stages: `[layer3]` of a ResNet, `[stage3]` of the small networks",
     "run.to_static": "run the segmenter as [compiled programs](performance.md#on-a-gpu-written-not-run) while training",
+    "run.accelerate": "`auto`, `on` or `off`: on a CPU, [oneDNN](performance.md) computes blocks and losses; "
+    "`PADDLE_ADAPTSEG_ACCELERATE=off` in the environment goes before it",
     "run.deterministic": "also choose deterministic cuDNN kernels",
     "run.cudnn_autotune": "time cuDNN's kernels once for each size and take the fastest; null: unless deterministic",
     "run.timeout": "seconds that one of [several processes](scaling.md) waits for the others before it ends",
@@ -157,7 +159,7 @@ def type_text(hint: Any) -> str:
     if origin is not None or hint is Ramp or dataclasses.is_dataclass(hint):
         return "mapping"
     names = {bool: "true or false", int: "whole number", float: "number", str: "text", Roots: "text or list",
-             Stages: "true, false or list"}  # fmt: skip
+             Stages: "true, false or list", Switch: "auto, on or off"}  # fmt: skip
     return names.get(hint, "mapping")
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
-from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.errors import ConfigError, UserError
 
 
 def set_cpu_threads() -> None:
@@ -33,9 +33,14 @@ def set_cpu_threads() -> None:
 def keep_freed_memory() -> None:
     """Let the C library keep what is freed for the next tensor: fresh pages cost more than most operations on them.
 
-    By default it returns every large block to the system and asks for it again, all pages zeroed. Nothing happens where
-    the user has set MALLOC_ variables, or where the C library is not glibc.
+    By default it returns every large block to the system and asks for it again, all pages zeroed. It is for a process
+    whose business is a run of ours on a CPU. Nothing happens on a GPU, where the user has set MALLOC_ variables, or
+    where the C library is not glibc.
     """
+    import paddle
+
+    if not paddle.get_device().startswith("cpu"):
+        return
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         return
     c_library = ctypes.CDLL(None)
@@ -53,7 +58,6 @@ def cpu_count() -> int:
 
 def import_paddle() -> None:
     """Import Paddle without its two start-up notes (the thread count, which is deliberate, and a missing ccache)."""
-    keep_freed_memory()
     if "paddle" in sys.modules:
         return
     import zlib  # noqa: F401 (Paddle 2.6 brings a zlib that breaks every PNG when it is loaded before Python's)
@@ -72,15 +76,43 @@ def set_device(name: str) -> str:
     """Select 'auto', 'cpu', 'gpu' or 'gpu:N' and return what was selected."""
     import paddle
 
-    compiled = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if name == "auto":
-        name = "gpu" if compiled else "cpu"
+        name = "gpu" if _gpus() else "cpu"
     if name.split(":")[0] not in ("cpu", "gpu"):
         raise ConfigError(f"run.device must be auto, cpu, gpu or gpu:N, not '{name}'")
-    if name.startswith("gpu") and not compiled:
+    if name.startswith("gpu") and not _gpus():
         raise ConfigError(f"run.device is '{name}', but this Paddle sees no GPU; use run.device=cpu")
     paddle.set_device(name)
     return name
+
+
+ACCELERATE = "PADDLE_ADAPTSEG_ACCELERATE"  # an environment variable that goes before the configuration
+_accelerate = ["auto"]
+
+
+def set_accelerate(choice: str) -> None:
+    """Choose whether oneDNN computes what it can on a CPU: auto, on or off."""
+    asked = os.environ.get(ACCELERATE, "auto")
+    if asked not in ("auto", "on", "off"):
+        raise ConfigError(f"{ACCELERATE} must be auto, on or off, not '{asked}'")
+    _accelerate[0] = choice
+
+
+def accelerates() -> bool:
+    """What was chosen, or what the environment says instead."""
+    return os.environ.get(ACCELERATE, _accelerate[0]) != "off"
+
+
+def has_device(name: str) -> bool:
+    """Whether this machine has the device: 'gpu:1' needs two GPUs; 'auto' and 'cpu' are everywhere."""
+    kind, _, number = name.partition(":")
+    return kind != "gpu" or int(number if number.isdecimal() else 0) < _gpus()
+
+
+def _gpus() -> int:
+    import paddle
+
+    return paddle.device.cuda.device_count() if paddle.device.is_compiled_with_cuda() else 0
 
 
 def set_cudnn(deterministic: bool, autotune: Optional[bool] = None) -> None:
@@ -127,6 +159,8 @@ def quiet() -> Iterator[None]:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             yield
+        except UserError:
+            raise  # it says all that a user needs
         except BaseException:
             log.seek(0)
             os.write(kept[1], log.read()[-4000:])

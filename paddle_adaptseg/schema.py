@@ -85,11 +85,11 @@ def _tuple(value: Any, args: tuple, path: str) -> tuple:
 
 
 def _scalar(value: Any, hint: type, path: str) -> Any:
-    """Convert to bool, int, float or str. YAML reads '1e-4' as text, so text that is a number counts as one."""
+    """Convert to bool, int, float or str; text that is a number counts as one, as in a quoted '1e-4'."""
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise _wrong(path, value, "a number") from None
         if number != number or number in (float("inf"), float("-inf")):
             raise _wrong(path, value, "a finite number")

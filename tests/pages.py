@@ -119,6 +119,10 @@ def check(command: str, world: Path, monkeypatch, capsys) -> None:
         assert words[1] == "install"
         files = [after for before, after in zip(words, words[1:]) if before == "-r"]
         assert all((ROOT / name).is_file() for name in files), files
+        extras = {extra for word in words for extra in re.findall(r"^\.\[(\w+)\]$", word)}
+        table = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]")[1]
+        known = set(re.findall(r"^(\w+) = \[", table.split("\n[")[0], re.M))
+        assert extras <= known, extras
         return
     assert words[0] == "python" and words[1].startswith("tools/"), f"no rule says how to try '{words[0]}'"
     tool = Path(words[1]).stem
@@ -179,7 +183,7 @@ def stop_before_training(tool, arguments, world, monkeypatch, capsys) -> None:
 def run(tool, arguments, world, monkeypatch, capsys) -> None:
     """Run it, with the small network's weights wherever it reads some, and small inputs wherever it reads pictures."""
     if tool == "export" and "onnx" in arguments:
-        pytest.importorskip("paddle2onnx", reason="requirements-deploy.txt is not installed")
+        pytest.importorskip("paddle2onnx", reason="the extra 'deploy' is not installed")
     line = " ".join([tool, *arguments])
     for flag in ("--restore-from", "--model", "--baseline"):
         if flag in arguments:

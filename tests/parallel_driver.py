@@ -27,14 +27,15 @@ from paddle_adaptseg.data.sampling import PairStream  # noqa: E402
 from paddle_adaptseg.deploy.files import predict_files  # noqa: E402
 from paddle_adaptseg.deploy.runners import open_runner  # noqa: E402
 from paddle_adaptseg.engine import evaluate, fit, trainer  # noqa: E402
-from paddle_adaptseg.engine.bulk import Bench  # noqa: E402
 from paddle_adaptseg.engine.finite import NotFinite  # noqa: E402
-from paddle_adaptseg.engine.inference import Inference, Predictor  # noqa: E402
 from paddle_adaptseg.engine.optim import Player  # noqa: E402
-from paddle_adaptseg.engine.restore import load_model  # noqa: E402
 from paddle_adaptseg.errors import DataError, Stopped, UserError  # noqa: E402
 from paddle_adaptseg.evaluation import Request, evaluate_request  # noqa: E402
+from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator  # noqa: E402
+from paddle_adaptseg.evaluation.options import InferenceOptions  # noqa: E402
+from paddle_adaptseg.evaluation.predictor import Predictor  # noqa: E402
 from paddle_adaptseg.parallel import tensors  # noqa: E402
+from paddle_adaptseg.weights.load import load_model  # noqa: E402
 
 
 def at_call(number: int, strike):
@@ -66,7 +67,7 @@ FAULTS = {
     "image": (PairStream, "_item", 2, fail(DataError("image '7.png' is cut short"))),
     "bug": (trainer, "backward", 2, fail(KeyError("wrong"))),
     "terminate": (Player, "step", 3, lambda: os.kill(os.getpid(), signal.SIGTERM)),
-    "evaluating": (Predictor, "views", 1, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+    "evaluating": (Predictor, "logits", 1, lambda: os.kill(os.getpid(), signal.SIGTERM)),
 }
 
 
@@ -88,7 +89,7 @@ def score(weights: str, overrides: list[str], keep: str) -> str:
     """Counts of an evaluation, plain and in detail."""
     matrix, _ = evaluate(weights, overrides=overrides)
     model, config = load_model(weights, None, overrides)
-    found = Bench(config, "target", Inference()).measure(model)
+    found = DomainEvaluator(config, "target", InferenceOptions()).measure(model)
     arrays = {"matrices": found.matrices, "boundary": found.boundary, "reliability": found.reliability,
               "coarse": found.coarse, "entropy": np.array(found.entropy), "counts": matrix.counts}  # fmt: skip
     if parallel.is_first():

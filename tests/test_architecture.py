@@ -25,51 +25,45 @@ MAY_IMPORT = {
     "config": {"errors", "registry", "schema"},
     "configfile": {"config", "errors", "registry", "schema", "yamltree"},
     "labels": {"errors"},
-    "metrics": set(),
-    # data may score label files: tools/compute_iou.py
-    "scores": set(),
-    "selection": set(),
-    "upsample": set(),
-    "cpu": {"cpu"},
-    "losses": {"cpu", "labels"},
+    # the accelerator knows what it replaces; nothing that it replaces knows it
+    "cpu": {"cpu", "losses", "models.aspp", "models.resnet", "runtime"},
+    "losses": {"labels"},
     "runtime": {"errors"},
     "parallel": {"errors", "parallel", "runtime"},
     "checkpoint": {"errors", "files"},
     "logger": {"files"},
     "visual": {"labels"},
     "launch": {"errors", "config", "runtime"},
-    "weights": BASICS | {"weights"},
-    "data": BASICS | {"data", "metrics"},
-    "models": BASICS | {"cpu", "models"},
+    "weights": BASICS | {"data", "models", "runtime", "weights"},
+    "data": BASICS | {"data"},
+    "models": BASICS | {"models"},
     "methods": BASICS | {"methods", "losses", "parallel", "models.layers", "models.discriminator", "models.segmenter"},
-    "engine": BASICS | {"cpu", "engine", "data", "models", "methods", "losses", "metrics", "weights", "checkpoint",
-                        "logger", "lock", "parallel", "runtime", "scores", "upsample", "visual"},
-    "report": BASICS | {"report", "metrics", "scores", "selection", "visual"},
-    "evaluation": BASICS | {"evaluation", "data", "deploy", "engine", "models", "parallel", "report", "runtime",
-                            "scores", "selection", "visual"},
-    "deploy": BASICS | {"deploy", "data", "engine", "models", "parallel", "runtime", "visual", "weights"},
+    "engine": BASICS | {"cpu", "engine", "data", "models", "methods", "losses", "evaluation", "weights", "checkpoint",
+                        "logger", "lock", "parallel", "runtime", "visual"},
+    "evaluation": BASICS | {"cpu", "evaluation", "data", "models", "parallel", "runtime", "visual", "weights"},
+    "deploy": BASICS | {"deploy", "data", "evaluation", "models", "parallel", "runtime", "visual", "weights"},
     "reference": BASICS | {"data.catalog", "data.decode", "losses", "methods", "models", "reference_self_training"},
     "reference_self_training": {"methods"},
-    "notebook": BASICS | {"data", "engine", "models", "report", "visual"},
+    "notebook": BASICS | {"data", "engine", "evaluation", "visual"},
     "aistudio": {"data", "errors", "registry"},
     "study": {"configfile", "errors", "files", "launch"},
     "sweep": {"configfile", "errors", "files", "launch", "logger", "study", "yamltree"},
-    "demo": BASICS | {"data", "engine", "launch", "metrics", "models.layers", "runtime", "visual"},
+    "demo": BASICS | {"data", "engine", "evaluation", "launch", "runtime", "visual"},
     "__init__": {"runtime", "version"},
 }  # fmt: skip
 # Libraries that live in one place each.
 ONLY_IN = {
     "visualdl": {"logger"},
     "yaml": {"yamltree", "configfile"},
-    "cv2": {"visual", "data", "metrics", "scores", "deploy"},
-    "PIL": {"visual", "data", "engine", "demo", "deploy"},
+    "cv2": {"visual", "data", "evaluation", "deploy"},
+    "PIL": {"visual", "data", "evaluation", "demo", "deploy"},
     "pickle": {"weights"},
     "torch": set(),
     "paddle2onnx": {"deploy"},
     "onnxruntime": {"deploy"},
     "argparse": set(),
-    "matplotlib": {"study", "sweep", "report"},
-    "xlsxwriter": {"report"},
+    "matplotlib": {"study", "sweep", "evaluation"},
+    "xlsxwriter": {"evaluation"},
 }
 
 
@@ -104,12 +98,45 @@ def test_a_room_imports_only_what_it_may(path):
         assert top not in ("tools", "tests"), f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_the_accelerator_is_asked_for_in_one_line_of_training_and_one_of_evaluation():
+    users = {}
+    for path in [*FILES, *(ROOT / "tools").glob("*.py")]:
+        names = {name for name in imported(path) if name.startswith("paddle_adaptseg.cpu")}
+        if names and path.parent.name != "cpu":
+            users[path.relative_to(PACKAGE).as_posix()] = names
+    door = {"paddle_adaptseg.cpu"}
+    assert users == {"engine/run.py": door, "evaluation/predictor.py": door}
+    assert {n for n in imported(PACKAGE / "losses.py") if n.startswith("paddle_adaptseg.")} == {
+        "paddle_adaptseg.labels"
+    }
+
+
+def test_networks_are_plain_paddle():
+    for path in (PACKAGE / "models").glob("*.py"):
+        words = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        assert not words & {"relu_", "add_"}, path
+    for name in ("resnet", "vgg", "aspp", "discriminator", "small", "mobilenet", "deeplab", "deeplabv3plus"):
+        assert "not_to_static" not in (PACKAGE / f"models/{name}.py").read_text()
+
+
 def test_methods_know_no_concrete_segmenter_and_the_engine_no_method_by_name():
     for path in (PACKAGE / "methods").glob("*.py"):
         assert not {n for n in imported(path) if n.split(".")[-1] in ("deeplab", "resnet", "vgg", "small")}
     for path in (PACKAGE / "engine").glob("*.py"):
         methods = {n for n in imported(path) if n.startswith("paddle_adaptseg.methods")}
         assert methods <= {"paddle_adaptseg.methods", "paddle_adaptseg.methods.base"}, path
+
+
+def test_labels_are_chosen_in_one_place_and_inside_exported_programs():
+    found = {p.relative_to(PACKAGE).as_posix() for p in FILES if "argmax(" in p.read_text(encoding="utf-8")}
+    outside = {name for name in found if not name.startswith(("models/", "methods/", "losses"))}
+    assert outside == {"evaluation/logits.py", "deploy/program.py"}
+
+
+def test_evaluation_and_deploy_never_import_training():
+    for folder in ("evaluation", "deploy"):
+        for path in (PACKAGE / folder).rglob("*.py"):
+            assert not {name for name in imported(path) if name.startswith("paddle_adaptseg.engine")}, path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

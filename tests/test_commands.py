@@ -51,7 +51,7 @@ def test_a_command_on_a_page_works(command, elsewhere, monkeypatch, capsys):
     "command",
     ["python tools/train.py --no-such-flag", "python tools/eval.py --restore-from made --flop",
      "python tools/predict.py --model made street.jpg", "python tools/train.py --config configs/typo.yml",
-     "make no-such-target", "pip install -r absent.txt",
+     "make no-such-target", "pip install -r absent.txt", "pip install -e '.[absent]'",
      "python tools/train.py --config configs/toy/advent.yml -o method.wieghts.main=1", "unknown program"],
 )  # fmt: skip
 def test_a_command_that_is_wrong_is_found_out(command, elsewhere, monkeypatch, capsys):

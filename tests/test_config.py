@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from paddle_adaptseg.config import SGD, Adam, AdamW, LegacySGD
@@ -160,3 +162,83 @@ def load_path(name):
     from pathlib import Path
 
     return Path(name).resolve()
+
+
+@pytest.mark.parametrize("text", ["1e-3", "0.001", "1.0E-3", "'1e-3'", "+.1e-2"])
+def test_a_number_is_the_same_setting_however_it_is_written(text):
+    plain, other = load_config(TOY, ["method.weights.main=0.001"]), load_config(TOY, [f"method.weights.main={text}"])
+    if text.startswith("'"):  # what is quoted stays text until a constructor converts it
+        assert other.method.params["weights"]["main"] == "1e-3"
+        assert parse_config(dump(other)) == other
+    else:
+        assert differences(plain, other) == [] and plain == other
+    assert parse_config(dump(plain)) == plain
+
+
+def laughs(line, last="x: *a9"):
+    """Nine generations of aliases, each naming the one before ten times."""
+    return "\n".join(["a0: &a0 {k: [1, 2]}", *(line(n) for n in range(1, 10)), last])
+
+
+def tower(folder, wide):
+    """Files whose bases are the file before, `wide` times."""
+    for n in range(30):
+        bases = [f"{n - 1}.yml"] * wide if n else []
+        (folder / f"{n}.yml").write_text(f"base: {bases}\nrun: {{seed: {n}}}\n")
+    return f"base: [29.yml, {load_path(TOY)}]\n"
+
+
+LISTS = laughs(lambda n: f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]")
+MAPS = laughs(lambda n: f"a{n}: &a{n} {{{', '.join(f'k{i}: *a{n - 1}' for i in range(10))}}}")
+MERGES = laughs(lambda n: f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 10)}]")
+BOMBS = {
+    "values": lambda folder: LISTS,
+    "maps": lambda folder: MAPS,
+    "merges": lambda folder: MERGES,
+    "inside model": lambda folder: "model:\n" + "\n".join(f"  {line}" for line in f"name: small\n{MAPS}".splitlines()),
+    "a list that contains itself": lambda folder: "run: &a [*a]",
+    "a map that contains itself": lambda folder: "model: &a {name: small, width: *a}",
+    "a merge with itself": lambda folder: "model: &a\n  <<: *a",
+    "a deep nest": lambda folder: "run: " + "[" * 50_000,
+    "a deep nest of maps": lambda folder: "run: " + "{a: " * 5_000,
+    "depth through aliases": lambda folder: (
+        "a0: &a0 []\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 900))
+    ),
+    "many values": lambda folder: "run: [" + "1," * 400_000 + "]",
+    "a long number": lambda folder: "run: {seed: 0x" + "f" * 5_000 + "}",
+    "a number in base 60": lambda folder: "run: {seed: 1" + ":1" * 200_000 + "}",
+    "a huge text": lambda folder: "x: " + "a" * 50_000_000,
+    "a wide tower of bases": lambda folder: tower(folder, 10),
+    "a high tower of bases": lambda folder: tower(folder, 1),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_yaml_that_stands_for_more_than_it_says_is_refused_at_once(tmp_path, kind):
+    (tmp_path / "bomb.yml").write_text(BOMBS[kind](tmp_path))
+    start = time.process_time()
+    with pytest.raises(ConfigError) as error:
+        load_config(tmp_path / "bomb.yml")
+    assert time.process_time() - start < 1
+    assert len(str(error.value)) < 600 and "\n" not in str(error.value)
+
+
+def test_an_override_too_deep_to_be_merged_is_refused():
+    with pytest.raises(ConfigError, match="key.path=value"):
+        load_config(TOY, [".".join(["a"] * 5_000) + "=1"])
+
+
+def test_aliases_and_merges_of_a_reasonable_size_are_read(tmp_path):
+    (tmp_path / "c.yml").write_text(
+        f"base: {load_path(TOY)}\nmethod:\n  weights: &w {{main: 1e-2, aux: 2e-3}}\n  seg_weights: {{<<: *w, aux: 1}}\n"
+    )
+    params = load_config(tmp_path / "c.yml").method.params
+    assert params["weights"] == {"main": 0.01, "aux": 0.002} and params["seg_weights"] == {"main": 0.01, "aux": 1}
+
+
+def test_a_file_that_is_not_regular_or_too_large_is_not_read(tmp_path):
+    from paddle_adaptseg.yamltree import read_text
+
+    for path in ("/dev/zero", tmp_path):
+        with pytest.raises(ConfigError, match="not a regular file"):
+            read_text(load_path(path))

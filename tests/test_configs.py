@@ -14,7 +14,7 @@ from paddle_adaptseg.engine.optim import build_players
 from paddle_adaptseg.engine.run import build_state
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.models import build_model
-from paddle_adaptseg.models.recompute import Recomputed
+from paddle_adaptseg.models.recompute import blocks_of
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted(p for p in (ROOT / "configs").rglob("*.yml") if "_base_" not in p.parts)
@@ -115,8 +115,8 @@ def test_a_memory_preset_changes_an_experiment_and_builds(preset, tmp_path):
     path = tmp_path / "mine.yml"
     path.write_text(f"base: [{experiment}, {preset}]\n")
     config = load_config(path, ["model.depths=[1,1,1,1]"])
-    blocks = [layer for layer in build_state(config).method.sublayers() if isinstance(layer, Recomputed)]
-    assert {block.recompute for block in blocks} == {bool(config.run.recompute)}
+    blocks = blocks_of(build_state(config).method.segmenter)
+    assert {"forward" in vars(block) for block in blocks} == {bool(config.run.recompute)}
     limit = {"gpu_8gb": 8e9, "gpu_11gb": 11e9, "gpu_16gb": 16e9}.get(preset.stem)
     if limit:
         whole = load_config(path)

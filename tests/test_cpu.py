@@ -1,7 +1,8 @@
-"""What oneDNN computes as one operation on a CPU is what Paddle computes layer by layer, and no map is copied."""
+"""Inside accelerate(), what oneDNN computes is what Paddle computes layer by layer; outside, nothing is left of it."""
 
 from __future__ import annotations
 
+import copy
 import gc
 
 import numpy as np
@@ -9,20 +10,33 @@ import paddle
 import pytest
 from paddle import nn
 
-from paddle_adaptseg.cpu import onednn, operations, pixelwise, without_onednn
+from paddle_adaptseg import losses, runtime
+from paddle_adaptseg.cpu import accelerate, layers, library, operations, switch
 from paddle_adaptseg.cpu.arena import STEP, Arena, arena, empty
 from paddle_adaptseg.cpu.onednn import Operation, empty_last, lies_last
-from paddle_adaptseg.models.convolution import Conv2D, ConvSequence, shared
+from paddle_adaptseg.models.aspp import PyramidHead
+from paddle_adaptseg.models.deeplab import DeepLabV2ResNet
 from paddle_adaptseg.models.deeplabv3plus import DeepLabV3PlusResNet
 from paddle_adaptseg.models.discriminator import discriminator
-from paddle_adaptseg.models.layers import NORMS, frozen, inference, resize
-from paddle_adaptseg.models.pooling import MaxPool2D
+from paddle_adaptseg.models.layers import NORMS, frozen, inference
 from paddle_adaptseg.models.resnet import Bottleneck, ResNet
-from paddle_adaptseg.models.unit import ConvNorm
 
 TOLERANCE = 2e-5  # of the largest value of each array; gradients through batch norm are differences of large sums
 
-pytestmark = pytest.mark.skipif(onednn.library() is None, reason="this Paddle ships no oneDNN of version 3")
+pytestmark = pytest.mark.skipif(library.library() is None, reason="this Paddle ships no oneDNN of version 3")
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Names of the operations of oneDNN that were made ready, in order."""
+    names, real = [], Operation.__call__
+
+    def call(self, tensors):
+        names.append(tuple(tensors))
+        return real(self, tensors)
+
+    monkeypatch.setattr(Operation, "__call__", call)
+    return names
 
 
 def looked_at(network, x):
@@ -30,7 +44,7 @@ def looked_at(network, x):
     x = x.detach()
     x.stop_gradient = False
     network.clear_gradients()
-    results = network(x)
+    results = network(x * 1.0)  # a leaf that wants a gradient is left to Paddle
     results = list(results) if isinstance(results, (tuple, list)) else [results]
     weights = (paddle.cos(paddle.arange(y.size, dtype="float32").reshape(y.shape)) for y in results)
     sum((weight * y).sum() for weight, y in zip(weights, results)).backward()
@@ -44,10 +58,10 @@ def looked_at(network, x):
 def compare(network, x):
     """One pass in oneDNN's operations equals one in Paddle's."""
     before = {name: value.numpy() for name, value in network.state_dict().items()}
-    ours = looked_at(network, x)
+    with accelerate(network):
+        ours = looked_at(network, x)
     network.set_state_dict(before)
-    with without_onednn():
-        theirs = looked_at(network, x)
+    theirs = looked_at(network, x)
     assert set(ours) == set(theirs)
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name], value, 0, TOLERANCE * np.abs(value).max() + 1e-12, err_msg=name)
@@ -79,16 +93,19 @@ def test_a_residual_block_is_paddles(policy, project, stride, dilation, training
     "network",
     [
         lambda: discriminator(5, 8),
-        lambda: ConvSequence(
-            Conv2D(5, 8, 3, padding=1), nn.ReLU(), MaxPool2D(2, 2), Conv2D(8, 4, 3), nn.LeakyReLU(0.1)
+        lambda: nn.Sequential(
+            nn.Conv2D(5, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2D(2, 2), nn.Conv2D(8, 4, 3), nn.LeakyReLU(0.1)
         ),
-        lambda: nn.Sequential(ConvNorm(Conv2D(5, 8, 3, bias_attr=False), nn.BatchNorm2D(8), nn.ReLU()), nn.Sigmoid()),
-        lambda: nn.Sequential(ConvNorm(Conv2D(5, 8, 1, bias_attr=False), nn.BatchNorm2D(8)), nn.Sigmoid()),
+        lambda: nn.Sequential(nn.Conv2D(5, 8, 3, bias_attr=False), nn.BatchNorm2D(8), nn.ReLU(), nn.Sigmoid()),
+        lambda: nn.Sequential(nn.Conv2D(5, 8, 1, bias_attr=False), nn.BatchNorm2D(8), nn.ReLU6()),
+        lambda: nn.Sequential(nn.Conv2D(5, 8, 1, bias_attr=False), nn.BatchNorm2D(8), nn.Conv2D(8, 3, 3), nn.Sigmoid()),
+        lambda: PyramidHead(5, 3, (1, 2, 4)),
     ],
-    ids=["critic", "pooled", "unit", "unit without ReLU"],
+    ids=["discriminator", "pooled", "unit", "unit without ReLU", "two convolutions", "pyramid"],
 )
-def test_convolutions_with_what_follows_them_are_paddles(network):
+def test_convolutions_with_what_follows_them_are_paddles(network, ran):
     compare(randomised(network()), paddle.randn([2, 5, 65, 70]))
+    assert ran
 
 
 @pytest.mark.parametrize("size", [(13, 17), (14, 16)])
@@ -98,12 +115,13 @@ def test_pooling_channels_last_is_paddles(kernel, stride, padding, ceil, size):
     x = paddle.randn([2, 4, *size])
     last = empty_last(x.shape)
     paddle.assign(x.transpose([0, 2, 3, 1]), output=(held := last.transpose([0, 2, 3, 1])))
-    found = []
-    for value in (held.transpose([0, 3, 1, 2]), x):
-        value.stop_gradient = False
-        y = MaxPool2D(kernel, stride, padding, ceil_mode=ceil)(value)
-        (y * paddle.arange(y.size, dtype="float32").reshape(y.shape)).sum().backward()
-        found.append((lies_last(y), y.numpy(), value.grad.numpy()))
+    found, pool = [], nn.MaxPool2D(kernel, stride, padding, ceil_mode=ceil)
+    with accelerate(pool):
+        for value in (held.transpose([0, 3, 1, 2]), x):
+            value.stop_gradient = False
+            y = pool(value.transpose([0, 1, 2, 3]))
+            (y * paddle.arange(y.size, dtype="float32").reshape(y.shape)).sum().backward()
+            found.append((lies_last(y), y.numpy(), value.grad.numpy()))
     assert [lies for lies, *_ in found] == [True, False]
     np.testing.assert_array_equal(found[0][1], found[1][1])
     np.testing.assert_array_equal(found[0][2], found[1][2])
@@ -123,8 +141,9 @@ def test_a_whole_backbone_copies_no_map_between_its_operations(monkeypatch):
         return way
 
     monkeypatch.setattr(Operation, "_way", watched)
-    y = network(paddle.randn([1, 3, 64, 64]))[-1]
-    (y * 1.0).sum().backward()
+    with accelerate(network):
+        y = network(paddle.randn([1, 3, 64, 64]))[-1]
+        (y * 1.0).sum().backward()
     picture = (1, 3, 64, 64)
     assert {shape for _, shape in copied} <= {picture, tuple(y.shape)}
     assert len(copied) <= 3
@@ -135,22 +154,22 @@ def test_early_and_late_features_of_deeplabv3plus_reach_both_their_readers():
     network.eval()  # batch statistics of few pixels amplify rounding
     x = paddle.randn([1, 3, 65, 65])
     x.stop_gradient = False
-    (network(x)["main"] ** 2).sum().backward()
+    with accelerate(network):
+        (network(x)["main"] ** 2).sum().backward()
     ours = network.backbone.conv1.weight.grad.numpy()
     network.clear_gradients()
-    with without_onednn():
-        (network(x)["main"] ** 2).sum().backward()
+    (network(x)["main"] ** 2).sum().backward()
     theirs = network.backbone.conv1.weight.grad.numpy()
     np.testing.assert_allclose(ours, theirs, 0, 1e-4 * np.abs(theirs).max())
 
 
 def test_a_part_of_a_larger_tensor_is_read_where_it_begins():
-    x, layer = paddle.randn([3, 4, 40, 40]), Conv2D(4, 6, 3)
+    x, layer = paddle.randn([3, 4, 40, 40]), nn.Conv2D(4, 6, 3)
     for part in (x[1:2], x[:, :, 3:], x.transpose([0, 1, 3, 2])):
-        ours, p = layer(part), pixelwise.softmax(part)
-        with without_onednn():
-            np.testing.assert_allclose(ours.numpy(), layer(part).numpy(), 0, 1e-5)
-            np.testing.assert_allclose(p.numpy(), pixelwise.softmax(part).numpy(), 0, 1e-6)
+        y, p = layer(part), losses.softmax(part)
+        with accelerate(layer):
+            np.testing.assert_allclose(layer(part).numpy(), y.numpy(), 0, 1e-5)
+            np.testing.assert_allclose(losses.softmax(part).numpy(), p.numpy(), 0, 1e-6)
 
 
 def test_gradients_of_strided_1x1_kernels_leave_the_layout_to_onednn():
@@ -160,22 +179,14 @@ def test_gradients_of_strided_1x1_kernels_leave_the_layout_to_onednn():
         assert {"src", "diff_dst"} <= set(operations.convolution("backward_weights", geometry, False).chosen)
 
 
-def test_readers_of_one_map_add_their_gradients_and_an_unused_one_adds_none():
-    x = ConvSequence(Conv2D(3, 4, 3), nn.ReLU())(paddle.randn([1, 3, 8, 8]))
-    assert lies_last(x) and not x.stop_gradient
-    x.retain_grads()
-    one, other, _ = shared(x, 3)
-    (2 * one + 3 * other).sum().backward()
-    assert (x.grad == 5).all()
-
-
-def test_a_frozen_critic_passes_gradients_on_and_keeps_none():
-    critic, x = discriminator(3, 4), paddle.randn([1, 3, 64, 64])
+def test_a_frozen_discriminator_passes_gradients_on_and_keeps_none(ran):
+    network, x = discriminator(3, 4), paddle.randn([1, 3, 64, 64])
     x.stop_gradient = False
-    with frozen(critic):
-        y = critic(x)
-    y.sum().backward()
-    assert np.abs(x.grad.numpy()).max() > 0 and all(p.grad is None for p in critic.parameters())
+    with accelerate(network):
+        with frozen(network):
+            y = network(x * 1.0)
+        y.sum().backward()
+    assert np.abs(x.grad.numpy()).max() > 0 and all(p.grad is None for p in network.parameters()) and ran
 
 
 def test_looking_without_gradients_keeps_nothing_but_the_result():
@@ -185,9 +196,9 @@ def test_looking_without_gradients_keeps_nothing_but_the_result():
 
     def used():
         gc.collect()
-        return space.bytes.size - sum(space.sizes)
+        return space.bytes.size - sum(space.sizes) - sum(size for _, size in space.given)
 
-    with inference(network):
+    with inference(network), accelerate(network):
         before = used()
         y = network(paddle.randn([1, 3, 256, 256]))[-1]
         assert used() - before <= 4 * y.size + STEP
@@ -199,11 +210,13 @@ def test_what_is_given_back_joins_its_neighbours():
     assert space.starts == [12 * STEP] and three.data_ptr() - one.data_ptr() == 8 * STEP
     del one, three
     gc.collect()
+    space._join()
     assert (space.starts, space.sizes) == ([0, 8 * STEP], [4 * STEP, 56 * STEP])
     small = space.take([1, 100])  # the first hole that fits
     assert space.starts[0] == STEP
     del two, small
     gc.collect()
+    space._join()
     assert (space.starts, space.sizes) == ([0], [64 * STEP])
     assert space.peak == 12 * STEP
 
@@ -239,33 +252,191 @@ def graded(function, *inputs):
     return [y.numpy(), *(x.grad.numpy() for x in inputs if not x.stop_gradient)]
 
 
-PIXELWISE = {
-    "softmax": pixelwise.softmax,
-    "log-softmax": pixelwise.log_softmax,
-    "cross entropy": lambda x: pixelwise.cross_entropy(x, LABEL, 255),
-    "cross entropy without labels": lambda x: pixelwise.cross_entropy(x, paddle.full_like(LABEL, 255), 255),
-    "resized": lambda x: resize(x, (40, 63)),
-    "resized to one row": lambda x: resize(x[:, :, :1], (1, 30)),
-}
 LABEL = paddle.to_tensor(np.random.RandomState(0).choice([0, 1, 4, 255], (2, 9, 14)))
+PIXELWISE = {
+    "softmax": losses.softmax,
+    "log-softmax": losses.log_softmax,
+    "cross entropy": lambda x: losses.cross_entropy(x, LABEL),
+    "cross entropy without labels": lambda x: losses.cross_entropy(x, paddle.full_like(LABEL, 255)),
+    "focal": lambda x: losses.focal_cross_entropy(x, LABEL),
+    "entropy": losses.entropy_map,
+}
 
 
-@pytest.mark.parametrize("scale", [1.0, 10.0])
+@pytest.mark.parametrize("scale", [1.0, 10.0, 1000.0])
 @pytest.mark.parametrize("name", PIXELWISE)
-def test_what_is_computed_for_every_pixel_is_paddles(name, scale):
+def test_what_is_computed_for_every_pixel_is_as_without(name, scale, ran):
     x = paddle.to_tensor(np.random.RandomState(1).randn(2, 5, 9, 14).astype("float32") * scale)
-    ours = graded(PIXELWISE[name], x)
-    with without_onednn():
-        theirs = graded(PIXELWISE[name], x)
+    theirs = graded(lambda x: PIXELWISE[name](x * 1.0), x)
+    assert not ran
+    with accelerate(nn.ReLU()):
+        ours = graded(lambda x: PIXELWISE[name](x * 1.0), x)
+    assert ran
     for one, other in zip(ours, theirs):
         np.testing.assert_allclose(one, other, 1e-5, 1e-6 * max(1.0, np.abs(other).max()))
 
 
-def test_certain_pixels_have_finite_losses_and_the_gradient_of_their_mistake():
-    x = paddle.to_tensor([[[[200.0]], [[-200.0]]]])
-    x.stop_gradient = False
-    loss = pixelwise.cross_entropy(x, paddle.to_tensor([[[1]]]), 255)
-    loss.backward()
-    assert np.isfinite(float(loss)) and float(loss) > 50
-    assert x.grad.flatten().tolist() == [1.0, -1.0]
-    assert np.isfinite(pixelwise.log_softmax(x).numpy()).all()
+# Where it steps aside.
+
+
+def test_a_network_is_the_plain_one_before_and_after_whoever_else_uses_it():
+    network = nn.Sequential(nn.Conv2D(3, 4, 3), nn.Sequential(nn.Conv2D(4, 4, 1), nn.ReLU()))
+    kinds, before = [type(layer) for layer in network.sublayers(include_self=True)], dict(losses.PIXELWISE)
+    with accelerate(network):
+        with accelerate(network[1]):
+            assert type(network[1][0]) is layers.FastConv2D
+        assert type(network[1][0]) is type(network[0]) is layers.FastConv2D
+        twin = copy.deepcopy(network)
+        assert before != losses.PIXELWISE
+    assert [type(layer) for layer in network.sublayers(include_self=True)] == kinds
+    assert before == losses.PIXELWISE and not switch.SESSIONS
+    x = paddle.randn([1, 3, 8, 8])
+    assert paddle.equal_all(twin(x), network(x))  # a copy made inside is Paddle's own as well
+
+
+def test_an_error_inside_leaves_the_plain_network():
+    network = nn.Conv2D(3, 4, 3)
+    with pytest.raises(ValueError, match="inside"), accelerate(network):
+        raise ValueError("inside")
+    assert type(network) is nn.Conv2D and not switch.SESSIONS
+
+
+@pytest.mark.parametrize("choice, variable, fast", [("off", None, False), ("auto", "off", False), ("off", "on", True)])
+def test_it_can_be_switched_off(choice, variable, fast, monkeypatch):
+    monkeypatch.setattr(runtime, "_accelerate", ["auto"])
+    if variable is not None:
+        monkeypatch.setenv(runtime.ACCELERATE, variable)
+    runtime.set_accelerate(choice)
+    network = nn.Conv2D(3, 4, 3)
+    with accelerate(network):
+        assert (type(network) is layers.FastConv2D) == fast
+    assert type(network) is nn.Conv2D
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2D(4, 6, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2D(4, 6, 3, padding=[1, 2, 0, 1]),
+        nn.Conv2D(4, 6, 3, padding="same"),
+        nn.Conv2D(4, 6, 3, padding=[[0, 0], [0, 0], [1, 1], [2, 2]]),
+        nn.Conv2D(4, 6, 3, groups=2),
+        nn.Conv2D(4, 6, 3, padding=1, data_format="NHWC"),
+        nn.Sequential(nn.Conv2D(4, 6, 3, groups=2), nn.BatchNorm2D(6), nn.ReLU()),
+        nn.Sequential(nn.Conv2D(4, 6, 3, padding="valid"), nn.LeakyReLU(0.2)),
+    ],
+    ids=["reflect", "4 numbers", "same", "pairs", "groups", "NHWC", "groups in a sequence", "valid in a sequence"],
+)
+def test_what_is_not_recognised_is_left_to_paddle(layer, ran):
+    x = paddle.randn([2, 4, 12, 4])
+    compare(layer, x)
+    assert not ran
+
+
+def test_hooks_of_layers_inside_a_sequence_are_called():
+    network, called, x = discriminator(3, 4), [], paddle.randn([1, 3, 64, 64])
+    for name, layer in network.named_sublayers():
+        layer.register_forward_pre_hook(lambda layer, inputs, name=name: called.append(name))
+    with accelerate(network):
+        network(x)
+    assert called == [name for name, _ in network.named_sublayers()]
+
+
+def test_spectral_norm_and_weight_norm_are_followed():
+    x = paddle.randn([1, 3, 20, 20])
+    for wrap in (nn.utils.spectral_norm, nn.utils.weight_norm):
+        network = nn.Sequential(wrap(nn.Conv2D(3, 4, 3)), nn.LeakyReLU(0.2))
+        network.eval()
+        for _ in range(2):
+            network[0].parameters()[-1].set_value(network[0].parameters()[-1] * 3)
+            expected = network(x)
+            with accelerate(network):
+                np.testing.assert_allclose(network(x).numpy(), expected.numpy(), 1e-4, 1e-5)
+
+
+def test_nothing_else_than_float32_and_no_empty_map_is_taken(ran):
+    layer = nn.Conv2D(3, 4, 3)
+    with accelerate(layer):
+        layer.to(dtype="float64")
+        layer(paddle.randn([1, 3, 8, 8]).astype("float64"))
+    assert not ran
+
+
+def test_maps_too_small_for_onednn_are_left_to_paddle():
+    layer, x = nn.Conv2D(4, 1, 4, stride=2, padding=1), paddle.randn([1, 4, 1, 3])
+    expected = layer(x)
+    with accelerate(layer):
+        assert layer(x).shape == expected.shape
+
+
+def test_a_gradient_penalty_of_a_discriminator_is_paddles():
+    network, found = discriminator(3, 4), []
+    x = paddle.randn([2, 3, 64, 64])
+
+    def penalty():
+        network.clear_gradients()
+        given = x.detach()
+        given.stop_gradient = False
+        (slope,) = paddle.grad([network(given).sum()], [given], create_graph=True)
+        ((slope.square().sum([1, 2, 3]).sqrt() - 1) ** 2).mean().backward()
+        return [p.grad.numpy() for p in network.parameters() if p.grad is not None]
+
+    plain = penalty()
+    with accelerate(network):
+        found = penalty()
+    assert len(plain) == len(found) > 4
+    for one, other in zip(found, plain):
+        np.testing.assert_allclose(one, other, 1e-4, 1e-6)
+
+
+def test_what_cannot_be_done_twice_is_an_error_with_advice_and_no_crash(capfd):
+    network, x = discriminator(3, 4), paddle.randn([1, 3, 64, 64])
+    with accelerate(network):
+        y = network(x).sum()
+        y.backward(retain_graph=True)
+        with pytest.raises((OSError, RuntimeError)):
+            y.backward()
+        assert "run backward once: set run.accelerate=off" in capfd.readouterr().err
+        y = network(x).sum()
+        with pytest.raises((OSError, RuntimeError)):
+            paddle.grad([y], [network[0].weight], create_graph=True)
+        assert "cannot be differentiated again" in capfd.readouterr().err
+
+
+def test_an_accelerated_network_is_traced_as_the_plain_one(tmp_path):
+    class Deployed(nn.Layer):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return self.network.logits(x)["main"]
+
+    network, x = Deployed(DeepLabV2ResNet(5, (1, 1, 1, 1))), paddle.randn([1, 3, 32, 48])
+    network.eval()
+    with paddle.no_grad():
+        expected = network(x).numpy()
+    with accelerate(network):
+        spec = [paddle.static.InputSpec([1, 3, 32, 48], "float32")]
+        paddle.jit.save(network, str(tmp_path / "net"), input_spec=spec)
+    found = paddle.jit.load(str(tmp_path / "net"))(x).numpy()
+    np.testing.assert_allclose(found, expected, 1e-3, 1e-4)
+
+
+@pytest.mark.parametrize("size", [(360, 640), (37, 41)])
+def test_batch_statistics_are_as_exact_as_paddles(size):
+    """Of a large map, oneDNN's own keep four digits."""
+    paddle.seed(0)
+    conv, norm = nn.Conv2D(1, 16, 1, bias_attr=False), nn.BatchNorm2D(16, momentum=0.0)
+    x = paddle.randn([1, 1, *size]) * 3 + 2
+    truth = x.numpy().astype(np.float64).reshape(-1)[:, None] * conv.weight.numpy().astype(np.float64).reshape(1, -1)
+    mean, variance = truth.mean(0), truth.var(0)
+    expected = ((truth - mean) / np.sqrt(variance + norm._epsilon)).T.reshape(1, 16, *size)
+    network, errors = nn.Sequential(conv, norm), []
+    for context in (accelerate(network), accelerate(nn.ReLU())):
+        with context:
+            y = network(x).numpy()
+        statistics = np.abs(norm._mean.numpy() - mean).max(), np.abs(norm._variance.numpy() / variance - 1).max()
+        errors.append([*statistics, np.abs(y - expected).max()])
+    for ours, paddles in zip(*errors):
+        assert ours <= 2 * paddles + 1e-7

@@ -8,8 +8,9 @@ from PIL import Image
 
 from paddle_adaptseg.config import Augment, Domain, Pixels, Roots
 from paddle_adaptseg.configfile import override
-from paddle_adaptseg.data import TrainData, eval_samples, open_validation
+from paddle_adaptseg.data import TrainData, open_validation
 from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.data.reading import read_ahead
 from paddle_adaptseg.data.sampling import shuffled_index
 from paddle_adaptseg.data.toy import CAMERA, GAME, ToySpec, make_scene, write_toy_pair
 from paddle_adaptseg.data.transforms import augment, normalise, resize_label, scaled_size
@@ -174,6 +175,7 @@ def test_normalisation_follows_order_mean_and_std():
 
 def test_evaluation_reads_everything_in_order(tiny):
     config = tiny()
-    samples = list(eval_samples(open_validation(config), config.data.pixels, workers=0))
-    assert [s[2] for s in samples] == [f"toyville_00000{i}_000019_leftImg8bit" for i in range(3)]
-    assert samples[0][0].shape == [1, 3, 48, 96] and samples[0][1].shape == (48, 96)
+    for workers in (0, 2):
+        samples = list(read_ahead(open_validation(config), range(3), workers=workers))
+        assert [s.stem for s in samples] == [f"toyville_00000{i}_000019_leftImg8bit" for i in range(3)]
+        assert samples[0].images[0].shape == (48, 96, 3) and samples[0].truth.shape == (48, 96)

@@ -22,10 +22,10 @@ from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.data import TrainData, loading
 from paddle_adaptseg.data.cache import FORMATS, digest, prepare, publish
 from paddle_adaptseg.data.check import check_domain
-from paddle_adaptseg.data.compare import score_folders
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
 from paddle_adaptseg.errors import DataError
+from paddle_adaptseg.evaluation.folders import score_folders
 from paddle_adaptseg.labels import CITYSCAPES_19
 
 
@@ -133,6 +133,8 @@ def test_the_check_tool_tells_shares_draws_sheets_and_exits_with_1_when_somethin
     bad = tool("check_dataset", "--config", "configs/toy/adaptsegnet_multi.yml", "-o", *options, "--sheets", sheets)
     assert bad.returncode == 1 and "BAD" in bad.stdout and "00003.png" in bad.stdout
     assert all((sheets / f"{name}.png").exists() for name in ("source", "target", "validation"))
+    ignored = tool("check_dataset", "gta5", pair / "GTA5", "-o", "no.such.key=1")
+    assert ignored.returncode == 2 and "-o changes a configuration: name one with --config" in ignored.stderr
     wrong = tool("check_dataset", "gta6", pair)
     assert wrong.returncode == 2 and "unknown data set 'gta6': did you mean 'gta5'" in wrong.stderr
 
@@ -283,6 +285,18 @@ def test_saved_predictions_are_scored_as_the_originals_script_does(pair, tmp_pat
     share = matrix.counts[0, 0] / matrix.counts.sum()
     assert f"===> {'road:':<12} {100 * share:6.2f}" in done.stdout
     assert "(synthia_16, 16 classes)" in done.stdout and "(synthia_13, 13 classes)" in done.stdout
+    assert "as the original programs" not in done.stdout
+    for path in truth.rglob("*_labelIds.png"):  # the bus becomes unlabelled, and is predicted all the same
+        label = np.asarray(Image.open(path))
+        Image.fromarray(np.where(label == 28, 0, label).astype(np.uint8)).save(path)
+    done = tool("compute_iou", truth, tmp_path / "right")
+    assert "(cityscapes_19, as the original programs" not in done.stdout
+    Image.fromarray(np.full((32, 64), CITYSCAPES_19.names.index("bus"), np.uint8)).save(
+        tmp_path / "right/toyville_000001_000019_leftImg8bit.png"
+    )
+    done = tool("compute_iou", truth, tmp_path / "right")
+    assert done.stdout.count("===> mIoU") == 2 and "as the original programs count it" in done.stdout, done.stdout
+    assert "absent from the ground truth: bus)" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from paddle_adaptseg.data.decode import decode_rgb
 from paddle_adaptseg.data.items import list_items
 from paddle_adaptseg.data.stores import Ref
 from paddle_adaptseg.engine import fit
-from paddle_adaptseg.engine.evaluator import class_sets
 from paddle_adaptseg.errors import ConfigError, DataError
+from paddle_adaptseg.evaluation.protocol import class_sets
 from paddle_adaptseg.labels import CITYSCAPES_19, CITYSCAPES_IDS, LABEL_SPACES, SYNTHIA_13, SYNTHIA_16, SYNTHIA_IDS
 
 H, W = 12, 19

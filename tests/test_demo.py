@@ -10,9 +10,9 @@ from PIL import Image
 from paddle_adaptseg import demo
 from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.errors import TrainingError
+from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
 from paddle_adaptseg.labels import CITYSCAPES_19
 from paddle_adaptseg.launch import Job, run_jobs
-from paddle_adaptseg.metrics import ConfusionMatrix
 
 
 def job(root, folder, *more):

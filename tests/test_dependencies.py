@@ -5,35 +5,117 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import ROOT, tiny_overrides
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it along
 
 RANGE = re.compile(r"^([A-Za-z][\w-]*)>=([\d.]+),<([\d.]+)", re.M)
 PIN = re.compile(r"^([A-Za-z][\w-]*)==([\d.]+)", re.M)
+FILES = ("requirements.txt", "requirements-cpu.txt", "requirements-gpu.txt")
+UNBOUNDED = ("-r requirements.txt", "numpy<", "paddle_adaptseg[", "torch==")  # torch: newer ones bring CUDA along
+EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+    "optional-dependencies"
+]
 
 
 def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_every_dependency_has_a_lower_and_an_upper_bound():
-    for name in ("requirements.txt", "requirements-cpu.txt", "requirements-gpu.txt", "requirements-dev.txt"):
-        for line in read(name).splitlines():
-            wanted = line.split("#")[0].strip()
-            bounded = RANGE.match(wanted) or wanted.startswith(("-r ", "numpy<"))
-            assert not wanted or bounded, f"{name}: {line}"
+def wanted(name: str) -> list[str]:
+    """What a requirements file or an extra asks for."""
+    lines = EXTRAS[name] if name in EXTRAS else (line.split("#")[0].strip() for line in read(name).splitlines())
+    return [line for line in lines if line]
+
+
+def test_the_root_holds_one_requirements_file_and_one_for_each_build_of_paddle():
+    assert {path.name for path in ROOT.glob("requirements*")} == set(FILES)
+    assert set(EXTRAS) == {"dev", "test", "deploy", "docs"}
+
+
+@pytest.mark.parametrize("name", [*FILES, *EXTRAS])
+def test_every_dependency_has_a_lower_and_an_upper_bound(name):
+    for line in wanted(name):
+        assert RANGE.match(line) or line.startswith(UNBOUNDED), line
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", *EXTRAS])
+def test_only_the_files_of_its_builds_name_paddle(name):
+    assert not [line for line in wanted(name) if line.startswith("paddlepaddle")]
 
 
 def test_the_lowest_versions_are_the_lower_bounds():
-    files = ("requirements.txt", "requirements-cpu.txt", "requirements-dev.txt", "requirements-test.txt")
-    lower = {name: low for file in files for name, low, _ in RANGE.findall(read(file))}
-    pinned = dict(PIN.findall(read("requirements-min.txt")))
+    names = ("requirements.txt", "requirements-cpu.txt", "dev", "test", "deploy")
+    lower = {name: low for source in names for name, low, _ in RANGE.findall("\n".join(wanted(source)))}
+    pinned = dict(PIN.findall(read("tests/constraints-min.txt")))
     assert set(pinned) == set(lower)
     for name, version in pinned.items():
         assert version == lower[name] or version.startswith(f"{lower[name]}."), name
+
+
+PRETENDER = """#!/bin/sh
+# Stands for Python: makes an "environment" of itself and writes down what pip would install.
+case "$*" in
+  "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m pip "*) echo "$*" >> "$INSTALLED"; [ ! -e "$INSTALLED.fails" ] ;;
+esac
+"""
+
+
+@pytest.fixture
+def setup(tmp_path, monkeypatch):
+    """tools/setup_env.sh in a folder of its own with a pretended Python; a call gives the new lines for pip."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tests").mkdir()
+    for name in (*FILES, "pyproject.toml", "tools/setup_env.sh", "tests/constraints-paddle26.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    python, log = tmp_path / "python", tmp_path / "installed"
+    python.write_text(PRETENDER)
+    python.chmod(0o755)
+    monkeypatch.setenv("PYTHON", str(python))
+    monkeypatch.setenv("INSTALLED", str(log))
+
+    def run(*arguments: str, code: int = 0) -> list[str]:
+        log.write_text("")
+        done = subprocess.run([tmp_path / "tools/setup_env.sh", ".venv", *arguments], capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        return [line for line in log.read_text().splitlines() if "--upgrade pip" not in line]
+
+    return run
+
+
+def test_an_environment_is_installed_once_for_each_extra(setup):
+    (base,), (tests,) = setup(), setup("test")
+    assert "-e .[dev]" in base and "-e .[test]" in tests and "-r requirements-" in base
+    assert setup() == setup("test") == []
+
+
+def test_an_environment_is_installed_anew_after_a_change(setup, tmp_path):
+    setup(), setup("test")
+    (tmp_path / "requirements.txt").write_text("numpy>=1.25,<3\n")
+    assert len(setup()) == 1 and setup() == []
+    assert len(setup("test")) == 1 and setup("test") == []
+
+
+def test_an_environment_whose_installation_failed_is_tried_again(setup, tmp_path):
+    (tmp_path / "installed.fails").touch()
+    setup(code=1)
+    (tmp_path / "installed.fails").unlink()
+    assert len(setup()) == 1 and setup() == []
+
+
+def test_constraints_hold_back_versions_and_take_the_cpu_build(setup):
+    (line,) = setup("test", "tests/constraints-paddle26.txt")
+    assert line.endswith("-r requirements-cpu.txt -e .[test] -c tests/constraints-paddle26.txt")
 
 
 WATCH = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import cv2
 import numpy as np
 import paddle
@@ -11,15 +13,18 @@ from test_tools import tool, trained  # noqa: F401 (a fixture)
 
 import paddle_adaptseg
 from paddle_adaptseg import runtime
+from paddle_adaptseg.configfile import dump, override
 from paddle_adaptseg.data.decode import decode_ids
 from paddle_adaptseg.data.stores import Ref
+from paddle_adaptseg.deploy import notebook
 from paddle_adaptseg.deploy.contract import FILE, read_contract
 from paddle_adaptseg.deploy.export import export_model
 from paddle_adaptseg.deploy.files import PRODUCTS, predict_files
 from paddle_adaptseg.deploy.media import find_media
-from paddle_adaptseg.deploy.runners import NetworkRunner, ProgramRunner, open_runner, working_size
+from paddle_adaptseg.deploy.runners import open_runner
 from paddle_adaptseg.engine import fit, load_model
 from paddle_adaptseg.errors import CheckpointError, ConfigError, DataError
+from paddle_adaptseg.evaluation.predictor import Predictor, working_size
 from paddle_adaptseg.labels import CITYSCAPES_19
 from paddle_adaptseg.models.layers import resize, resize_by_products
 from paddle_adaptseg.visual import legend_figure, overlay
@@ -35,8 +40,6 @@ def weights(trained, tmp_path_factory):  # noqa: F811
     rng = np.random.default_rng(0)
     for name in [n for n in arrays if n.startswith("heads.main") and n.endswith("weight")]:
         arrays[name] = rng.normal(0, 0.3, arrays[name].shape).astype(np.float32)
-    from paddle_adaptseg.configfile import dump
-
     path = tmp_path_factory.mktemp("weights") / "w.pdparams"
     save_weights(path, arrays, dump(config), {"source": "made here"})
     return path
@@ -57,7 +60,7 @@ CASES = {
 def test_an_exported_program_labels_as_the_network_does(weights, tmp_path, case, monkeypatch):
     form, options = CASES[case]
     if form == "onnx":
-        pytest.importorskip("paddle2onnx", reason="requirements-deploy.txt is not installed")
+        pytest.importorskip("paddle2onnx", reason="the extra 'deploy' is not installed")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     made = export_model(weights, tmp_path / "out", form, **options)
@@ -71,11 +74,11 @@ def test_an_exported_program_labels_as_the_network_does(weights, tmp_path, case,
     for word in ("output_adversarial", "gta5 with labels", "road, sidewalk", "made here", "same label", f"{form}, "):
         assert word in card
     runner, image = open_runner(tmp_path / "out"), np.full((50, 70, 3), 90, np.uint8)
-    assert isinstance(runner, ProgramRunner) and runner.labels(image).shape == (50, 70)
+    assert runner.title.startswith(form) and runner.labels(image).shape == (50, 70)
 
 
 def test_a_program_that_disagrees_is_called_bad(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(NetworkRunner, "labels", lambda self, image: np.full(image.shape[:2], 5, np.uint8))
+    monkeypatch.setattr(Predictor, "labels", lambda self, image: np.full(image.shape[:2], 5, np.uint8))
     assert not export_model(weights, tmp_path).good("fp32")
 
 
@@ -107,9 +110,9 @@ def test_the_resize_of_programs_equals_the_operator():
 
 
 def test_pictures_keep_their_shape_when_it_is_not_the_usual_one():
-    assert working_size(1024, 2048, (512, 1024)) == (512, 1024)
-    assert working_size(1000, 1000, (512, 1024)) == (728, 728)
-    assert working_size(2000, 20, (64, 64))[1] == 8
+    assert working_size((1024, 2048, 3), (512, 1024)) == (512, 1024)
+    assert working_size((1000, 1000, 3), (512, 1024)) == (728, 728)
+    assert working_size((2000, 20, 3), (64, 64))[1] == 8
 
 
 @pytest.fixture
@@ -146,6 +149,62 @@ def test_a_film_can_be_cut_short_and_a_missing_camera_is_an_error(weights, input
     with runtime.quiet():
         tally = predict_files(open_runner(weights), [str(inputs / "drive.mp4"), "97"], tmp_path / "out", [], limit=2)
     assert tally.images == 2 and tally.problems == ["camera 97 cannot be opened"]
+
+
+@pytest.mark.parametrize("name", ["predict", "export"])
+def test_overrides_without_a_configuration_change_the_one_in_the_weights(weights, inputs, tmp_path, name):
+    start = {"predict": ("--model", weights, inputs / "a.png"), "export": ("--restore-from", weights)}[name]
+    wrong = tool(name, *start, "--output", tmp_path / "no", "-o", "no.such.key=1")
+    assert wrong.returncode == 2 and "unknown key 'no'" in wrong.stderr and wrong.stderr.count("\n") == 1
+    sized = tool(name, *start, "--output", tmp_path / "out", "-o", "data.validation.size=[64, 32]")
+    assert sized.returncode == 0, sized.stderr
+    if name == "export":
+        assert read_contract(tmp_path / "out").size == [32, 64]
+
+
+def test_an_exported_program_takes_no_configuration(weights, inputs, tmp_path):
+    export_model(weights, tmp_path / "exported")
+    done = tool("predict", "--model", tmp_path / "exported", inputs / "a.png", "--output", tmp_path / "out",
+                "-o", "data.validation.size=[64, 32]")  # fmt: skip
+    assert done.returncode == 2 and "is an exported program" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(paddle.device.is_compiled_with_cuda(), reason="this Paddle may see a GPU")
+def test_weights_saved_on_a_gpu_open_where_there_is_none(weights, trained, inputs, tmp_path, capsys):  # noqa: F811
+    model, config = load_model(weights)
+    saved = tmp_path / "gpu.pdparams"
+    save_weights(saved, arrays_of(model), dump(override(config, "run.device=gpu:1")))
+    assert load_model(saved)[1].run.device == "auto"
+    assert "saved with run.device=gpu:1, which this machine has not" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="run.device is 'gpu:1', but this Paddle sees no GPU"):
+        load_model(saved, overrides=["run.device=gpu:1"])
+    done = tool("predict", "--model", saved, inputs / "a.png", "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    (run / "weights").mkdir(parents=True)
+    shutil.copy(saved, run / "weights/step_00000004.pdparams")
+    (run / "config.yml").write_text(dump(override(config, "run.device=gpu:1")))
+    done = tool("eval", "--restore-from", run, "--domains", "target")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_model_stays_open_until_its_own_file_changes(weights, trained, tmp_path, monkeypatch):  # noqa: F811
+    opened = []
+    monkeypatch.setattr(notebook, "open_runner", lambda path: opened.append(path) or open_runner(path))
+    run, image = tmp_path / "run", np.full((48, 96, 3), 90, np.uint8)
+    shutil.copytree(trained[0], run)
+    for name in ("lock.json", "log.jsonl", "config.yml"):
+        paddle_adaptseg.predict(image, run)
+        (run / name).write_text(f"{name} changes while a training goes on")
+    assert len(opened) == 1
+    shutil.copy(weights, run / "best.pdparams")
+    paddle_adaptseg.predict(image, run)
+    assert len(opened) == 2
+    for _ in range(2):
+        export_model(weights, tmp_path / "exported")
+        paddle_adaptseg.predict(image, tmp_path / "exported")
+        paddle_adaptseg.predict(image, tmp_path / "exported")
+    assert len(opened) == 4
 
 
 def test_two_results_of_one_name_are_refused(inputs):
@@ -191,6 +250,6 @@ def test_overlay_and_legend_show_the_classes_that_occur():
 @pytest.mark.parametrize("form", ["paddle", "onnx"])
 def test_networks_that_resize_inside_are_exported_too(tiny, tmp_path, form, dynamic):
     if form == "onnx":
-        pytest.importorskip("paddle2onnx", reason="requirements-deploy.txt is not installed")
+        pytest.importorskip("paddle2onnx", reason="the extra 'deploy' is not installed")
     fit(tiny("toy/source_only_v3plus", "schedule.stop=2"))
     assert export_model(tmp_path / "run", tmp_path / "out", form, dynamic=dynamic).agreement > 0.999

@@ -33,7 +33,7 @@ def test_the_example_of_a_new_method_is_short_and_trains(tiny, plugin):
 
 def test_the_deployment_page_works_as_it_stands(toy_root, tmp_path, monkeypatch):
     """Its commands and snippets one after the other, on a run of a few steps in place of the demo's."""
-    pytest.importorskip("paddle2onnx", reason="requirements-deploy.txt is not installed")
+    pytest.importorskip("paddle2onnx", reason="the extra 'deploy' is not installed")
     run = tmp_path / "checkpoint/toy/adaptsegnet_multi"
     fit(load_config(DOCS.parent / "configs/toy/adaptsegnet_multi.yml", [
         f"data.source.root={toy_root / 'GTA5'}", f"data.target.root={toy_root / 'Cityscapes'}",

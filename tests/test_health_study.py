@@ -6,18 +6,18 @@ import csv
 import json
 
 import numpy as np
-import paddle
 import pytest
 from conftest import ROOT, tiny_overrides
 from PIL import Image
 from test_tools import tool
 
-from paddle_adaptseg.config import Component
+from paddle_adaptseg.config import Component, Pixels
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.engine import evaluate, fit
 from paddle_adaptseg.engine.health import QUIET, WINDOW, HealthMonitor
-from paddle_adaptseg.engine.inference import Inference
 from paddle_adaptseg.errors import CheckpointError, ConfigError
+from paddle_adaptseg.evaluation.options import InferenceOptions
+from paddle_adaptseg.evaluation.predictor import Predictor
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.study import Row, run_study, study_jobs, write_study
@@ -105,14 +105,19 @@ def test_the_lift_over_a_baseline_is_told_and_a_loss_is_a_warning(tiny, tmp_path
     assert len(lifts) == 2 and all(lift < 0 for lift in lifts)
     with pytest.raises(CheckpointError, match="is no run's folder"):
         fit(tiny("toy/adaptsegnet_multi", "run.baseline=absent", f"run.output={tmp_path / 'other'}"))
+    with (base / "log.jsonl").open("a") as log:
+        log.write('{"step": 7, "lo')  # as a killed run leaves it
+    with pytest.raises(CheckpointError, match=r"run.baseline: '.*log.jsonl' is damaged"):
+        fit(tiny("toy/adaptsegnet_multi", f"run.baseline={base}", f"run.output={tmp_path / 'other'}"))
 
 
 def test_an_ensemble_averages_probabilities_with_its_weights():
     models = [build_model(Component("small", {"width": 8}), 4) for _ in range(2)]
-    image = paddle.randn([1, 3, 32, 32])
-    with paddle.no_grad():
-        one, other = (paddle.nn.functional.softmax(m(image)["main"], axis=1).numpy() for m in models)
-        both = Ensemble(models, [3, 1])(image)["main"].exp().numpy()
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    one, other, both = (
+        np.asarray(Predictor(m, Pixels()).scaled_logits(image).probabilities((32, 32)))
+        for m in (*models, Ensemble(models, [3, 1]))
+    )
     np.testing.assert_allclose(both, 0.75 * one + 0.25 * other, rtol=1e-4, atol=1e-6)
     for weights in ([1.0], [-1, 2], [0, 0]):
         with pytest.raises(ConfigError, match="2 models need as many weights"):
@@ -125,7 +130,7 @@ def test_several_checkpoints_are_evaluated_as_one(tiny, tmp_path):
     alone, _ = evaluate(tmp_path / "0")
     weighted, _ = evaluate([tmp_path / "0", tmp_path / "1"], weights=[1, 0])
     both, _ = evaluate([tmp_path / "0", tmp_path / "1"])
-    flipped, _ = evaluate(tmp_path / "0", options=Inference(flip=True))
+    flipped, _ = evaluate(tmp_path / "0", options=InferenceOptions(flip=True))
     assert (flipped.counts != alone.counts).any() and flipped.images == alone.images
     assert (alone.counts == weighted.counts).all() and (alone.counts != both.counts).any()
     done = tool("eval", "--restore-from", tmp_path / "0", tmp_path / "1", "--weights", 1, 0)

@@ -7,8 +7,8 @@ import pytest
 
 from paddle_adaptseg.data.catalog import own_dataset
 from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.evaluation.metrics import ConfusionMatrix, iou_table, originals_means
 from paddle_adaptseg.labels import CITYSCAPES_19, CITYSCAPES_IDS, IGNORE, LabelSpace
-from paddle_adaptseg.metrics import ConfusionMatrix, iou_table
 
 
 def test_raw_ids_become_the_train_ids_of_cityscapes():
@@ -64,6 +64,14 @@ def test_the_table_has_the_originals_names_and_marks_absent_classes():
     assert lines[17].split() == ["===>", "motorcycle:", "100.00"]
     assert "nan (absent)" in lines[1]
     assert lines[-2:] == ["===> mIoU: 100.00 (both, 3 classes)", "===> mIoU: nan (absent) (other, 1 classes)"]
+
+
+def test_the_mean_of_the_originals_counts_0_for_a_class_that_is_predicted_but_absent_from_the_ground_truth():
+    matrix = ConfusionMatrix(4)
+    matrix.update(np.array([[0, 0, 1, 1]], np.uint8), np.array([[0, 0, 1, 2]], np.uint8))
+    (line,) = originals_means("abcd", matrix, {"all": [0, 1, 2, 3], "two": [0, 1]})
+    assert matrix.miou() == 0.75  # class 2 is left out, and class 3 is neither there nor predicted
+    assert line.startswith("===> mIoU: 50.00 (all, as the original programs count it") and line.endswith(": c)")
 
 
 def test_counting_pairs_is_exact_beyond_what_float32_counts():

@@ -15,20 +15,22 @@ from paddle_adaptseg import fit
 from paddle_adaptseg.checkpoint import find_state
 from paddle_adaptseg.config import EVERY_STAGE
 from paddle_adaptseg.configfile import dump, load_config, parse_config
-from paddle_adaptseg.cpu import on_cpu
+from paddle_adaptseg.cpu import accelerate
+from paddle_adaptseg.cpu.onednn import lies_last
 from paddle_adaptseg.engine.memory import Estimate, estimate
 from paddle_adaptseg.engine.precision import DTYPES, FULL, Precision, precision_of
 from paddle_adaptseg.engine.run import build_state
 from paddle_adaptseg.engine.trainer import backward
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.methods.base import Term
-from paddle_adaptseg.models.convolution import Conv2D
 from paddle_adaptseg.models.layers import NORMS
 from paddle_adaptseg.models.recompute import blocks_of, set_recompute
 from paddle_adaptseg.models.resnet import Bottleneck
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHIN = 0.25  # the estimate's error against measured tensors
+ON_CPU = paddle.get_device() == "cpu"
+MIXED = {"bf16": paddle.amp.is_bfloat16_supported, "fp16": paddle.amp.is_float16_supported}
 
 
 def gradients(block, x, stages):
@@ -38,13 +40,52 @@ def gradients(block, x, stages):
     paddle.seed(3)
     x = x.clone().detach()
     x.stop_gradient = False
-    y = block(x)
+    y = block(x * 1.0)
     (y**2).sum().backward()
     found = [y.numpy(), x.grad.numpy(), *(p.grad.numpy() for p in block.parameters() if p.grad is not None)]
     found += [v.numpy() for v in block.state_dict().values()]
     block.set_state_dict(before)
     block.clear_gradients()
     return found
+
+
+def test_statistics_of_synchronised_norms_move_once_too(monkeypatch):
+    """They need GPUs: here each is Paddle's batch norm of one process."""
+    monkeypatch.setattr(paddle.nn.SyncBatchNorm, "forward", of_one_process)
+    block = paddle.nn.Sequential(Bottleneck(8, 4, NORMS["batch"], 1, 1, True, "1x1"))
+    block = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(block)
+    assert isinstance(block[0].bn1, paddle.nn.SyncBatchNorm)
+    x = paddle.randn([2, 8, 12, 12])
+    for ours, theirs in zip(gradients(block, x, EVERY_STAGE), gradients(block, x, ())):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_recomputed_graph_that_is_run_twice_is_an_error_and_no_crash():
+    block = paddle.nn.Sequential(Bottleneck(8, 4, NORMS["batch"], 1, 1, True, "1x1"))
+    set_recompute(block, EVERY_STAGE)
+    x = paddle.randn([2, 8, 12, 12])
+    x.stop_gradient = False
+    y = block(x).sum()
+    y.backward(retain_graph=True)
+    with pytest.raises((OSError, RuntimeError)):
+        y.backward()
+
+
+def of_one_process(norm, x):
+    numbers = {"training": norm.training, "momentum": norm._momentum, "epsilon": norm._epsilon}
+    return paddle.nn.functional.batch_norm(x, norm._mean, norm._variance, norm.weight, norm.bias, **numbers)
+
+
+def test_accelerated_blocks_recompute_as_plain_ones_do():
+    block = paddle.nn.Sequential(Bottleneck(8, 4, NORMS["batch"], 1, 2, True, "1x1"))
+    set_recompute(block, EVERY_STAGE)
+    with accelerate(block):
+        assert "forward" in vars(block[0])
+        x, again = paddle.randn([2, 8, 12, 12]), []
+        block.register_forward_post_hook(lambda *given: again.append(lies_last(given[-1])))
+        for ours, theirs in zip(gradients(block, x, EVERY_STAGE), gradients(block, x, ())):
+            np.testing.assert_array_equal(ours, theirs)
+    assert again == [True, True]
 
 
 @pytest.mark.parametrize("norm", ["batch_fixed_affine", "batch"])
@@ -72,13 +113,41 @@ def test_a_run_that_recomputes_ends_with_the_same_weights(tiny, tmp_path):
         np.testing.assert_allclose(ends[1][name], array, 1e-3, 1e-6, err_msg=name)  # sums run in another order
 
 
-@pytest.mark.parametrize("kind", ["bf16", "fp16"])
-def test_mixed_precision_is_paddles_context_of_that_type_with_paddles_own_convolutions(kind, monkeypatch):
+@pytest.mark.parametrize("kind", MIXED)
+def test_a_run_in_mixed_precision_convolves_in_16_bits_and_ends_near_one_in_32(kind, tiny, tmp_path):
+    if ON_CPU or not MIXED[kind]():
+        pytest.skip(f"mixed precision was not run: Paddle has no {kind} autocast on this device")
+    x, layer = paddle.randn([1, 3, 8, 8]), paddle.nn.Conv2D(3, 4, 3)
+    with Precision(kind).casting():
+        assert layer(x).dtype == getattr(paddle, DTYPES[kind])
+    ends = {}
+    for name in ("fp32", kind):
+        changes = (f"run.precision={name}", "schedule.stop=2", "run.eval_every=0", f"run.output={tmp_path / name}")
+        fit(tiny("toy/adaptsegnet_multi", *changes))
+        ends[name] = find_state(tmp_path / name, "latest", print).arrays
+    assert any((ends[kind][name] != array).any() for name, array in ends["fp32"].items())
+    for name, array in ends["fp32"].items():
+        assert ends[kind][name].dtype == array.dtype, name
+        np.testing.assert_allclose(ends[kind][name], array, 0.05, 0.01, err_msg=name)
+
+
+@pytest.mark.skipif(not ON_CPU, reason="this is about CPUs")
+@pytest.mark.filterwarnings("ignore:amp_guard")
+@pytest.mark.parametrize("kind", MIXED)
+def test_on_a_cpu_paddles_autocast_stays_in_32_bits_which_is_why_a_run_there_is_refused(kind, tiny):
+    with paddle.amp.auto_cast(dtype=DTYPES[kind]):
+        assert paddle.nn.Conv2D(3, 4, 3)(paddle.randn([1, 3, 8, 8])).dtype == paddle.float32
+    with pytest.raises(ConfigError, match=f"run.precision={kind} needs a GPU"):
+        precision_of(tiny("toy/adaptsegnet_multi", f"run.precision={kind}").run)
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_mixed_precision_asks_paddle_for_that_type_and_leaves_convolutions_to_it(kind, monkeypatch):
+    """Only what is asked: the context is a stand-in here, so nothing is computed in 16 bits."""
     asked = []
     monkeypatch.setattr(paddle.amp, "auto_cast", lambda **given: asked.append(given) or contextlib.nullcontext())
-    x, layer = paddle.randn([1, 3, 8, 8]), Conv2D(3, 4, 3)
     with Precision(kind).casting():
-        assert not on_cpu(x, layer.weight)
+        pass
     assert asked == [{"dtype": DTYPES[kind]}]
 
 
@@ -111,9 +180,6 @@ def test_the_scale_of_fp16_is_taken_out_of_all_gradients():
 def test_a_wrong_precision_is_refused(tiny):
     with pytest.raises(ConfigError, match="run.precision must be one of fp32, bf16, fp16, not 'bf61'"):
         precision_of(tiny("toy/adaptsegnet_multi", "run.precision=bf61").run)
-    if paddle.get_device() == "cpu":
-        with pytest.raises(ConfigError, match="needs a GPU"):
-            precision_of(tiny("toy/adaptsegnet_multi", "run.precision=fp16").run)
     with pytest.raises(ConfigError, match="does nothing for this network"):
         build_state(load_config(ROOT / "configs/gta5_cityscapes/adaptsegnet_vgg16.yml", ["run.recompute=true"]))
 
@@ -121,7 +187,7 @@ def test_a_wrong_precision_is_refused(tiny):
 def test_stages_are_chosen_by_name_and_survive_a_dump(tiny):
     config = tiny("toy/adaptsegnet_multi", "run.recompute=[stage4]")
     segmenter = build_state(config).method.segmenter
-    assert [block.recompute for block in blocks_of(segmenter)] == [False] * 4 + [True] * 2
+    assert ["forward" in vars(block) for block in blocks_of(segmenter)] == [False] * 4 + [True] * 2
     assert blocks_of(segmenter, ("stage4",)) == blocks_of(segmenter)[4:]
     for text, value in (("[stage4]", ("stage4",)), ("true", EVERY_STAGE), ("false", ()), ("[]", ())):
         again = parse_config(dump(tiny("toy/adaptsegnet_multi", f"run.recompute={text}"))).run.recompute
@@ -139,9 +205,11 @@ import sys
 sys.path[:0] = [{root!r}, {root!r} + "/benchmarks/peers"]
 import common, ours, json, paddle
 from paddle_adaptseg.engine.memory import estimate
+from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.cpu.arena import arena
 config = ours.load_config(ours.CONFIG, ["data.source.size=[320,192]", "data.target.size=[256,128]", *{more!r}])
 state = ours.build_state(config)
+accelerate(state.method).__enter__()
 told = estimate(state.method, config)
 source, target = (192, 320), (128, 256)
 for number in range(2):

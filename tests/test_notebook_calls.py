@@ -13,8 +13,8 @@ from PIL import Image
 import paddle_adaptseg
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.evaluation.report.curves import PANELS, draw_curves, read_curves
 from paddle_adaptseg.notebook import _titles
-from paddle_adaptseg.report.curves import PANELS, draw_curves, read_curves
 
 
 def pixels(shown) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Self-training computes what the original programs computed (figures in tests/parity/self_training or $PARITY_DIR)."""
+"""Self-training computes what the original programs computed (figures in tests/parity_* or $PARITY_DIR)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import json
 import numpy as np
 import paddle
 import pytest
-from parity_runner import trajectory_files
+from parity_runner import KINDS
 from parity_self_training import (
-    FIGURES,
     SAME_START,
     TOLERANCE,
     Replay,
+    all_files,
     files,
     kind_of,
     load_rules,
@@ -37,9 +37,11 @@ KNOWN = ("trajectory", "rcs", "forward", "gradient", "evaluation", "components")
 
 
 def test_every_file_of_figures_is_of_a_known_kind():
-    others = {*trajectory_files(), FIGURES / "forward.json"}  # of the adversarial family: test_parity.py
-    unknown = [p.name for p in FIGURES.glob("*.json") if p not in others]
-    unknown = [name for name in unknown if kind_of(json.loads((FIGURES / name).read_text())) not in KNOWN]
+    read = {path: json.loads(path.read_text()) for path in all_files()}
+    ours = {
+        path: figures for path, figures in read.items() if set(figures) not in KINDS.values()
+    }  # or test_parity.py's
+    unknown = [path.name for path, figures in ours.items() if kind_of(figures) not in KNOWN]
     assert not unknown, f"no replay for {unknown}"
 
 
@@ -148,7 +150,7 @@ def test_crops_are_drawn_again_as_by_the_original(path):
         assert (draws, int((label == 0).sum())) == (case["draws"], case["kept_pixels"])
     for case in figures.get("crops", []):
         rule = rare_rule(figures, figures, tries=20, largest_share=0.75)
-        label = load_rules("rules_vfm").label3(case["salt"], 1, case["size"], 19, case["cell"])[0].astype(np.uint8)
+        label = load_rules("vfm").label3(case["salt"], 1, case["size"], 19, case["cell"])[0].astype(np.uint8)
         for y1, y2, x1, x2, value in case["edits"]:
             label[y1:y2, x1:x2] = value
         side = figures["crop_size"]

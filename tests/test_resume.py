@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from visualdl import LogReader
 
+from paddle_adaptseg import methods
 from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
 from paddle_adaptseg.configfile import load_config, override
 from paddle_adaptseg.engine import evaluate, fit
 from paddle_adaptseg.engine import run as run_module
-from paddle_adaptseg.engine.restore import find_weights
-from paddle_adaptseg.errors import CheckpointError, ConfigError
+from paddle_adaptseg.errors import CheckpointError, ConfigError, StorageError
 from paddle_adaptseg.logger import VDL_FILE
 from paddle_adaptseg.methods import METHODS
+from paddle_adaptseg.methods.base import SourceOnly
+from paddle_adaptseg.weights.load import find_weights, weights_by_step
+from paddle_adaptseg.weights.pdparams import save_weights
+from paddle_adaptseg.weights.reader import read_weights
 
 # A configuration for every method in METHODS (asserted below).
 EXPERIMENTS = {
@@ -101,6 +107,43 @@ def test_straight_equals_resumed_bit_for_bit(tiny, tmp_path, interrupted, name, 
     assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
 
 
+class Remembering(SourceOnly):
+    """Weighs its losses by a number that grows with every step, kept in a buffer, which is part of the state."""
+
+    def __init__(self, segmenter, seg_weights):
+        super().__init__(segmenter, seg_weights)
+        self.register_buffer("memory", paddle.ones([1]))
+
+    def losses(self, batch, clock):
+        terms = self.seg_terms(self.segmenter(batch.source_image), batch, clock)
+        yield {name: term._replace(loss=term.loss * self.memory.reshape([])) for name, term in terms.items()}
+
+    def after_step(self, clock):
+        self.memory.set_value(self.memory * 1.5)
+
+
+class Forgetting(Remembering):
+    """The same with a plain attribute, which no state holds."""
+
+    def __init__(self, segmenter, seg_weights):
+        SourceOnly.__init__(self, segmenter, seg_weights)
+        self.__dict__["memory"] = paddle.ones([1])
+
+
+@pytest.mark.parametrize("kind", [Remembering, Forgetting])
+def test_a_method_that_remembers_outside_its_state_is_noticed(tiny, tmp_path, interrupted, monkeypatch, kind):
+    monkeypatch.setattr(methods, "METHODS", {**METHODS, "remembering": kind})
+    config = tiny("toy/source_only", "method={name: remembering, seg_weights: {aux: 0.1, main: 1.0}}", *EARLY[1:])
+    fit(override(config, f"run.output={tmp_path / 'straight'}"))
+    interrupted(config, at=3)
+    fit(config, resume="latest")
+    if kind is Remembering:
+        assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
+        return
+    with pytest.raises(AssertionError, match="method/segmenter|optim/"):
+        assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
+
+
 def test_a_run_goes_on_from_any_of_its_checkpoints(tiny, tmp_path):
     config = tiny("toy/adaptsegnet_multi", *EARLY)
     fit(override(config, f"run.output={tmp_path / 'straight'}"))
@@ -151,6 +194,65 @@ def test_starting_anew_leaves_no_weights_of_the_old_run(tiny, tmp_path):
     fit(tiny("toy/source_only", "run.eval_every=0", "schedule.stop=1"), overwrite=True)
     assert not (tmp_path / "run/best.pdparams").exists()
     assert [p.stem for p in (tmp_path / "run/weights").iterdir()] == ["step_00000001"]
+
+
+def test_resuming_keeps_the_best_network_when_its_file_among_the_weights_was_deleted(tiny, tmp_path):
+    config = tiny("toy/source_only", "schedule.stop=4")
+    fit(config)
+    run, best = tmp_path / "run", load_state(state_path(tmp_path / "run", 4)).record["best_step"]
+    network = (run / "best.pdparams").read_bytes()
+    for path in (run / "weights").iterdir():
+        path.unlink()
+    assert best and fit(config, resume="latest").best_step == best
+    assert (run / "best.pdparams").read_bytes() == network
+
+
+def test_a_best_network_of_a_later_step_goes_and_one_without_a_record_stays(tiny, tmp_path, capsys):
+    config, run = tiny("toy/source_only", "run.keep=9"), tmp_path / "run"
+    fit(config)
+    best = run / "best.pdparams"
+    arrays, text, _ = read_weights(best)
+    for path in (run / "weights").iterdir():
+        path.unlink()
+    save_weights(best, arrays, text, {"trained_steps": 6})
+    fit(override(config, "schedule.stop=4"), resume="4")
+    assert not best.exists()
+    assert f"'{best}' was deleted: it is of step 6, and the run continues from step 4" in capsys.readouterr().out
+    for path in (run / "weights").iterdir():
+        path.unlink()
+    best.write_bytes(b"somebody's own")
+    fit(override(config, "schedule.stop=4"), resume="4")
+    assert best.read_bytes() == b"somebody's own"
+    assert f"'{best}' does not say which step it is of" in capsys.readouterr().out
+
+
+def test_folders_named_like_files_of_a_run_are_no_checkpoints_and_stay(tiny, tmp_path):
+    config, run = tiny("toy/source_only", "run.keep=9"), tmp_path / "run"
+    fit(override(config, "schedule.stop=4"))
+    odd = ["states/step_00000005.npz", "states/step_00000001.npz", "weights/step_00000005.pdparams",
+           "states/.step_00000009.npz.1.tmp"]  # fmt: skip
+    for name in odd:
+        (run / name).mkdir()
+    assert list_steps(run) == [2, 3, 4] and list(weights_by_step(run)) == [2, 3, 4]
+    assert find_weights(f"{run}@latest").name == "step_00000004.pdparams"
+    fit(override(config, "schedule.stop=4"), resume="2")  # drops what is later
+    fit(override(config, "schedule.stop=4", "run.keep=1"), overwrite=True)  # and what is too many
+    assert all((run / name).is_dir() for name in odd)
+    with pytest.raises(StorageError, match=r"cannot write .*step_00000005.pdparams': Is a directory"):
+        fit(override(config, "run.save_every=1"), resume="latest")
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "vdl/vdlrecords.run.log", "best.pdparams", "config.yml"])
+@pytest.mark.parametrize("kind", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_what_is_no_file_where_a_run_writes_one_is_replaced_or_refused_in_one_line(tiny, tmp_path, name, kind):
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    kind(path)
+    try:
+        fit(tiny("toy/source_only", "schedule.stop=1"))
+        assert path.is_file()
+    except StorageError as error:
+        assert f"cannot write '{path}'" in str(error)
 
 
 def test_a_wrong_protocol_is_said_before_anything_is_trained_or_deleted(tiny, tmp_path):

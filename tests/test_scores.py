@@ -1,16 +1,14 @@
-"""Scores, upsampling and criteria against numbers worked out by hand or by Paddle's own operators."""
+"""Scores and criteria against numbers worked out by hand."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-import paddle
-import paddle.nn.functional as F
 import pytest
 
-from paddle_adaptseg.metrics import ConfusionMatrix
-from paddle_adaptseg.scores import (
+from paddle_adaptseg.evaluation.metrics import (
+    ConfusionMatrix,
     boundary_counts,
     boundary_iou,
     calibration_error,
@@ -18,8 +16,7 @@ from paddle_adaptseg.scores import (
     reliability_counts,
     share_agreement,
 )
-from paddle_adaptseg.selection import Headline, Pick, headline, pick_all
-from paddle_adaptseg.upsample import View, entropy_of, label_of, resized
+from paddle_adaptseg.evaluation.selection import Headline, Pick, headline, pick_all
 
 NAN = math.nan
 
@@ -103,40 +100,3 @@ def test_each_criterion_picks_what_it_should_and_its_cost_is_told():
 def test_last_best_and_the_mean_of_the_last_ones():
     assert headline(ROWS, 2) == Headline(30, 35.0, 20, 40.0, 2, 37.5)
     assert headline(ROWS[::-1], 9).tail == 3
-
-
-@pytest.mark.parametrize("size", [(256, 512), (100, 75), (33, 65), (1, 1)])
-def test_labels_equal_interpolation_and_argmax(size):
-    logits = np.random.default_rng(0).normal(0, 3, (19, 33, 65)).astype(np.float32)
-    tensor = paddle.to_tensor(logits[None])
-    full = F.interpolate(tensor, size=list(size), mode="bilinear", align_corners=True)
-    label, none = label_of([View(logits)], size)
-    assert label.dtype == np.uint8 and none.size == 0
-    assert (label == full.argmax(axis=1).numpy()[0]).mean() >= 0.9999
-    again, sure = label_of([View(logits, 3.0)], size, confidence=True)
-    assert (again == label).mean() >= 0.9999
-    np.testing.assert_allclose(sure, F.softmax(full, axis=1).max(axis=1).numpy()[0], atol=1e-4)
-    np.testing.assert_allclose(resized(logits, size), full.numpy()[0], atol=1e-4)
-
-
-def test_views_are_averaged_as_probabilities_with_their_weights():
-    rng = np.random.default_rng(1)
-    one, other = (rng.normal(0, 2, (4, h, w)).astype(np.float32) for h, w in ((9, 17), (5, 9)))
-    parts = [
-        F.softmax(F.interpolate(paddle.to_tensor(x[None]), [20, 30], mode="bilinear", align_corners=True), axis=1)
-        for x in (one, other)
-    ]
-    mean = (0.75 * parts[0] + 0.25 * parts[1]).numpy()[0]
-    label, sure = label_of([View(one, 3.0), View(other, 1.0)], (20, 30), confidence=True)
-    assert (label == mean.argmax(0)).mean() >= 0.99
-    np.testing.assert_allclose(sure, mean.max(0), atol=1e-5)
-
-
-def test_entropy_runs_from_sure_to_uniform():
-    flat, sure = np.zeros((4, 3, 3), np.float32), np.zeros((4, 3, 3), np.float32)
-    sure[2] = 100
-    assert entropy_of([View(flat)]) == pytest.approx(1.0) and entropy_of([View(sure)]) == pytest.approx(0.0)
-    half = np.zeros((4, 3, 3), np.float32)
-    half[:2] = 100
-    assert entropy_of([View(half)]) == pytest.approx(0.5)
-    assert entropy_of([View(sure), View(np.roll(sure, 1, axis=0))]) == pytest.approx(0.5)

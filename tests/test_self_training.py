@@ -18,13 +18,13 @@ from paddle_adaptseg.engine.build import build_state
 from paddle_adaptseg.engine.health import WINDOW, HealthMonitor
 from paddle_adaptseg.engine.panels import unnormalised
 from paddle_adaptseg.engine.plan import plan_run
-from paddle_adaptseg.engine.restore import find_weights
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.losses import IGNORE
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.methods.feature_distance import masked_distance, pool_label
 from paddle_adaptseg.models import build_model
+from paddle_adaptseg.weights.load import find_weights
 
 SELF = "toy/self_training"
 NOW = "method.ramp.start=0"

@@ -18,15 +18,18 @@ import paddle.nn.functional as F
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from paddle.nn.initializer import Assign
 from parity_runner import SHIPPED, load_rules
 
 from paddle_adaptseg.config import Component
+from paddle_adaptseg.configfile import dump
 from paddle_adaptseg.engine import load_model
-from paddle_adaptseg.engine.restore import convert_weights, translated_weights
 from paddle_adaptseg.errors import CheckpointError
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.weights import arrays_of, coverage, load_arrays
 from paddle_adaptseg.weights.kinds import KINDS, identify, trained_branches, translate
+from paddle_adaptseg.weights.load import convert_weights, translated_weights
+from paddle_adaptseg.weights.pdparams import save_weights
 from paddle_adaptseg.weights.reader import read_weights
 from paddle_adaptseg.weights.zoo import check_entry, find_entry, zoo, zoo_page
 
@@ -265,6 +268,57 @@ def test_a_converted_file_remembers_its_origin_and_starts_training(tmp_path, kin
     if kind == "paddleseg_resnet_vd":
         with pytest.raises(CheckpointError, match="was trained on other pixels"):
             translated_weights(output, config(depths))
+
+
+@pytest.mark.parametrize(
+    ("saved", "used", "message"),
+    [
+        (
+            ["data.pixels.order=rgb"],
+            [],
+            r"\(weights of this project\) was trained on other pixels: use -o .*order=rgb$",
+        ),
+        ([], ["data.pixels.std=[2,2,2]"], r"was trained on other pixels: use -o data.pixels.std=\[1.0,1.0,1.0\]"),
+        (["model.stride_in=3x3"], [], "needs -o model.stride_in=3x3"),
+        ([], ["model.stride_in=3x3"], "needs -o model.stride_in=1x1"),
+    ],
+)
+def test_our_own_weights_are_held_to_the_configuration_that_they_carry(tmp_path, saved, used, message):
+    model = build_model(config(*saved).model, 19)
+    save_weights(tmp_path / "w.pdparams", arrays_of(model), dump(config(*saved)))
+    assert translated_weights(tmp_path / "w.pdparams", config(*saved, "model.norm=frozen"))
+    with pytest.raises(CheckpointError, match=message):
+        translated_weights(tmp_path / "w.pdparams", config(*used))
+
+
+def test_a_bias_before_a_norm_as_in_clan_paddle_goes_into_its_mean_and_changes_no_output(tmp_path):
+    arrays = tensors("deeplabv2_eval_1111")
+    rng = np.random.default_rng(0)
+    biases = {
+        n.replace("weight", "bias"): rng.normal(size=len(a)).astype(np.float32)
+        for n, a in arrays.items()
+        if n.endswith("downsample.0.weight")
+    }
+    assert len(biases) == 4
+    model = build_model(Component("deeplabv2_resnet", {**ONE, "aspp_branches": 4}), 19)
+    load_arrays(model, translate(arrays, "multi", 4), "file")
+    model.eval()
+    for name, bias in biases.items():  # the network that such weights were trained in
+        shortcut = getattr(model.backbone, name.split(".")[0])[0].downsample
+        shortcut[0].bias = paddle.create_parameter([len(bias)], "float32", default_initializer=Assign(bias))
+    image = paddle.randn([1, 3, 65, 97])
+    with paddle.no_grad():
+        wanted = model.logits(image)["main"].numpy()
+    names = {n: n.replace("running_mean", "_mean").replace("running_var", "_variance") for n in arrays}
+    theirs = {names.get(n, n): paddle.to_tensor(a) for n, a in {**arrays, **biases}.items()}
+    paddle.save(theirs, str(tmp_path / "SYS_100000.pdparams"))
+    read = read_weights(tmp_path / "SYS_100000.pdparams").arrays
+    folded = build_model(Component("deeplabv2_resnet", {**ONE, "aspp_branches": 4}), 19)
+    assert load_arrays(folded, translate(read, "multi", 4), "file") == []
+    folded.eval()
+    with paddle.no_grad():
+        found = folded.logits(image)["main"].numpy()
+    np.testing.assert_allclose(found, wanted, 0, 2e-5 * np.sqrt((wanted**2).mean()))
 
 
 def test_a_file_is_checked_against_the_model_zoo(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from typing import Callable
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from paddle_adaptseg.errors import Stopped, UserError  # noqa: E402
+from paddle_adaptseg.files import ADVICE  # noqa: E402
 
 DEFAULT_CONFIG = str(Path(__file__).resolve().parent.parent / "configs/toy/adaptsegnet_multi.yml")
 
@@ -24,6 +25,12 @@ def run(main: Callable[[], object]) -> None:
         sys.exit(main())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None or error.errno not in ADVICE:
+            raise
+        refused = UserError(f"cannot use '{error.filename}': {error.strerror}; {ADVICE[error.errno]}")
+        print(f"error: {refused}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
         print(stopped)

@@ -21,6 +21,8 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if bool(args.config) == bool(args.dataset) or (args.dataset and not args.root):
         parser.error("name either --config FILE, or a data set and its root")
+    if args.override and not args.config:
+        parser.error("-o changes a configuration: name one with --config")
     return args
 
 

@@ -21,14 +21,14 @@ def main() -> int:
 
     runtime.import_paddle()
     from paddle_adaptseg.data import class_set, named_space
-    from paddle_adaptseg.data.compare import score_folders
-    from paddle_adaptseg.metrics import iou_table
+    from paddle_adaptseg.evaluation.folders import score_folders
+    from paddle_adaptseg.evaluation.metrics import iou_table, originals_means
 
     space = named_space(args.classes)
     protocols = [p for p in args.protocols.split(",") if p] or [args.classes]
     sets = {p: class_set(space, p) for p in protocols}
     matrix = score_folders(Path(args.gt_dir), Path(args.pred_dir), args.dataset, space, runtime.cpu_count())
-    print(iou_table(space.names, matrix, sets))
+    print("\n".join([iou_table(space.names, matrix, sets), *originals_means(space.names, matrix, sets)]))
     print(f"{matrix.images} images, scored at the labels' full resolution")
     return 0
 

@@ -35,10 +35,12 @@ def main() -> int:
     parser.add_argument("--config", default="configs/gta5_cityscapes/adaptsegnet_multi.yml")
     parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
+    if args.check is not None and args.override:
+        parser.error("--check compares with the model zoo and reads no configuration: leave out -o")
     from paddle_adaptseg import load_config, runtime
 
     runtime.import_paddle()
-    from paddle_adaptseg.engine.restore import convert_weights
+    from paddle_adaptseg.weights.load import convert_weights
 
     if args.check is not None:
         return check(Path(args.source), args.check)

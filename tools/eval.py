@@ -40,11 +40,10 @@ def main() -> int:
         parser.add_argument(flag, **settings)
     args = parser.parse_args()
     from paddle_adaptseg import evaluate_request
-    from paddle_adaptseg.engine.inference import Inference
-    from paddle_adaptseg.evaluation import Request
+    from paddle_adaptseg.evaluation import InferenceOptions, Request
 
     protocols = [f"data.protocols={json.dumps(args.protocols.split(','))}"] if args.protocols else []
-    options = Inference.parse(args.flip, args.scales, args.window, args.levels, args.backend, args.precision)
+    options = InferenceOptions.parse(args.flip, args.scales, args.window, args.levels, args.backend, args.precision)
     request = Request(
         tuple(args.restore_from), tuple(args.weights), args.step, args.config, (*args.override, *protocols), args.save,
         tuple(d for d in args.domains.split(",") if d), args.resolution == "training", args.limit, args.baseline,

@@ -26,13 +26,14 @@ def main() -> int:
     from paddle_adaptseg import runtime
 
     runtime.import_paddle()
-    from paddle_adaptseg.configfile import named_config
+    from paddle_adaptseg.configfile import load_config
     from paddle_adaptseg.deploy.export import export_model
 
-    config = named_config(args.config, args.override)
+    config = load_config(args.config, args.override) if args.config else None
     made = export_model(
-        args.restore_from, Path(args.output), args.format, size, args.size == "dynamic", args.precision, config
-    )
+        args.restore_from, Path(args.output), args.format, size, args.size == "dynamic", args.precision, config,
+        args.override,
+    )  # fmt: skip
     print("\n".join(made.lines))
     print(f"model card: {made.folder / 'README.md'}")
     if not made.good(args.precision):

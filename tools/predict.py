@@ -22,13 +22,14 @@ def main() -> int:
     from paddle_adaptseg import parallel, runtime
 
     runtime.import_paddle()
-    from paddle_adaptseg.configfile import named_config
+    from paddle_adaptseg.configfile import load_config
     from paddle_adaptseg.deploy.files import predict_files
     from paddle_adaptseg.deploy.runners import open_runner
 
     parallel.start()
     with parallel.together():
-        runner = open_runner(args.model, named_config(args.config, args.override))
+        config = load_config(args.config, args.override) if args.config else None
+        runner = open_runner(args.model, config, args.override)
         print(f"{args.model}: {runner.title}, {len(runner.space)} classes")
         tally = predict_files(runner, args.inputs, Path(args.output), args.write.split(","), args.max_frames)
     print(f"{tally.line()}; written to {args.output}")

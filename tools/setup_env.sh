@@ -1,36 +1,24 @@
 #!/usr/bin/env bash
-# Create or refresh a virtual environment: tools/setup_env.sh VENV [REQUIREMENTS [EXTRA]]
-# Picks a Python that Paddle has wheels for and, without REQUIREMENTS, the CPU or GPU build by what the machine has.
-# EXTRA is another requirements file, installed on top (what only the tests need).
+# Create or refresh a virtual environment: tools/setup_env.sh VENV [EXTRA [CONSTRAINTS]]
+# Installs this package with one of its extras (pyproject.toml; dev, if none is named) and the CPU or GPU build of Paddle
+# by what the machine has. CONSTRAINTS is a file for pip's -c that holds back versions, with Paddle's CPU build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1
-requirements=${2:-}
-extra=${3:-}
+extra=${2:-dev}
+constraints=${3:-}
+requirements=requirements-cpu.txt
 newest=13
-if [ -z "$requirements" ]; then
-  if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU; then
-    requirements=requirements-gpu.txt
-  else
-    requirements=requirements-cpu.txt
-  fi
-fi
-case "$requirements" in *gpu*|*paddle26*|*min*) newest=12 ;; esac  # Paddle 2.6 has no wheels for Python 3.13
+if [ -n "$constraints" ]; then
+  newest=12
+elif command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU; then
+  requirements=requirements-gpu.txt
+  newest=12
+fi  # 12: Paddle 2.6 has no wheels for Python 3.13
 
-stamp=$(cat "$requirements" requirements.txt requirements-dev.txt pyproject.toml tools/setup_env.sh | cksum)
-install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" 2>&1 \
-  | { grep -v "is ignored: it is neither a file nor a directory" || true; }; }
-install_extra() {
-  [ -n "$extra" ] || return 0
-  local wanted; wanted="$stamp $(cat "$extra" requirements-deploy.txt | cksum)"
-  local mark="$venv/.stamp-$extra"
-  [ "$(cat "$mark" 2>/dev/null)" = "$wanted" ] && return 0
-  echo "setup: $extra -> $venv"
-  install -r "$extra"
-  echo "$wanted" > "$mark"
-}
-if [ -f "$venv/.stamp" ] && [ "$(cat "$venv/.stamp")" = "$stamp" ] && "$venv/bin/python" -c '' 2>/dev/null; then
-  install_extra
+# .stamp holds a line for each extra that was installed from these very files.
+stamp=$(cat requirements.txt "$requirements" ${constraints:+"$constraints"} pyproject.toml tools/setup_env.sh | cksum)
+if grep -qsxF "$stamp $extra" "$venv/.stamp" && "$venv/bin/python" -c '' 2>/dev/null; then
   exit 0
 fi
 
@@ -47,10 +35,14 @@ if [ -z "$python" ]; then
     "install one (for example: apt-get install python3.11-venv) or name it: make setup PYTHON=/path/to/python" >&2
   exit 1
 fi
-echo "setup: $("$python" --version 2>&1) ($python), $requirements -> $venv"
+pip() {  # without setuptools' warning that an installation is editable
+  PYTHONWARNINGS=ignore "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" 2>&1 \
+    | { grep -v "is ignored: it is neither a file nor a directory" || true; }
+}
 [ -x "$venv/bin/python" ] && usable "$venv/bin/python" || { rm -rf "$venv"; "$python" -m venv "$venv"; }
+echo "setup: $("$venv/bin/python" --version 2>&1), $requirements${constraints:+ with $constraints}, .[$extra] -> $venv"
+installed=$(grep -sF "$stamp " "$venv/.stamp" || true)
 rm -f "$venv/.stamp"
-install -r "$requirements" -r requirements-dev.txt
-install --no-deps -e .
-echo "$stamp" > "$venv/.stamp"
-install_extra
+pip --upgrade pip  # that of an old Python may search very long for versions that agree
+pip -r "$requirements" -e ".[$extra]" ${constraints:+-c "$constraints"}
+printf '%s\n' ${installed:+"$installed"} "$stamp $extra" > "$venv/.stamp"

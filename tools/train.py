@@ -24,7 +24,7 @@ def main() -> int:
     config = load_config(path, overrides(args))
     from paddle_adaptseg.data.toy import ensure_toy
     from paddle_adaptseg.engine.plan import plan_run
-    from paddle_adaptseg.engine.restore import find_weights
+    from paddle_adaptseg.weights.load import find_weights
 
     resume = (args.start_iter or "latest") if args.continue_train else None
     if args.dry_run:

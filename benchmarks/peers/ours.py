@@ -19,6 +19,7 @@ import paddle  # noqa: E402
 
 from paddle_adaptseg.batch import Batch  # noqa: E402
 from paddle_adaptseg.configfile import load_config  # noqa: E402
+from paddle_adaptseg.cpu import accelerate  # noqa: E402
 from paddle_adaptseg.engine.run import build_state  # noqa: E402
 from paddle_adaptseg.engine.trainer import train_step  # noqa: E402
 from paddle_adaptseg.methods.base import Clock  # noqa: E402
@@ -29,6 +30,8 @@ CONFIG = ROOT / "configs/gta5_cityscapes/adaptsegnet_multi.yml"
 def build(source: tuple[int, int], target: tuple[int, int]):
     config = load_config(CONFIG)
     state = build_state(config)
+    runtime.keep_freed_memory()
+    accelerate(state.method).__enter__()
     for name, parameter in state.method.named_parameters():
         parameter.set_value(common.weights(name, tuple(parameter.shape)))
     plain = state.method.losses

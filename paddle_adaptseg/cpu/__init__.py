@@ -1,9 +1,9 @@
-"""What oneDNN computes in Paddle's stead on a CPU: where it may, in which memory, and which operations.
+"""What oneDNN computes in Paddle's stead on a CPU. accelerate(network) is the only door.
 
-Paddle ships the library and ignores it when it runs eagerly. Each operation here gives what Paddle's own gives, to
-rounding; where oneDNN is absent or switched off, callers take Paddle's.
+Paddle ships the library and ignores it when it runs eagerly. Networks and losses know nothing of it: accelerate() puts
+fast classes in the place of plain ones and takes them away again.
 """
 
-from paddle_adaptseg.cpu.switch import on_cpu, without_onednn
+from paddle_adaptseg.cpu.accelerate import accelerate
 
-__all__ = ["on_cpu", "without_onednn"]
+__all__ = ["accelerate"]

@@ -12,6 +12,7 @@ import mmap
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
@@ -30,11 +31,12 @@ class Arena:
 
     def __init__(self, size: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
-        space = mmap.mmap(-1, size, flags=flags)
-        space.madvise(mmap.MADV_HUGEPAGE)
-        self.bytes = np.frombuffer(space, np.uint8)
-        self.lock = threading.RLock()  # a collection of garbage may give back while a place is being taken
+        self.space = mmap.mmap(-1, size, flags=flags)
+        self.space.madvise(mmap.MADV_HUGEPAGE)
+        self.bytes = np.frombuffer(self.space, np.uint8)
+        self.lock = threading.Lock()
         self.starts, self.sizes = [0], [size]
+        self.given: deque[tuple[int, int]] = deque()  # what came back and is not a hole yet
         self.peak = 0  # the most that was ever in use at once, holes included
 
     def take(self, shape: Sequence[int]) -> Optional[Tensor]:
@@ -42,6 +44,7 @@ class Arena:
         count = 4 * prod(shape)
         size = -(-count // STEP) * STEP
         with self.lock:
+            self._join()
             index = next((i for i, hole in enumerate(self.sizes) if hole >= size), None)
             if index is None:
                 return None
@@ -55,9 +58,22 @@ class Arena:
         weakref.finalize(array, self.give, start, size).atexit = False
         return paddle.Tensor(value=array, place=paddle.CPUPlace(), zero_copy=True, name="map", stop_gradient=True)
 
-    def give(self, start: int, size: int) -> None:
-        """Take a place back and join it with the holes beside it."""
+    def release(self) -> None:
+        """Give the pages of all holes back to the system."""
         with self.lock:
+            self._join()
+            for start, size in zip(self.starts, self.sizes):
+                if start < self.peak:
+                    self.space.madvise(mmap.MADV_DONTNEED, start, min(size, self.peak - start))
+
+    def give(self, start: int, size: int) -> None:
+        """Take a place back. This may happen within any line of take(), wherever Python collects garbage: it waits."""
+        self.given.append((start, size))
+
+    def _join(self) -> None:
+        """Join the places that were given back with the holes beside them."""
+        while self.given:
+            start, size = self.given.popleft()
             index = bisect.bisect(self.starts, start)
             if index < len(self.starts) and start + size == self.starts[index]:
                 size += self.sizes[index]

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ctypes import byref, c_float, c_void_p
 from functools import lru_cache
-from typing import Optional
+from typing import Callable, Optional
 
-from paddle_adaptseg.cpu.onednn import Operation, Refused, dims, free_layout, layout, opened
+from paddle_adaptseg.cpu.library import Refused, dims, free_layout, layout, opened
+from paddle_adaptseg.cpu.onednn import Operation
 
 # Values of the C interface (dnnl_types.h).
 _TRAINING, _INFERENCE, _BACKWARD = 64, 96, 128
@@ -37,12 +38,11 @@ def convolution(kind: str, geometry: Geometry, bias: bool, slope: Optional[float
     maps = layout(src, last=True), layout(output_shape(geometry), last=True)
     numbers = [dims(values) for values in (strides, [d - 1 for d in dilation], padding, padding)]
     if kind == "forward":
-        after = None if slope is None else _relu_after(slope)
         described = maps[0], kernels, shift, maps[1]
-        made = lib.make("convolution_forward", lib.engine, _TRAINING, _DIRECT, *described, *numbers, after)
+        made = lib.make("convolution_forward", lib.engine, _TRAINING, _DIRECT, *described, *numbers, after=_relu(slope))
         return Operation(made, ["dst"])
     hint = convolution("forward", geometry, bias)
-    head, tail = (lib.engine, _DIRECT), (*numbers, hint.made.description, None)
+    head, tail = (lib.engine, _DIRECT), (*numbers, hint.made.description)
     if kind == "backward_data":
         made = lib.make("convolution_backward_data", *head, maps[0], kernels, maps[1], *tail)
         return Operation(made, ["diff_src"], hint)
@@ -76,15 +76,21 @@ def output_shape(geometry: Geometry) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=1024)
-def norm(shape: tuple[int, ...], epsilon: float, given: bool, relu: bool, keeps: bool) -> Operation:
-    """src, scale, shift to dst, ReLU included on demand.
+def norm(shape: tuple[int, ...], epsilon: float, relu: bool) -> Operation:
+    """src, mean, variance, scale and shift to dst, ReLU included on demand."""
+    flags = _SCALE_AND_SHIFT | _GIVEN_STATISTICS | relu * _THEN_RELU
+    return _norm(shape, epsilon, _INFERENCE, flags)
 
-    With `given` statistics mean and variance are read, otherwise written. `keeps`: a backward pass may follow.
-    """
+
+@lru_cache(maxsize=1024)
+def moments(shape: tuple[int, ...]) -> Operation:
+    """src to mean and variance of every channel; dst is overwritten. Few thousand values are summed exactly enough."""
+    return _norm(shape, 0.0, _TRAINING, 0)
+
+
+def _norm(shape: tuple[int, ...], epsilon: float, kind: int, flags: int) -> Operation:
     lib, maps = opened(), layout(shape, last=True)
-    flags = _SCALE_AND_SHIFT | given * _GIVEN_STATISTICS | relu * _THEN_RELU
-    kind = _TRAINING if keeps or not given else _INFERENCE
-    made = lib.make("batch_normalization_forward", lib.engine, kind, maps, maps, c_float(epsilon), flags, None)
+    made = lib.make("batch_normalization_forward", lib.engine, kind, maps, maps, c_float(epsilon), flags)
     return Operation(made, ["dst"])
 
 
@@ -92,12 +98,10 @@ def norm(shape: tuple[int, ...], epsilon: float, given: bool, relu: bool, keeps:
 def norm_backward(shape: tuple[int, ...], epsilon: float, given: bool) -> Operation:
     """diff_dst, src, mean, variance, scale to diff_src (which may be diff_dst), diff_scale and diff_shift."""
     lib, maps = opened(), layout(shape, last=True)
-    hint = norm(shape, epsilon, given, False, True)
     flags = _SCALE_AND_SHIFT | given * _GIVEN_STATISTICS
-    made = lib.make(
-        "batch_normalization_backward",
-        lib.engine, _BACKWARD, maps, maps, maps, c_float(epsilon), flags, hint.made.description, None,
-    )  # fmt: skip
+    hint = _norm(shape, epsilon, _TRAINING, flags)
+    numbers = c_float(epsilon), flags, hint.made.description
+    made = lib.make("batch_normalization_backward", lib.engine, _BACKWARD, maps, maps, maps, *numbers)
     return Operation(made, ["diff_src"], hint)
 
 
@@ -105,7 +109,7 @@ def norm_backward(shape: tuple[int, ...], epsilon: float, given: bool) -> Operat
 def add(shape: tuple[int, ...], relu: bool) -> Operation:
     """src + other to dst, which may be one of them; ReLU included on demand."""
     lib, maps = opened(), layout(shape, last=True)
-    made = lib.make("binary", lib.engine, _ADD, maps, maps, maps, _relu_after(0.0) if relu else None)
+    made = lib.make("binary", lib.engine, _ADD, maps, maps, maps, after=_relu(0.0 if relu else None))
     return Operation(made, ["dst"])
 
 
@@ -114,29 +118,30 @@ def relu_backward(shape: tuple[int, ...], slope: float = 0.0) -> Operation:
     """diff_dst, times the slope where dst (the ReLU's result) is not positive, to diff_src, which may be diff_dst."""
     lib, maps = opened(), layout(shape, last=True)
     numbers = c_float(slope), c_float(0)
-    forward = lib.make("eltwise_forward", lib.engine, _TRAINING, _RELU_OF_RESULT, maps, maps, *numbers, None)
+    forward = lib.make("eltwise_forward", lib.engine, _TRAINING, _RELU_OF_RESULT, maps, maps, *numbers)
     hint = Operation(forward, ["dst"])
-    made = lib.make(
-        "eltwise_backward", lib.engine, _RELU_OF_RESULT, maps, maps, maps, *numbers, forward.description, None
-    )
+    made = lib.make("eltwise_backward", lib.engine, _RELU_OF_RESULT, maps, maps, maps, *numbers, forward.description)
     return Operation(made, ["diff_src"], hint)
 
 
-def _relu_after(slope: float) -> c_void_p:
+def _relu(slope: Optional[float]) -> Optional[Callable[[c_void_p], None]]:
     """What tells an operation to end with a (leaky) ReLU."""
-    lib, attributes, steps = opened(), c_void_p(), c_void_p()
-    lib.call("primitive_attr_create", byref(attributes))
-    lib.call("post_ops_create", byref(steps))
-    lib.call("post_ops_append_eltwise", steps, _RELU, c_float(slope), c_float(0))
-    lib.call("primitive_attr_set_post_ops", attributes, steps)
-    return attributes
+
+    def tell(attributes: c_void_p) -> None:
+        lib, steps = opened(), c_void_p()
+        lib.call("post_ops_create", byref(steps))
+        lib.call("post_ops_append_eltwise", steps, _RELU, c_float(slope or 0.0), c_float(0))
+        lib.call("primitive_attr_set_post_ops", attributes, steps)
+        lib.dll.dnnl_post_ops_destroy(steps)
+
+    return None if slope is None else tell
 
 
 @lru_cache(maxsize=256)
 def max_pool(window: Window) -> Operation:
     """src to dst and, in workspace, which value each was."""
     lib, maps = opened(), (layout(window[0], last=True), layout(window[1], last=True))
-    made = lib.make("pooling_forward", lib.engine, _TRAINING, _MAX, *maps, *_window(window), None)
+    made = lib.make("pooling_forward", lib.engine, _TRAINING, _MAX, *maps, *_window(window))
     return Operation(made, ["dst"])
 
 
@@ -145,7 +150,7 @@ def max_pool_backward(window: Window) -> Operation:
     """diff_dst and workspace to diff_src."""
     lib, hint = opened(), max_pool(window)
     maps = layout(window[0], last=True), layout(window[1], last=True)
-    made = lib.make("pooling_backward", lib.engine, _MAX, *maps, *_window(window), hint.made.description, None)
+    made = lib.make("pooling_backward", lib.engine, _MAX, *maps, *_window(window), hint.made.description)
     return Operation(made, ["diff_src"], hint)
 
 
@@ -153,16 +158,14 @@ def max_pool_backward(window: Window) -> Operation:
 def softmax_of(shape: tuple[int, ...]) -> Operation:
     """Softmax over axis 1 of src to dst, both in rows."""
     lib, maps = opened(), layout(shape)
-    return Operation(
-        lib.make("softmax_forward", lib.engine, _TRAINING, _SOFTMAX, maps, maps, 1, None), ["dst"], last=False
-    )
+    return Operation(lib.make("softmax_forward", lib.engine, _TRAINING, _SOFTMAX, maps, maps, 1), ["dst"], last=False)
 
 
 @lru_cache(maxsize=256)
 def per_pixel(kind: str, shape: tuple[int, ...]) -> Operation:
     """src times or minus other, which has one channel, to dst, all in rows; dst may be src."""
     lib, maps, pixels = opened(), layout(shape), layout((shape[0], 1, *shape[2:]))
-    return Operation(lib.make("binary", lib.engine, _PER_PIXEL[kind], maps, pixels, maps, None), ["dst"], last=False)
+    return Operation(lib.make("binary", lib.engine, _PER_PIXEL[kind], maps, pixels, maps), ["dst"], last=False)
 
 
 def _window(window: Window) -> list:

@@ -14,7 +14,6 @@ from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.faults import Quarantine, Resized
 from paddle_adaptseg.data.loading import Positions, shared_memory_suffices
 from paddle_adaptseg.data.rare_classes import RareSampler, Total, class_counts
-from paddle_adaptseg.data.reading import eval_samples
 from paddle_adaptseg.data.sampling import PairStream, batch_bytes, train_batches
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.labels import LABEL_SPACES, LabelSpace
@@ -23,7 +22,6 @@ from paddle_adaptseg.registry import lookup
 __all__ = [
     "TrainData",
     "class_set",
-    "eval_samples",
     "label_space",
     "named_space",
     "open_domain",

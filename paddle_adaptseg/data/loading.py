@@ -6,6 +6,7 @@ Paddle itself waits for ever for a worker that hangs, and its workers live on fo
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import threading
@@ -19,7 +20,7 @@ import numpy as np
 from paddle.io import DataLoader, Dataset
 from PIL import Image
 
-from paddle_adaptseg.errors import TrainingError
+from paddle_adaptseg.errors import StorageError, TrainingError
 
 BATCHES_AHEAD, SPARE = 4, 32 * 2**20  # what each worker may have in /dev/shm, and what others may need there
 FAILED = "the loader failed at position"
@@ -67,6 +68,7 @@ def load(
     On a GPU Paddle's buffered reader brings the arrays there, two batches ahead: its own thread copies them from pinned
     memory on a stream of its own while a step computes. What is no array stays on the host.
     """
+    check_semaphores(workers)
     Image.core.set_blocks_max(8)  # Pillow keeps its memory between pictures: a tenth faster, and workers inherit it
     loader = DataLoader(
         _Guarded(dataset),
@@ -98,6 +100,17 @@ def load(
 def shared_memory_suffices(workers: int, size: int) -> bool:
     """Whether /dev/shm can hold the batches that workers prepare ahead; a container's often has 64 MB only."""
     return SHARED.is_dir() and shutil.disk_usage(SHARED).free >= workers * BATCHES_AHEAD * size + SPARE
+
+
+def check_semaphores(workers: int) -> None:
+    """Refuse to start workers where the queues to them cannot be made."""
+    try:
+        multiprocessing.Semaphore() if workers else None
+    except OSError as error:
+        raise StorageError(
+            f"loader workers need semaphores in '{SHARED}', and making one failed ({error.strerror}): mount it "
+            "writable, or use data.workers=0"
+        ) from error
 
 
 class _Guarded(Dataset):

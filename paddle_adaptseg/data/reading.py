@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
-import paddle
 
-from paddle_adaptseg.config import Pixels
 from paddle_adaptseg.data.dataset import DomainFiles
-from paddle_adaptseg.data.transforms import normalise
 from paddle_adaptseg.errors import DataError
 
 AHEAD = 2  # samples that wait for each thread
@@ -73,9 +70,3 @@ def read_ahead(
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def eval_samples(files: DomainFiles, pixels: Pixels, workers: int) -> Iterator[tuple[paddle.Tensor, np.ndarray, str]]:
-    """(normalised image [1, 3, H, W], train ids at full resolution, file stem) of every item in order."""
-    for sample in read_ahead(files, range(len(files)), workers=workers):
-        yield normalise(paddle.to_tensor(sample.images[0][None]), pixels), sample.truth, sample.stem

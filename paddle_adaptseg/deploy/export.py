@@ -18,11 +18,13 @@ from paddle_adaptseg.config import Config
 from paddle_adaptseg.data import label_space, open_validation
 from paddle_adaptseg.data.toy import CAMERA, make_scene
 from paddle_adaptseg.deploy.contract import Contract, card, check_choice, write_contract
-from paddle_adaptseg.deploy.program import LabelProgram, plain_norms, save_program
-from paddle_adaptseg.deploy.runners import STRIDE, NetworkRunner, ProgramRunner, scaled
-from paddle_adaptseg.engine.restore import find_weights, load_model
+from paddle_adaptseg.deploy.program import LabelProgram, plain_norms
+from paddle_adaptseg.deploy.runners import Runner, network_runner, program_runner
 from paddle_adaptseg.errors import CheckpointError, ConfigError, DataError
-from paddle_adaptseg.files import sha256, write_atomically
+from paddle_adaptseg.evaluation.predictor import STRIDE, scaled
+from paddle_adaptseg.evaluation.programs import save_program
+from paddle_adaptseg.files import confirm, sha256, write_atomically
+from paddle_adaptseg.weights.load import find_weights, load_model
 from paddle_adaptseg.weights.reader import read_weights
 
 PICTURES = 4  # compared after an export
@@ -51,20 +53,27 @@ def export_model(
     dynamic: bool = False,
     precision: str = "fp32",
     config: Optional[Config] = None,
+    overrides: Sequence[str] = (),
 ) -> Exported:
-    """Write a program for weights; `size` (height, width) is the validation size unless given, or any if `dynamic`."""
+    """Write a program for weights; `size` (height, width) is the validation size unless given, or any if `dynamic`.
+
+    `overrides` change the configuration saved in the weights, where no other one is given.
+    """
     check_choice(form, precision)
     folder = Path(folder)
-    model, config = load_model(origin, config)
+    model, config = load_model(origin, config, overrides)
     usual = list(config.data.validation.size[::-1])
     size = None if dynamic else list(size or usual)
     check_size(size, precision)
-    network = NetworkRunner(model, config, size)
+    network = network_runner(model, config, size)
     if form == "onnx" and not paddle.__version__.startswith("2."):
         model = load_model(origin, config)[0]  # the comparison keeps the network as it is trained
         plain_norms(model)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = WRITERS[form](LabelProgram(model, config.data.pixels, size), folder, precision)
+    with tempfile.TemporaryDirectory() as scratch:
+        files = WRITERS[form](LabelProgram(model, config.data.pixels, size), Path(scratch), precision)
+        for name in filter(None, files):
+            data = (Path(scratch) / name).read_bytes()
+            write_atomically(folder / name, lambda handle, data=data: handle.write(data))
     space = label_space(config)
     colours = [list(colour) for colour in space.colours]
     contract = Contract(form, *files, precision, size, usual, list(space.names), colours)
@@ -89,14 +98,7 @@ def check_size(size: Optional[Sequence[int]], precision: str) -> None:
 def write_paddle(program: LabelProgram, folder: Path, precision: str) -> tuple[str, str]:
     """Files of a Paddle program; its precision is chosen when it is loaded."""
     with runtime.quiet():
-        save_program(program, str(folder / "model"))
-    return program_files(folder)
-
-
-def program_files(folder: Path) -> tuple[str, str]:
-    """Names of the program and of its weights."""
-    found = [name for name in ("model.json", "model.pdmodel") if (folder / name).is_file()]
-    return found[0], "model.pdiparams"
+        return save_program(program, folder)
 
 
 def write_onnx(program: LabelProgram, folder: Path, precision: str) -> tuple[str, str]:
@@ -105,19 +107,20 @@ def write_onnx(program: LabelProgram, folder: Path, precision: str) -> tuple[str
         with runtime.quiet():
             import paddle2onnx
     except ImportError:
-        raise CheckpointError("ONNX export needs paddle2onnx: pip install -r requirements-deploy.txt") from None
-    target = folder.resolve() / "model.onnx"
-    with tempfile.TemporaryDirectory() as scratch, runtime.quiet(), inside(scratch):  # it leaves files where it runs
-        names = [str(Path(scratch) / name) for name in write_paddle(program, Path(scratch), precision)]
+        raise CheckpointError('ONNX export needs paddle2onnx: pip install -e ".[deploy]"') from None
+    made = folder / "model.onnx"
+    with runtime.quiet(), inside(folder):  # it leaves files where it runs
+        names = [str(folder / name) for name in write_paddle(program, folder, precision)]
         half = precision == "fp16"
-        paddle2onnx.export(*names, str(target), opset_version=OPSET, verbose=False, export_fp16_model=half)
-    if not target.is_file():
+        paddle2onnx.export(*names, str(made), opset_version=OPSET, verbose=False, export_fp16_model=half)
+    if not made.is_file():
         raise CheckpointError(f"paddle2onnx {paddle2onnx.__version__} wrote no program for this network")
-    return target.name, ""
+    confirm(made)
+    return made.name, ""
 
 
 @contextlib.contextmanager
-def inside(folder: str) -> Iterator[None]:
+def inside(folder: Path) -> Iterator[None]:
     """Work in another folder and come back."""
     before = Path.cwd()
     os.chdir(folder)
@@ -133,11 +136,11 @@ WRITERS: Mapping[str, Callable[[LabelProgram, Path, str], tuple[str, str]]] = {
 }
 
 
-def compare(network: NetworkRunner, folder: Path, contract: Contract, config: Config) -> tuple[Optional[float], str]:
+def compare(network: Runner, folder: Path, contract: Contract, config: Config) -> tuple[Optional[float], str]:
     """Share of pixels that the program and the network label alike, and a line that says so."""
     if contract.format == "paddle" and contract.precision == "fp16" and paddle.get_device() == "cpu":
         return None, "not compared: fp16 Paddle programs run on GPUs only"
-    runner, (name, images) = ProgramRunner(folder), test_pictures(config)
+    runner, (name, images) = program_runner(folder), test_pictures(config)
     size = contract.size or contract.recommended
     same = [runner.labels(image) == network.labels(image) for image in (scaled(i, size) for i in images)]
     share = float(np.mean(same))

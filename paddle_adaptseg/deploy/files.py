@@ -17,6 +17,7 @@ from paddle_adaptseg import parallel
 from paddle_adaptseg.deploy.media import Film, Picture, find_media, frames
 from paddle_adaptseg.deploy.runners import Runner
 from paddle_adaptseg.errors import ConfigError, DataError, suggest
+from paddle_adaptseg.files import confirm, write_atomically, writing
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.visual import overlay, palette_image
 
@@ -59,7 +60,8 @@ def predict_files(
             raise ConfigError(f"--write: unknown product '{name}': {suggest(name, PRODUCTS)}")
     everything, problems = find_media(inputs)
     media, tally, start = parallel.share(everything), Tally(), time.perf_counter()
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with tqdm(total=sum(isinstance(m, Picture) for m in media) or None, unit="image", disable=None) as bar:
         for item in media:
             if isinstance(item, Picture):
@@ -85,9 +87,9 @@ def _picture(runner: Runner, item: Picture, folder: Path, products: Sequence[str
     labels = runner.labels(image)
     for name in products:
         ending, draw = PRODUCTS[name]
+        drawn = draw(image, labels, runner.space)
         target = folder / f"{item.name}{ending}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draw(image, labels, runner.space).save(target)
+        write_atomically(target, lambda handle, drawn=drawn: drawn.save(handle, "PNG"), durable=False)
     yield
 
 
@@ -95,16 +97,13 @@ def _film(runner: Runner, item: Film, folder: Path, limit: Optional[int]) -> Ite
     """Write the film beside its overlay; what was written stays readable when it is interrupted."""
     capture, rate, _ = item.open()
     target, writer, count = folder / f"{item.name}_side.mp4", None, 0
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         for frame in frames(capture):
             if limit is not None and count >= limit:
                 break
             picture = _even(_side(frame, runner.labels(frame), runner.space))
             if writer is None:
-                writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), rate, picture.shape[1::-1])
-                if not writer.isOpened():
-                    raise DataError(f"cannot write film '{target}'")
+                writer = _film_writer(target, rate, picture.shape[1::-1])
             writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             count += 1
             yield
@@ -114,6 +113,17 @@ def _film(runner: Runner, item: Film, folder: Path, limit: Optional[int]) -> Ite
         capture.release()
         if writer is not None:
             writer.release()
+    confirm(target)  # OpenCV writes what fits and says nothing
+
+
+def _film_writer(target: Path, rate: float, size: Sequence[int]) -> cv2.VideoWriter:
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+    if not writer.isOpened():
+        raise DataError(f"cannot write film '{target}'")
+    return writer
 
 
 def _side(image: np.ndarray, labels: np.ndarray, space: LabelSpace) -> np.ndarray:

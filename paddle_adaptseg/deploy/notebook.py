@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from paddle_adaptseg.deploy.media import Picture
-from paddle_adaptseg.deploy.runners import Runner, open_runner
+from paddle_adaptseg.deploy.runners import Runner, model_files, open_runner
 from paddle_adaptseg.errors import DataError
 from paddle_adaptseg.labels import LabelSpace
 from paddle_adaptseg.visual import legend_figure, overlay
@@ -71,10 +71,8 @@ def _pixels(image: Union[np.ndarray, Image.Image, str, Path]) -> np.ndarray:
 
 
 def _runner(origin: Union[str, Path]) -> Runner:
-    """The runner of a path, kept while its file stays the same."""
-    path = Path(origin).resolve()
-    files = sorted(p for p in ([path] if path.is_file() else path.glob("*")) if p.is_file())
-    key = (path, tuple((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in files))
+    """The runner of a path, kept while the files that it reads stay the same."""
+    key = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in model_files(origin))
     if key not in _OPEN:
         _OPEN[key] = open_runner(origin)
         while len(_OPEN) > KEPT:

@@ -13,7 +13,7 @@ import paddle
 from paddle import Tensor, nn
 
 from paddle_adaptseg.config import Pixels
-from paddle_adaptseg.models.layers import resize_by_products, resize_like
+from paddle_adaptseg.models.layers import resize_like
 from paddle_adaptseg.models.segmenter import Segmenter
 
 
@@ -64,13 +64,3 @@ def plain_norms(layer: nn.Layer) -> None:
             setattr(layer, name, PlainGroupNorm(child))
         else:
             plain_norms(child)
-
-
-def save_program(program: nn.Layer, prefix: str) -> None:
-    """Write a program for Paddle Inference as `prefix`.pdiparams beside .json (Paddle 3) or .pdmodel (Paddle 2.6).
-
-    `program.spec()` says what it is fed.
-    """
-    program.eval()
-    with resize_by_products():
-        paddle.jit.save(program, prefix, input_spec=[program.spec()])

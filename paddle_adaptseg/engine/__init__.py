@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from paddle_adaptseg.engine.restore import evaluate, load_model
 from paddle_adaptseg.engine.run import FitResult, fit
+from paddle_adaptseg.evaluation.measure import evaluate
+from paddle_adaptseg.weights.load import load_model
 
 __all__ = ["FitResult", "evaluate", "fit", "load_model"]

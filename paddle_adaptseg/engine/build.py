@@ -14,13 +14,13 @@ from paddle_adaptseg.engine.compiled import compile_segmenter
 from paddle_adaptseg.engine.optim import build_players
 from paddle_adaptseg.engine.precision import precision_of
 from paddle_adaptseg.engine.ranks import synchronise_norms
-from paddle_adaptseg.engine.restore import fill_segmenter
 from paddle_adaptseg.engine.trainer import TrainState
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.methods import Method, build_method
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.recompute import set_recompute
 from paddle_adaptseg.models.segmenter import Segmenter
+from paddle_adaptseg.weights.load import fill_segmenter
 
 
 def check_sizes(config: Config, method: Method) -> None:

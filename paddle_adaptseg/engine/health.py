@@ -120,7 +120,10 @@ def last_score(baseline: str) -> Optional[float]:
     log = Path(baseline) / "log.jsonl"
     if not log.is_file():
         raise CheckpointError(f"run.baseline: '{baseline}' is no run's folder (it has no log.jsonl)")
-    scores = [json.loads(line).get("target/mIoU") for line in log.read_text(encoding="utf-8").splitlines()]
+    try:
+        scores = [json.loads(line).get("target/mIoU") for line in log.read_text(encoding="utf-8").splitlines()]
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"run.baseline: '{log}' is damaged ({error}); resume that run to mend it") from None
     scores = [score for score in scores if score is not None]
     if not scores:
         raise CheckpointError(f"run.baseline: the run in '{baseline}' was never evaluated")

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, NamedTuple, Optional
 
 from paddle_adaptseg import parallel
-from paddle_adaptseg.errors import Stopped
+from paddle_adaptseg.errors import Stopped, StopRequested
 
 
 class Reason(NamedTuple):
@@ -26,10 +26,6 @@ SIGNALS = {
     signal.SIGTERM: Reason("terminated (SIGTERM)", 143),
     signal.SIGINT: Reason("interrupted (Ctrl-C)", 130),
 }
-
-
-class Asked(Exception):
-    """Raised by check() where work can be broken off."""
 
 
 class Interruption:
@@ -69,7 +65,7 @@ class Interruption:
     def check(self) -> None:
         """Break off if the run should end."""
         if self.asked():
-            raise Asked
+            raise StopRequested
 
     def farewell(self, folder: Path, step: int) -> Stopped:
         """What the user is told."""

@@ -1,7 +1,7 @@
 """How much memory a training step will need, counted on a small picture before it starts.
 
 What a backward pass reads again are the results of convolutions, norms and pooling: hooks count them on a picture of a
-sixteenth of the area. On a CPU, residual blocks compute their norms again and keep their results instead. Full-size
+sixteenth of the area. Accelerated residual blocks compute their norms again and keep their results instead. Full-size
 logits count by size, weights with their momentum; gradients come while results go.
 """
 
@@ -14,12 +14,10 @@ import paddle
 from paddle import nn
 
 from paddle_adaptseg.config import EVERY_STAGE, Config
-from paddle_adaptseg.cpu import on_cpu, without_onednn
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.methods.base import Method
 from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.recompute import blocks_of
-from paddle_adaptseg.models.residual import norms_of
 
 KEPT = (nn.Conv2D, nn.BatchNorm2D, nn.GroupNorm, nn.MaxPool2D)
 SHRINK = 4  # the picture on which is counted has 1/4 of the width and height
@@ -60,7 +58,7 @@ def _kept(method: Method, height: int, width: int, stages: Sequence[str]) -> tup
     """Bytes that a forward pass of one small picture keeps: plain, and when the blocks of some stages recompute."""
     every, blocks = blocks_of(method.segmenter), blocks_of(method.segmenter, stages)
     inside = {id(sub): index for index, block in enumerate(blocks) for sub in block.sublayers()}
-    lean = {id(block): norms_of(block) for block in every} if on_cpu(paddle.zeros([1])) else {}
+    lean = {id(block): block.computed_again() for block in every if hasattr(block, "computed_again")}
     made_again = {id(norm) for norms in lean.values() for norm in norms}
     plain, outside, per_block = [], [], [0] * len(blocks)
 
@@ -82,7 +80,7 @@ def _kept(method: Method, height: int, width: int, stages: Sequence[str]) -> tup
     hooks = [x.register_forward_post_hook(count) for x in method.segmenter.sublayers() if isinstance(x, KEPT)]
     hooks += [block.register_forward_post_hook(count_block) for block in every]
     try:
-        with inference(method), without_onednn():  # what oneDNN computes as one operation calls no hooks
+        with inference(method):
             method.segmenter.logits(paddle.zeros([1, 3, height, width]))
     finally:
         for hook in hooks:

@@ -12,12 +12,12 @@ from paddle_adaptseg.config import Config, Domain
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.items import list_items
 from paddle_adaptseg.engine.build import build_state
-from paddle_adaptseg.engine.evaluator import class_sets
 from paddle_adaptseg.engine.health import last_score
 from paddle_adaptseg.engine.ranks import check_sync_norm, common_batch, reduced, rule
 from paddle_adaptseg.engine.resume import set_start, starting_point
 from paddle_adaptseg.engine.trainer import TrainState
 from paddle_adaptseg.errors import CheckpointError, DataError
+from paddle_adaptseg.evaluation.protocol import class_sets
 
 
 @dataclass

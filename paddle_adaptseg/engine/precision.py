@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import paddle
 
 from paddle_adaptseg.config import Run
-from paddle_adaptseg.cpu import without_onednn
 from paddle_adaptseg.engine.optim import Player
 from paddle_adaptseg.errors import ConfigError
 
@@ -33,7 +32,7 @@ class Precision:
         if self.kind == "fp32":
             yield
             return
-        with paddle.amp.auto_cast(dtype=DTYPES[self.kind]), without_onednn():
+        with paddle.amp.auto_cast(dtype=DTYPES[self.kind]):
             yield
 
     @paddle.no_grad()
@@ -53,7 +52,7 @@ def precision_of(run: Run) -> Precision:
     if run.precision not in DTYPES:
         raise ConfigError(f"run.precision must be one of {', '.join(DTYPES)}, not '{run.precision}'")
     if run.precision != "fp32" and paddle.get_device() == "cpu":
-        raise ConfigError(f"run.precision={run.precision} needs a GPU: on a CPU Paddle 3 has no mixed precision")
+        raise ConfigError(f"run.precision={run.precision} needs a GPU: Paddle has no mixed precision on a CPU")
     if run.loss_scale <= 0:
         raise ConfigError(f"run.loss_scale must be above 0, not {run.loss_scale}")
     return Precision(run.precision, run.loss_scale if run.precision == "fp16" else 1.0)

@@ -11,10 +11,11 @@ from paddle_adaptseg import checkpoint
 from paddle_adaptseg.checkpoint import Snapshot
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import differences, parse_config
-from paddle_adaptseg.engine.restore import fill_segmenter
 from paddle_adaptseg.engine.trainer import TrainState
 from paddle_adaptseg.errors import CheckpointError, ConfigError, shorten
-from paddle_adaptseg.files import write_atomically
+from paddle_adaptseg.files import delete, write_atomically
+from paddle_adaptseg.weights.load import fill_segmenter
+from paddle_adaptseg.weights.reader import read_weights
 
 
 def starting_point(
@@ -51,14 +52,33 @@ def _changes(snapshot: Snapshot, config: Config, folder: Path) -> list[str]:
     return differences(old, config) + ([f"Paddle: {before} -> {now}"] if before != now else [])
 
 
-def restore_best(folder: Path, step: int) -> None:
-    """Let best.pdparams be the best network up to now, not one of steps that were just dropped."""
-    weights, best = folder / "weights" / f"step_{step:08d}.pdparams", folder / "best.pdparams"
-    if step and weights.is_file():
+def restore_best(folder: Path, best_step: int, step: int) -> str:
+    """Let best.pdparams be the best network up to `step`; returns what the user should know.
+
+    It is written again from `best_step`'s file in weights/. Without that file it stays as it is, unless its own record
+    says that it is of a later step.
+    """
+    weights, best = folder / "weights" / f"step_{best_step:08d}.pdparams", folder / "best.pdparams"
+    if best_step and weights.is_file():
         data = weights.read_bytes()
         write_atomically(best, lambda handle: handle.write(data))
-    else:
-        best.unlink(missing_ok=True)
+    elif best.is_file():
+        own = _trained_steps(best)
+        if own is None:
+            return f"'{best}' does not say which step it is of; it was left as it is"
+        if own > step:
+            delete(best)
+            return f"'{best}' was deleted: it is of step {own}, and the run continues from step {step}"
+    return ""
+
+
+def _trained_steps(path: Path) -> Optional[int]:
+    """The step that a weights file of ours records; None: it has no such record, or cannot be read."""
+    try:
+        steps = read_weights(path).origin.get("trained_steps")
+    except CheckpointError:
+        return None
+    return steps if isinstance(steps, int) else None
 
 
 def set_start(state: TrainState, snapshot: Optional[Snapshot], config: Config, tell: Callable[[str], object]) -> None:

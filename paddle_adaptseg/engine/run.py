@@ -11,18 +11,21 @@ from paddle_adaptseg import checkpoint, parallel, runtime
 from paddle_adaptseg.checkpoint import Snapshot
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import dump
+from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.data import TrainData, open_validation
 from paddle_adaptseg.engine.build import build_state
 from paddle_adaptseg.engine.ending import explained
-from paddle_adaptseg.engine.evaluator import class_sets, evaluate_model, protocol_line, score_scalars
 from paddle_adaptseg.engine.finite import check_arrays
 from paddle_adaptseg.engine.health import HealthMonitor, last_score
-from paddle_adaptseg.engine.interrupt import Asked, Interruption
+from paddle_adaptseg.engine.interrupt import Interruption
 from paddle_adaptseg.engine.memory import estimate
 from paddle_adaptseg.engine.panels import panels, training_panel
 from paddle_adaptseg.engine.ranks import change, check_same_files, check_sync_norm, rule
 from paddle_adaptseg.engine.resume import restore_best, set_start, starting_point
 from paddle_adaptseg.engine.trainer import StepReport, run_steps
+from paddle_adaptseg.errors import StopRequested
+from paddle_adaptseg.evaluation.measure import evaluate_model
+from paddle_adaptseg.evaluation.protocol import class_sets, protocol_line, score_scalars
 from paddle_adaptseg.files import sweep, write_atomically
 from paddle_adaptseg.lock import RunLock
 from paddle_adaptseg.logger import Console, RunLog, Silent
@@ -56,9 +59,13 @@ def fit(
         parallel.check_device(config.run.device)
         check_sync_norm(config, runtime.set_device(config.run.device).startswith("gpu"))
         runtime.set_cudnn(config.run.deterministic, config.run.cudnn_autotune)
+        runtime.set_accelerate(config.run.accelerate)
+        runtime.keep_freed_memory()
         mine = RunLock(Path(config.run.output)) if parallel.is_first() else contextlib.nullcontext(Silent())
         with runtime.fresh_names(), mine as lock:
-            return _Run(config, resume, overwrite, accept_changes, lock).train()
+            run = _Run(config, resume, overwrite, accept_changes, lock)
+            with contextlib.nullcontext() if config.run.to_static else accelerate(run.state.method):
+                return run.train()
 
 
 class _Run:
@@ -85,15 +92,14 @@ class _Run:
         # Everything that can be wrong has been looked at, by every process; from here on the folder is written to.
         self.log: Any = Silent()
         self.console: Any = Silent()
-        memory = estimate(self.state.method, config).text()
-        self.notes = [note for note in (lock.note, changes, moved, memory) if note]
+        self.notes = [note for note in (lock.note, changes, moved) if note]
         if parallel.is_first():
             self.open_folder()
 
     def open_folder(self) -> None:
         """Drop what is of later steps, and open the log."""
         checkpoint.drop_after(self.folder, self.state.step)
-        restore_best(self.folder, self.state.best_step)
+        self.notes += filter(None, [restore_best(self.folder, self.state.best_step, self.state.step)])
         for folder in (self.folder, self.folder / "states", self.folder / "weights"):
             sweep(folder)
         self.log = RunLog(self.folder, self.state.step)
@@ -111,7 +117,8 @@ class _Run:
             f"{self.config.schedule.stop}, writing to {self.folder} (curves: visualdl --logdir {self.folder / 'vdl'})"
         )
         several = [rule(self.config)] if parallel.world() > 1 else []
-        for note in (*several, *self.notes, *self.data.notes()):
+        memory = estimate(self.state.method, self.config).text()
+        for note in (*several, *self.notes, memory, *self.data.notes()):
             self.console.line(note)
         if self.validation is not None:
             self.console.line(protocol_line(self.config, len(self.validation)))
@@ -123,7 +130,7 @@ class _Run:
                 run_steps(self.state, self.config, batches, self.after_step)
                 if resized := self.data.resized.total(parallel.texts):
                     self.console.line(resized)
-        except Asked:
+        except StopRequested:
             raise self.stop.farewell(self.folder, self.state.step) from None
         finally:
             batches.close()
@@ -162,13 +169,13 @@ class _Run:
         try:
             improved = due and self.evaluate()
             state.pending = False
-        except Asked:
+        except StopRequested:
             state.pending = True  # it is the first thing the continued run does
         saves = improved or self.ends() or state.step % run.save_every == 0 or state.step == last
         if saves:
             self.save(due and not state.pending, improved)
         if saves and self.ends():
-            raise Asked
+            raise StopRequested
 
     def ends(self) -> bool:
         """Whether the run was asked to end and has not reached its end anyway."""

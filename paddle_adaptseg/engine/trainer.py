@@ -15,15 +15,15 @@ from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.checkpoint import Snapshot
 from paddle_adaptseg.config import Config, Schedule
 from paddle_adaptseg.configfile import dump
-from paddle_adaptseg.engine.counting import counted_pairs
 from paddle_adaptseg.engine.finite import Guard, NotFinite, check_gradients, check_losses, collect
 from paddle_adaptseg.engine.optim import Player, poly
 from paddle_adaptseg.engine.precision import FULL, Precision, precision_of
 from paddle_adaptseg.engine.ranks import average_gradients, common_losses, weigh
 from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.evaluation.logits import count_pairs
+from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
 from paddle_adaptseg.labels import IGNORE
 from paddle_adaptseg.methods.base import Clock, Method, Terms
-from paddle_adaptseg.metrics import ConfusionMatrix
 from paddle_adaptseg.weights import arrays_of, load_arrays
 
 
@@ -170,6 +170,6 @@ def read_observed(observed: dict[str, Any], batch: Batch) -> dict[str, float]:
     readings = {**{k: float(v) for k, v in plain.items() if k not in numbers}, **dict(zip(numbers, values))}
     if "source_prediction" in observed:
         matrix = ConfusionMatrix(IGNORE)  # as many classes as labels can have
-        matrix.add_pairs(counted_pairs(batch.source_label, observed["source_prediction"]))
+        matrix.add_pairs(count_pairs(batch.source_label, observed["source_prediction"]))
         readings["source_batch/mIoU"] = 100 * matrix.miou()
     return readings

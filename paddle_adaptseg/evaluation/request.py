@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from paddle_adaptseg.engine.inference import Inference
-from paddle_adaptseg.engine.restore import find_weights
 from paddle_adaptseg.errors import ConfigError, suggest
+from paddle_adaptseg.evaluation.options import InferenceOptions
+from paddle_adaptseg.weights.load import find_weights
 
 DOMAINS = ("target", "source")
 
@@ -27,7 +27,7 @@ class Request:
     training_size: bool = False
     limit: Optional[int] = None
     baseline: Optional[str] = None
-    options: Inference = field(default_factory=Inference)
+    options: InferenceOptions = field(default_factory=InferenceOptions)
     report: Optional[str] = None
     watch: Optional[float] = None
     tail: int = 5

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from paddle import Tensor, nn
 
-from paddle_adaptseg.models.convolution import Conv2D, shared
 from paddle_adaptseg.models.layers import normal_init
 
 DILATIONS = (6, 12, 18, 24)
@@ -22,12 +21,12 @@ class PyramidHead(nn.Layer):
     def __init__(self, channels: int, classes: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.branches = nn.LayerList(
-            [Conv2D(channels, classes, 3, padding=d, dilation=d, weight_attr=normal_init()) for d in dilations]
+            [nn.Conv2D(channels, classes, 3, padding=d, dilation=d, weight_attr=normal_init()) for d in dilations]
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        first, *others = shared(x, len(self.branches))
-        total = self.branches[0](first)
-        for branch, x in zip(self.branches[1:], others):
+        first, *others = self.branches
+        total = first(x)
+        for branch in others:
             total = total + branch(x)
         return total

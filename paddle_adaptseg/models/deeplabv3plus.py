@@ -12,12 +12,10 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.models.aspp import DILATIONS, PyramidHead
-from paddle_adaptseg.models.convolution import Conv2D, shared
 from paddle_adaptseg.models.layers import NORMS, NormPolicy, resize_like
 from paddle_adaptseg.models.mobilenet import MobileNetV2
 from paddle_adaptseg.models.resnet import ResNet
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
-from paddle_adaptseg.models.unit import ConvNorm
 from paddle_adaptseg.registry import lookup
 
 # output stride -> dilations of the pyramid's 3x3 convolutions
@@ -28,8 +26,8 @@ def conv_norm(fan_in: int, fan_out: int, kernel: int, norm: NormPolicy, dilation
     """Convolution without bias, norm, ReLU."""
     init = ParamAttr(initializer=nn.initializer.KaimingNormal())
     padding = dilation * (kernel // 2)
-    conv = Conv2D(fan_in, fan_out, kernel, 1, padding, dilation, weight_attr=init, bias_attr=False)
-    return ConvNorm(conv, norm(fan_out), nn.ReLU())
+    conv = nn.Conv2D(fan_in, fan_out, kernel, 1, padding, dilation, weight_attr=init, bias_attr=False)
+    return nn.Sequential(conv, norm(fan_out), nn.ReLU())
 
 
 class ImagePooling(nn.Layer):
@@ -67,7 +65,7 @@ class Pyramid(nn.Layer):
         self.mix = nn.Sequential(conv_norm(width * len(self.parts), width, 1, norm), nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mix(paddle.concat([part(y) for part, y in zip(self.parts, shared(x, len(self.parts)))], axis=1))
+        return self.mix(paddle.concat([part(x) for part in self.parts], axis=1))
 
 
 class Decoder(nn.Layer):
@@ -105,7 +103,7 @@ class DeepLabV3Plus(Segmenter):
         self.backbone = backbone
         self.pyramid = Pyramid(last, width, dilations, norm)
         self.decoder = Decoder(low, low_width, width, norm)
-        self.heads = nn.LayerDict({"main": nn.Sequential(nn.Dropout(0.1), Conv2D(width, classes, 1))})
+        self.heads = nn.LayerDict({"main": nn.Sequential(nn.Dropout(0.1), nn.Conv2D(width, classes, 1))})
         if aux:
             self.levels = ("main", "aux")
             self.heads["aux"] = PyramidHead(stage3, classes, DILATIONS)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from paddle import nn
 
-from paddle_adaptseg.models.convolution import Conv2D, ConvSequence
-
 
 def discriminator(channels: int, width: int = 64) -> nn.Sequential:
     """Maps [N, channels, H, W] to one logit per patch; convolutions at the indices 0, 2, 4, 6, 8."""
     widths = [channels, width, 2 * width, 4 * width, 8 * width, 1]
     layers: list[nn.Layer] = []
     for fan_in, fan_out in zip(widths, widths[1:]):
-        layers += [Conv2D(fan_in, fan_out, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-    return ConvSequence(*layers[:-1])
+        layers += [nn.Conv2D(fan_in, fan_out, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers[:-1])
 
 
 def feature_discriminator(channels: int, width: int = 64) -> nn.Sequential:
@@ -21,5 +19,5 @@ def feature_discriminator(channels: int, width: int = 64) -> nn.Sequential:
     widths = [channels, 4 * width, 2 * width, 1]
     layers: list[nn.Layer] = []
     for fan_in, fan_out in zip(widths, widths[1:]):
-        layers += [Conv2D(fan_in, fan_out, 3, padding=1), nn.LeakyReLU(0.2)]
-    return ConvSequence(*layers[:-1])
+        layers += [nn.Conv2D(fan_in, fan_out, 3, padding=1), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers[:-1])

@@ -1,19 +1,18 @@
-"""Several networks as one: the weighted mean of their class probabilities (AdvEnt + MinEnt in Vu et al., CVPR 2019)."""
+"""Several networks whose class probabilities are averaged with weights (AdvEnt + MinEnt in Vu et al., CVPR 2019)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import Union
 
-import paddle.nn.functional as F
-from paddle import Tensor, nn
+from paddle import nn
 
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.models.segmenter import Segmenter
 
 
-class Ensemble(Segmenter):
-    """Members must predict the same classes; weights need not sum to 1."""
+class Ensemble(nn.Layer):
+    """Members must predict the same classes; weights need not sum to 1. evaluation.predictor does the averaging."""
 
     def __init__(self, members: Sequence[Segmenter], weights: Sequence[float] = ()) -> None:
         super().__init__()
@@ -23,10 +22,5 @@ class Ensemble(Segmenter):
         self.members = nn.LayerList(list(members))
         self.weights = [w / sum(weights) for w in weights]
 
-    def predict(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logarithms of the averaged probabilities, so that softmax gives the average back."""
-        parts = [w * F.softmax(m.predict(image, size), axis=1) for m, w in zip(self.members, self.weights)]
-        return sum(parts).clip(min=1e-30).log()
 
-    def forward(self, image: Tensor, size: Optional[tuple[int, int]] = None) -> dict[str, Tensor]:
-        return {"main": self.predict(image, size or tuple(image.shape[2:]))}
+Network = Union[Segmenter, Ensemble]  # what can predict

@@ -11,9 +11,6 @@ import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
-from paddle_adaptseg.cpu import on_cpu
-from paddle_adaptseg.models.convolution import Conv2D
-
 
 @dataclass(frozen=True)
 class NormPolicy:
@@ -54,10 +51,10 @@ NORMS: Mapping[str, NormPolicy] = {
 
 def conv(
     fan_in: int, fan_out: int, kernel: int, stride: int = 1, dilation: int = 1, padding: Optional[int] = None
-) -> Conv2D:
+) -> nn.Conv2D:
     """A convolution without bias that keeps the size (over the stride), as the originals initialise it."""
     padding = dilation * (kernel // 2) if padding is None else padding
-    return Conv2D(fan_in, fan_out, kernel, stride, padding, dilation, weight_attr=normal_init(), bias_attr=False)
+    return nn.Conv2D(fan_in, fan_out, kernel, stride, padding, dilation, weight_attr=normal_init(), bias_attr=False)
 
 
 def normal_init(std: float = 0.01) -> ParamAttr:
@@ -65,34 +62,30 @@ def normal_init(std: float = 0.01) -> ParamAttr:
     return ParamAttr(initializer=nn.initializer.Normal(0.0, std))
 
 
-def relu_(x: Tensor) -> Tensor:
-    """relu(x) in the memory of `x`, which nobody may read afterwards; a traced program has no such thing."""
-    return F.relu_(x) if paddle.in_dynamic_mode() else F.relu(x)
-
-
-def add_(x: Tensor, other: Tensor) -> Tensor:
-    """x + other in the memory of `x`, which nobody may read afterwards; a traced program has no such thing."""
-    return x.add_(other) if paddle.in_dynamic_mode() else x + other
-
-
 def resize(x: Tensor, size: Sequence[int], align_corners: bool = True) -> Tensor:
     """Bilinear resize to (height, width), with aligned corners as AdaptSegNet and its family train and evaluate."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
-    if not align_corners:
-        return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False)
-    if _PRODUCTS or (on_cpu(x) and x.shape[2] <= size[0] and x.shape[3] <= size[1]):
-        return _resize_by_products(x, size)  # on a CPU three times as fast as the operator
-    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=True)
+    if _PRODUCTS or _enlarges_on_a_cpu(x, size):
+        return _resize_by_products(x, size, align_corners)
+    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=align_corners)
 
 
-def resize_like(x: Tensor, other: Tensor) -> Tensor:
+@paddle.jit.not_to_static
+def _enlarges_on_a_cpu(x: Tensor, size: Sequence[int]) -> bool:
+    """Where two matrix products are three times as fast as Paddle's operator."""
+    if not paddle.in_dynamic_mode() or not x.place.is_cpu_place() or x.dtype != paddle.float32:
+        return False
+    return x.shape[2] <= size[0] and x.shape[3] <= size[1]
+
+
+def resize_like(x: Tensor, other: Tensor, align_corners: bool = True) -> Tensor:
     """Resize to another map's height and width, which a traced program may learn only when it runs."""
     size = list(other.shape[2:])
     if all(isinstance(n, int) and n > 0 for n in size):
-        return resize(x, size)
+        return resize(x, size, align_corners)
     shape = paddle.shape(other)
-    return F.interpolate(x, size=[shape[2], shape[3]], mode="bilinear", align_corners=True)
+    return F.interpolate(x, size=[shape[2], shape[3]], mode="bilinear", align_corners=align_corners)
 
 
 _PRODUCTS: list[bool] = []  # not empty: inside resize_by_products()
@@ -111,17 +104,21 @@ def resize_by_products() -> Iterator[None]:
         _PRODUCTS.pop()
 
 
-def _resize_by_products(x: Tensor, size: Sequence[int]) -> Tensor:
+def _resize_by_products(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     batch, channels, height, width = x.shape
     planes = batch * channels
-    x = paddle.matmul(x.reshape([planes * height, width]), _weights(width, size[1]).t())
-    rows = _weights(height, size[0]).unsqueeze(0).expand([planes, size[0], height])
+    x = paddle.matmul(x.reshape([planes * height, width]), _weights(width, size[1], align_corners).t())
+    rows = _weights(height, size[0], align_corners).unsqueeze(0).expand([planes, size[0], height])
     return paddle.matmul(rows, x.reshape([planes, height, size[1]])).reshape([batch, channels, *size])
 
 
-def _weights(old: int, new: int) -> Tensor:
+def _weights(old: int, new: int, align_corners: bool) -> Tensor:
     """What each of `old` samples adds to each of `new` ones [new, old]."""
-    position = paddle.arange(new, dtype="float32") * ((old - 1) / max(new - 1, 1))
+    position = paddle.arange(new, dtype="float32")
+    if align_corners:
+        position = position * ((old - 1) / max(new - 1, 1))
+    else:
+        position = ((position + 0.5) * (old / new) - 0.5).clip(0, old - 1)
     return F.relu(1 - (position.unsqueeze(1) - paddle.arange(old, dtype="float32").unsqueeze(0)).abs())
 
 

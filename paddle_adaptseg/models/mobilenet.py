@@ -9,7 +9,6 @@ from __future__ import annotations
 from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.models.convolution import Conv2D
 from paddle_adaptseg.models.layers import NormPolicy
 
 # expansion, channels, blocks, stride of each group of blocks
@@ -23,7 +22,7 @@ def _conv_norm(
 ) -> nn.Sequential:
     init = ParamAttr(initializer=nn.initializer.KaimingNormal())
     padding = dilation * (kernel // 2)
-    conv = Conv2D(fan_in, fan_out, kernel, stride, padding, dilation, groups, weight_attr=init, bias_attr=False)
+    conv = nn.Conv2D(fan_in, fan_out, kernel, stride, padding, dilation, groups, weight_attr=init, bias_attr=False)
     return nn.Sequential(conv, norm(fan_out), nn.ReLU6())
 
 
@@ -36,7 +35,7 @@ class InvertedResidual(nn.Layer):
         super().__init__()
         width = fan_in * expansion
         expand = [_conv_norm(fan_in, width, 1, norm)] if expansion > 1 else []
-        project = Conv2D(width, fan_out, 1, bias_attr=False)
+        project = nn.Conv2D(width, fan_out, 1, bias_attr=False)
         depthwise = _conv_norm(width, width, 3, norm, stride, dilation, groups=width)
         self.conv = nn.Sequential(*expand, depthwise, project, norm(fan_out))
         self.shortcut = shortcut

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Optional
 
-import paddle
+import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.models.convolution import shared
-from paddle_adaptseg.models.layers import NormPolicy, add_, conv, relu_
-from paddle_adaptseg.models.pooling import MaxPool2D
-from paddle_adaptseg.models.recompute import Recomputed
-from paddle_adaptseg.models.residual import residual
-from paddle_adaptseg.models.unit import Unit, fits, normed
+from paddle_adaptseg.models.layers import NormPolicy, conv
 
 # output stride -> (stride, dilation) of each stage
 STAGES: Mapping[int, tuple[tuple[int, int], ...]] = {
@@ -25,7 +19,7 @@ STRIDE_IN = ("1x1", "3x3")
 VARIANTS = ("plain", "vd")
 
 
-class Bottleneck(Recomputed):
+class Bottleneck(nn.Layer):
     """1x1, 3x3, 1x1 convolutions around a shortcut; tensor names are the original ones.
 
     `stride_in` says which convolution strides: "1x1" in Caffe's weights, "3x3" in torchvision's and paddle.vision's.
@@ -55,26 +49,13 @@ class Bottleneck(Recomputed):
         self.conv3, self.bn3 = conv(width, fan_out, 1), norm(fan_out)
         self.downsample = nn.Sequential(conv(fan_in, fan_out, 1, skipped), norm(fan_out)) if project else None
 
-    def units(self) -> tuple[tuple[Unit, ...], Optional[Unit]]:
-        """Convolutions and norms in order, and those of the shortcut."""
-        units = Unit(self.conv1, self.bn1), Unit(self.conv2, self.bn2), Unit(self.conv3, self.bn3)
-        return units, None if self.downsample is None else Unit(*self.downsample)
-
-    def run(self, x: Tensor) -> Tensor:
-        return residual(x, *self.units()) if self._is_one_operation(x) else self._by_layers(x)
-
-    @paddle.jit.not_to_static
-    def _is_one_operation(self, x: Tensor) -> bool:
-        units, shortcut = self.units()
-        return self.shrink is None and fits(x, units) and (shortcut is None or fits(x, [shortcut]))
-
-    def _by_layers(self, x: Tensor) -> Tensor:
-        y = relu_(self.bn1(self.conv1(x)))
-        y = relu_(self.bn2(self.conv2(y)))
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
         if self.shrink is not None:
             x = self.shrink(x)
-        return relu_(add_(y, x if self.downsample is None else self.downsample(x)))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 def deep_stem(norm: NormPolicy) -> nn.Sequential:
@@ -115,7 +96,7 @@ class ResNet(nn.Layer):
             self.stem = deep_stem(norm)
         else:
             self.conv1, self.bn1 = conv(3, 64, 7, stride=2, padding=3), norm.stem()(64)
-        self.pool = MaxPool2D(3, 2, 1, ceil_mode=ceil_pool)
+        self.pool = nn.MaxPool2D(3, 2, 1, ceil_mode=ceil_pool)
         self.channels = 64
         grids = ((1,), (1,), (1,), multi_grid)
         for index, ((stride, dilation), grid) in enumerate(zip(STAGES[output_stride], grids)):
@@ -132,12 +113,12 @@ class ResNet(nn.Layer):
             self.channels = width * Bottleneck.expansion
         return nn.Sequential(*blocks)
 
-    def _start(self, x: Tensor) -> Tensor:
-        unit = Unit(self.conv1, self.bn1)
-        return normed(x, unit, True) if fits(x, [unit]) else relu_(self.bn1(self.conv1(x)))
+    def start(self, x: Tensor) -> Tensor:
+        """The features before pooling, at half the size."""
+        return self.stem(x) if self.vd else F.relu(self.bn1(self.conv1(x)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        stage1, onward = shared(self.layer1(self.pool(self.stem(x) if self.vd else self._start(x))), 2)
-        stage2 = self.layer2(onward)
-        stage3, onward = shared(self.layer3(stage2), 2)
-        return stage1, stage2, stage3, self.layer4(onward)
+        stage1 = self.layer1(self.pool(self.start(x)))
+        stage2 = self.layer2(stage1)
+        stage3 = self.layer3(stage2)
+        return stage1, stage2, stage3, self.layer4(stage3)

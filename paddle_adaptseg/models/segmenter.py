@@ -8,7 +8,7 @@ from typing import Optional
 
 from paddle import Tensor, nn
 
-from paddle_adaptseg.models.layers import resize, resize_all
+from paddle_adaptseg.models.layers import resize_all
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,6 @@ class Segmenter(nn.Layer):
 
     def forward(self, image: Tensor, size: Optional[tuple[int, int]] = None) -> dict[str, Tensor]:
         return resize_all(self.logits(image), size or image.shape[2:], self.align_corners)
-
-    def predict(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits of the main level alone at `size`."""
-        return resize(self.logits(image)["main"], size, self.align_corners)
 
     def groups(self) -> list[ParamGroup]:
         """Every trainable parameter in exactly one group."""

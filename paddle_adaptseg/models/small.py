@@ -9,22 +9,20 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.models.aspp import PyramidHead
-from paddle_adaptseg.models.convolution import Conv2D
 from paddle_adaptseg.models.deeplabv3plus import DeepLabV3Plus
 from paddle_adaptseg.models.layers import NORMS, NormPolicy
-from paddle_adaptseg.models.recompute import Recomputed
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.registry import lookup
 
 
-def _conv(fan_in: int, fan_out: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> Conv2D:
+def _conv(fan_in: int, fan_out: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Conv2D:
     init = ParamAttr(initializer=nn.initializer.KaimingNormal())
-    return Conv2D(
+    return nn.Conv2D(
         fan_in, fan_out, kernel, stride, dilation * (kernel // 2), dilation, weight_attr=init, bias_attr=False
     )
 
 
-class BasicBlock(Recomputed):
+class BasicBlock(nn.Layer):
     """Two 3x3 convolutions around a shortcut."""
 
     def __init__(self, fan_in: int, fan_out: int, norm: NormPolicy, stride: int = 1, dilation: int = 1) -> None:
@@ -35,7 +33,7 @@ class BasicBlock(Recomputed):
         if fan_in != fan_out or stride > 1:
             self.shortcut = nn.Sequential(_conv(fan_in, fan_out, 1, stride), norm(fan_out))
 
-    def run(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
         return F.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 

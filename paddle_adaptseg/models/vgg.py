@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from paddle import nn
 
-from paddle_adaptseg.models.convolution import Conv2D, ConvSequence
-from paddle_adaptseg.models.pooling import MaxPool2D
-
 _PLAN = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512)
 
 
@@ -18,11 +15,11 @@ def vgg16_features() -> nn.Sequential:
     layers, fan_in = [], 3
     for step in _PLAN:
         if isinstance(step, str):
-            layers.append(MaxPool2D(2, 2))
+            layers.append(nn.MaxPool2D(2, 2))
             continue
-        layers += [Conv2D(fan_in, step, 3, padding=1), nn.ReLU()]
+        layers += [nn.Conv2D(fan_in, step, 3, padding=1), nn.ReLU()]
         fan_in = step
     for fan_out, dilation in ((512, 2), (512, 2), (512, 2), (1024, 4), (1024, 4)):
-        layers += [Conv2D(fan_in, fan_out, 3, padding=dilation, dilation=dilation), nn.ReLU()]
+        layers += [nn.Conv2D(fan_in, fan_out, 3, padding=dilation, dilation=dilation), nn.ReLU()]
         fan_in = fan_out
-    return ConvSequence(*layers)
+    return nn.Sequential(*layers)

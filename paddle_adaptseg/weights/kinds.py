@@ -162,7 +162,16 @@ def translate(arrays: Arrays, kind: str, branches: Optional[int] = None) -> dict
         branch = re.search(r"\.branches\.(\d+)\.", name)
         if branches is None or branch is None or int(branch.group(1)) < branches or kind == "ours":
             translated[name] = array
-    return translated
+    return _without_biases(translated)
+
+
+def _without_biases(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """CLAN-paddle's shortcuts have a bias before their norm: shifting the norm's mean by it is the same, exactly."""
+    for name in [n for n in arrays if n.endswith(".downsample.0.bias")]:
+        mean = name.replace(".0.bias", ".1._mean")
+        if mean in arrays and arrays[mean].shape == arrays[name].shape and arrays[name].dtype.kind == "f":
+            arrays[mean] = arrays[mean] - arrays.pop(name)
+    return arrays
 
 
 def trained_branches(arrays: Arrays) -> Optional[int]:

@@ -1,17 +1,23 @@
-"""Any weights file to named arrays: the format is told by its bytes, never by its ending."""
+"""Any weights file to named arrays: the format is told by its bytes, never by its ending.
+
+A format is a row of FORMATS: how its first bytes look, and a function that returns a mapping of names to arrays (or
+what stands for them), which may lie inside another mapping. Everything after that is the same for all.
+"""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from paddle_adaptseg.errors import CheckpointError, shorten
-from paddle_adaptseg.weights.torch_format import TensorView, is_torch_legacy, is_torch_zip, read_legacy, read_zip
+from paddle_adaptseg.weights.foreign import HEAD, what_it_is
+from paddle_adaptseg.weights.limits import Budget, Metered, brief, regular_size
+from paddle_adaptseg.weights.numpy_format import PLAIN, Array
+from paddle_adaptseg.weights.torch_format import TensorView, is_legacy, is_zip, read_legacy, read_zip
 from paddle_adaptseg.weights.unpickle import load_one
 
 RECORD = "@paddle_adaptseg"  # the key of the configuration text in our own files
@@ -19,7 +25,8 @@ ORIGIN = "@origin"  # the key of a JSON text that says where the tensors came fr
 _PADDLE_NAMES = "StructuredToParameterName@@"
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 PREFIXES = ("module.", "model.")
-MAX_FILE = 8 * 2**30
+MAX_TENSORS = 20_000
+MAX_RECORD = 2**20
 
 
 class Weights(NamedTuple):
@@ -31,33 +38,39 @@ class Weights(NamedTuple):
 
 
 def read_weights(path: Path) -> Weights:
-    """Arrays, and what our own files say beside them. Nothing in a file can be run."""
+    """Arrays, and what our own files say beside them. Nothing in a file can be run; arrays are read-only views."""
     try:
-        return _named_arrays(_content(path))
+        size = regular_size(path)
+        budget = Budget(size)
+        with path.open("rb") as file:
+            return _named_arrays(_content(file, budget, size), budget)
     except OSError as error:
         raise CheckpointError(f"cannot read weights '{path}': {error.strerror or error}") from None
     except CheckpointError as error:
         raise CheckpointError(f"'{path}' is not plain weights: {error}") from None
     except Exception as error:  # a hostile or broken file can raise anything at all
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise CheckpointError(f"'{path}' is not a readable weights file ({reason})") from None
 
 
-def _content(path: Path) -> Any:
-    if path.stat().st_size > MAX_FILE:
-        raise CheckpointError(f"it is larger than {MAX_FILE // 2**30} GB")
-    with path.open("rb") as file:
-        head = file.read(64)
-    if not head:
-        raise CheckpointError("it is empty")
-    if is_torch_legacy(head):
-        return read_legacy(path)
-    if is_torch_zip(path):
-        return read_zip(path)
-    return load_one(io.BytesIO(path.read_bytes()))
+def _read_pickle(file: BinaryIO, budget: Budget, size: int) -> Any:
+    return load_one(Metered(file, size), PLAIN, budget)
 
 
-def _named_arrays(content: Any) -> Weights:
+FORMATS = ((is_legacy, read_legacy), (is_zip, read_zip), (lambda head: True, _read_pickle))
+
+
+def _content(file: BinaryIO, budget: Budget, size: int) -> Any:
+    head = file.read(HEAD)
+    file.seek(0)
+    read = next(read for matches, read in FORMATS if matches(head))
+    foreign = what_it_is(head) if read is _read_pickle else None
+    if foreign:
+        raise CheckpointError(f"it is {foreign}")
+    return read(file, budget, size)
+
+
+def _named_arrays(content: Any, budget: Budget) -> Weights:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"it holds a {type(content).__name__}, not named weights")
     text, origin = content.get(RECORD, ""), content.get(ORIGIN, "{}")
@@ -65,18 +78,33 @@ def _named_arrays(content: Any) -> Weights:
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
+    if len(content) > MAX_TENSORS:
+        raise CheckpointError(f"it holds {len(content)} names, more than any network has tensors")
     arrays, odd = {}, []
     for name, value in content.items():
         if name in (RECORD, ORIGIN, _PADDLE_NAMES):
             continue
         array = _array(value)
         if array is None or not isinstance(name, str):
-            odd.append(str(name))
+            odd.append(brief(name))
         else:
+            budget.give(array.nbytes)
             arrays[name] = array
-    if odd or not arrays or not isinstance(text, str) or not isinstance(origin, str):
+    if odd or not arrays:
         raise CheckpointError(f"it holds more than named arrays (not an array: {shorten(odd) or 'all'})")
-    return Weights(_unprefixed(arrays), text, json.loads(origin))
+    return Weights(_unprefixed(arrays), *_record(text, origin))
+
+
+def _record(text: Any, origin: Any) -> tuple[str, Mapping[str, Any]]:
+    if not all(isinstance(part, str) and len(part) < MAX_RECORD for part in (text, origin)):
+        raise CheckpointError("its configuration or origin is no text of a reasonable length")
+    try:
+        known = json.loads(origin)
+    except (ValueError, RecursionError):
+        known = None
+    if not isinstance(known, dict):
+        raise CheckpointError("its origin is no mapping")
+    return text, known
 
 
 def _array(value: Any) -> np.ndarray | None:
@@ -84,7 +112,7 @@ def _array(value: Any) -> np.ndarray | None:
         return value.array()
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
         value = value[1]  # Paddle's (name, array)
-    return value if isinstance(value, np.ndarray) and not value.dtype.hasobject else None
+    return value.array if isinstance(value, Array) else None
 
 
 def _unprefixed(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,21 +1,20 @@
-"""Real processes to plant faults in: `trainer(...)` runs tools/train.py with a fault, and says how it ended."""
+"""Real processes to plant faults in: `trainer(...)` runs tools/train.py with a fault, `command(...)` any tool."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import select
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, tiny_overrides
+from conftest import LIMIT, ROOT, tiny_overrides, wait_until
 
 DRIVER = Path(__file__).with_name("driver.py")
-LIMIT = 90  # seconds after which something hangs
 
 
 class Driver:
@@ -44,7 +43,7 @@ class Driver:
 
 @dataclass
 class Training:
-    """One run of tools/train.py."""
+    """One run of a tool."""
 
     driver: Driver
     pid: int
@@ -62,10 +61,12 @@ class Training:
 
     def wait_for(self, text: str) -> None:
         """Wait until the training has printed something."""
-        end = time.monotonic() + 30
-        while not self.output.exists() or text not in self.text:
-            assert time.monotonic() < end, self.text
-            time.sleep(0.01)
+        wait_until(lambda: self.output.exists() and text in self.text, f"'{text}' in {self.output}")
+
+    def wait_for_pause(self) -> None:
+        """Wait until the training has stopped itself, as the fault "pause" makes it do."""
+        stat = Path(f"/proc/{self.pid}/stat")
+        wait_until(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "T", f"pause of {self.pid}")
 
     @property
     def text(self) -> str:
@@ -102,6 +103,21 @@ def trainer(driver, toy_root, tmp_path):
         return started[-1]
 
     return start
+
+
+@pytest.fixture
+def command(driver, tmp_path):
+    """command(tool, *arguments, limit=bytes) runs a tool to its end; no file may become larger than limit."""
+
+    names = (tmp_path / f"output_of_command_{number}.txt" for number in itertools.count())
+
+    def run(tool, *arguments, limit=0) -> Training:
+        output = next(names)
+        order = {"tool": tool, "arguments": list(map(str, arguments)), "faults": [], "output": str(output),
+                 "count": None, "limit": limit}  # fmt: skip
+        return Training(driver, driver.ask(order), output).wait()
+
+    return run
 
 
 @pytest.fixture(scope="module")

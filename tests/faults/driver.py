@@ -1,4 +1,4 @@
-"""Runs tools/train.py in a child process for each line on stdin, with a fault planted where the line says.
+"""Runs a tool (tools/train.py) in a child process for each line on stdin, with a fault planted where the line says.
 
 Paddle is imported once and children are forked, which saves seconds for each.
 """
@@ -20,13 +20,13 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TRAIN = ROOT / "tools" / "train.py"
+TOOLS = ROOT / "tools"
 sys.path.insert(0, str(ROOT))
 
 # Moments of a training: the function at whose n-th call a fault comes.
 MOMENTS = {
     "optimise": "paddle_adaptseg.engine.optim:Player.step",
-    "evaluate": "paddle_adaptseg.engine.inference:Predictor.views",
+    "evaluate": "paddle_adaptseg.evaluation.measure:ImageScores.matrix",
     "draw": "paddle_adaptseg.engine.panels:panel",
     "inside a state": "numpy.lib.format:write_array",
     "file written, not moved": "os:fsync",
@@ -73,6 +73,7 @@ FAULTS = {
     "kill": lambda moment: kill_half_written if moment == "inside a log line" else kill,
     "terminate": lambda _: send(signal.SIGTERM),
     "ctrl-c": lambda _: send(signal.SIGINT),
+    "pause": lambda _: send(signal.SIGSTOP),
     "own group": lambda _: lambda *_: os.setpgid(0, 0),
     "limit": lambda _, size=0: limit(size),
     "kill workers": lambda _: workers(signal.SIGKILL),
@@ -101,9 +102,10 @@ def plant(counts: Counter, moment: str, at: int, strike) -> None:
 
 
 def child(order: dict) -> int:
-    """tools/train.py with its faults; returns its exit code."""
-    sys.path.insert(0, str(TRAIN.parent))
-    sys.argv = [str(TRAIN), *order["arguments"]]
+    """A tool with its faults; returns its exit code."""
+    script = str(TOOLS / f"{order.get('tool', 'train')}.py")
+    sys.path.insert(0, str(TOOLS))
+    sys.argv = [script, *order["arguments"]]
     counts: Counter = Counter()
     code = 1
     try:
@@ -112,7 +114,9 @@ def child(order: dict) -> int:
         if order["count"]:
             for moment in MOMENTS:
                 plant(counts, moment, -1, None)
-        runpy.run_path(str(TRAIN), run_name="__main__")
+        if order.get("limit"):
+            limit(order["limit"])()
+        runpy.run_path(script, run_name="__main__")
         code = 0
     except SystemExit as end:
         code = end.code or 0

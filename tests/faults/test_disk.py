@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 from conftest import ROOT
 from test_resume import assert_same_run
 
 from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
+from paddle_adaptseg.deploy.files import predict_files
+from paddle_adaptseg.errors import StorageError
+from paddle_adaptseg.labels import CITYSCAPES_19
 
 # What is being written when no file may grow any more: a moment, its number, the limit, and the file that is named.
 FULL = {
@@ -65,6 +71,59 @@ def test_predictions_that_do_not_fit_are_one_line_too(straight, small_disk):
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert line.startswith(f"error: cannot write '{small_disk}/out/toyville_") and "No space left on device" in line
+
+
+def into(tool, folder, run, toy_root):
+    """Arguments of a tool that writes into a folder."""
+    image = next((toy_root / "Cityscapes/leftImg8bit/val").rglob("*.png"))
+    return {
+        "predict": ["--model", run, image, "--write", "side", "--output", folder],
+        "export": ["--restore-from", run, "--output", folder],
+        "prepare": ["--config", run / "config.yml", "--format", "raw", "-o", f"data.cache={folder}"],
+        "eval": ["--restore-from", run, "--step", "latest", "--backend", "eager", "--report", folder],
+    }[tool]
+
+
+@pytest.mark.parametrize("tool", ["predict", "export", "prepare", "eval"])
+def test_a_tool_that_cannot_write_its_results_says_so_in_one_line(command, straight, tmp_path, toy_root, tool):
+    full = command(tool, *into(tool, tmp_path / "full", straight[0], toy_root), limit=4096)
+    assert "cannot write '" in full.error and "File too large" in full.error and "make space" in full.error
+    (tmp_path / "file").write_text("a file where the folder should be")
+    wrong = command(tool, *into(tool, tmp_path / "file/out", straight[0], toy_root))
+    assert f"'{tmp_path}/file" in wrong.error and "Not a directory" in wrong.error
+    named = command(tool, *into(tool, tmp_path / ("n" * 256), straight[0], toy_root))
+    assert "n" * 256 in named.error and "File name too long" in named.error and "choose a shorter name" in named.error
+
+
+@pytest.mark.parametrize("arguments", [("eval", "--restore-from"), ("train", "--config"), ("check_dataset", "gta5")])
+def test_an_input_with_a_name_that_is_too_long_is_one_line(command, arguments):
+    assert "n" * 256 in command(*arguments, "n" * 256).error
+
+
+class Blank:
+    """A network that calls everything road."""
+
+    space = CITYSCAPES_19
+
+    def labels(self, image):
+        return np.zeros(image.shape[:2], np.uint8)
+
+
+def test_a_film_that_does_not_fit_is_an_error_although_opencv_says_nothing(tmp_path):
+    rng, film = np.random.default_rng(0), tmp_path / "drive.mp4"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"mp4v"), 5, (64, 48))
+    for _ in range(4):
+        writer.write(rng.integers(0, 255, (48, 64, 3), np.uint8))
+    writer.release()
+    predict_files(Blank(), [str(film)], tmp_path / "whole", [])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(StorageError, match="cannot write '.*drive_side.mp4': File too large"):
+            predict_files(Blank(), [str(film)], tmp_path / "cut", [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "whole/drive_side.mp4").stat().st_size > 2000
 
 
 def test_a_folder_that_may_not_be_written_is_one_line(trainer, tmp_path):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from paddle_adaptseg.configfile import dump, load_config, override, parse_config, to_plain
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.catalog import dataset_spec
-from paddle_adaptseg.engine.evaluator import class_sets
 from paddle_adaptseg.errors import UserError
+from paddle_adaptseg.evaluation.protocol import class_sets
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.models import build_model
 

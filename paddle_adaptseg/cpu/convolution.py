@@ -1,0 +1,116 @@
+"""Convolutions by oneDNN, alone, with the activation after them, or summed, with gradients of their own.
+
+Paddle's own CPU convolution copies patches into a matrix on one core; oneDNN works on the image with all of them
+(docs/performance.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
+
+import paddle
+from paddle import Tensor, nn
+
+from paddle_adaptseg.cpu.arena import empty
+from paddle_adaptseg.cpu.gradient import Gradients, differentiable
+from paddle_adaptseg.cpu.onednn import empty_last, lies_last, whole
+from paddle_adaptseg.cpu.operations import Geometry, add, convolution, output_shape, pair, relu_backward
+
+
+def geometry_of(conv: nn.Conv2D, shape: Sequence[int]) -> Geometry:
+    """Everything that decides which operation a map of this shape needs."""
+    numbers = pair(conv._stride), pair(conv._padding), pair(conv._dilation)
+    return (tuple(shape), tuple(conv.weight.shape), *numbers)
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Optional[Tensor], geometry: Geometry, slope: Optional[float] = None
+) -> Tensor:
+    """A convolution of one group. With a ReLU of this slope, if one is given, its result lies channels last."""
+
+    def operation(wanted: Sequence[bool], x: Tensor, weight: Tensor, *bias: Tensor) -> tuple[Tensor, Gradients]:
+        shape = output_shape(geometry)
+        y = run_forward(x, weight, bias, geometry, empty(shape) if slope is None else empty_last(shape), slope)
+        result = y.detach()  # y itself would keep its graph alive through what is kept for it
+
+        def gradient(dy: Tensor) -> tuple[Optional[Tensor], ...]:
+            if slope is not None:
+                dy = through_relu(result, dy, empty_last(shape), slope)
+            dx = gradient_of_map(x, weight, geometry, dy) if wanted[0] else None
+            return (dx, *gradients_of_kernel(x, weight, geometry, dy, wanted[1:]))
+
+        return y, gradient
+
+    return differentiable(operation, whole(x), whole(weight), *([] if bias is None else [whole(bias)]))
+
+
+def summed(x: Tensor, convs: Sequence[nn.Conv2D]) -> Tensor:
+    """The sum of several convolutions of one map."""
+    geometries = [geometry_of(conv, x.shape) for conv in convs]
+    shape = output_shape(geometries[0])
+
+    def operation(wanted: Sequence[bool], x: Tensor, *parameters: Tensor) -> tuple[Tensor, Gradients]:
+        pairs = list(zip(parameters[::2], parameters[1::2]))
+        total = empty_last(shape)
+        for index, ((weight, bias), geometry) in enumerate(zip(pairs, geometries)):
+            y = run_forward(x, weight, [bias], geometry, empty_last(shape) if index else total)
+            if index:
+                add(shape, relu=False)({"src": total, "other": y, "dst": total})
+
+        def gradient(dy: Tensor) -> tuple[Optional[Tensor], ...]:
+            found: list[Optional[Tensor]] = []
+            dx = None
+            for index, ((weight, _), geometry) in enumerate(zip(pairs, geometries)):
+                found += gradients_of_kernel(x, weight, geometry, dy, wanted[1 + 2 * index : 3 + 2 * index])
+                if wanted[0]:
+                    dx = added(gradient_of_map(x, weight, geometry, dy, last=True), dx)
+            return (dx, *found)
+
+        return total, gradient
+
+    return differentiable(operation, whole(x), *(whole(p) for conv in convs for p in (conv.weight, conv.bias)))
+
+
+def run_forward(
+    x: Tensor, weight: Tensor, bias: Sequence[Tensor], geometry: Geometry, y: Tensor, slope: Optional[float] = None
+) -> Tensor:
+    """The convolution, written into `y`; `bias` holds one or none."""
+    given = {"src": x, "weights": weight, "dst": y, **({"bias": bias[0]} if bias else {})}
+    convolution("forward", geometry, bool(bias), slope)(given)
+    return y
+
+
+def gradient_of_map(x: Tensor, weight: Tensor, geometry: Geometry, dy: Tensor, last: bool = False) -> Tensor:
+    """Gradient of the input, which lies as the input did, or channels `last`."""
+    dx = empty_last(x.shape) if last or lies_last(x) else empty(x.shape)
+    convolution("backward_data", geometry, False)({"diff_src": dx, "weights": weight, "diff_dst": dy})
+    return dx
+
+
+def gradients_of_kernel(
+    x: Tensor, weight: Tensor, geometry: Geometry, dy: Tensor, wanted: Sequence[bool]
+) -> list[Optional[Tensor]]:
+    """Gradients of the weight and, if `wanted` has two, of the bias; None for what is not wanted."""
+    if not any(wanted):
+        return [None] * len(wanted)
+    found = [paddle.empty(weight.shape, dtype="float32")]
+    given = {"src": x, "diff_weights": found[0], "diff_dst": dy}
+    if len(wanted) > 1:
+        found.append(paddle.empty(weight.shape[:1], dtype="float32"))
+        given["diff_bias"] = found[1]
+    convolution("backward_weights", geometry, len(wanted) > 1)(given)
+    return [tensor if want else None for tensor, want in zip(found, wanted)]
+
+
+def through_relu(y: Tensor, dy: Tensor, result: Tensor, slope: float = 0.0) -> Tensor:
+    """The gradient before a ReLU whose result was `y`, written into `result`, which may be `dy`."""
+    relu_backward(tuple(y.shape), slope)({"dst": y, "diff_dst": dy, "diff_src": result})
+    return result
+
+
+def added(one: Tensor, other: Optional[Tensor]) -> Tensor:
+    """one + other in the memory of `one`."""
+    if other is not None:
+        add(tuple(one.shape), relu=False)({"src": one, "other": other, "dst": one})
+    return one

@@ -1,0 +1,71 @@
+"""Scores of predictions saved as label PNGs against a data set's label files."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from paddle_adaptseg.data.catalog import LabelSource, dataset_spec
+from paddle_adaptseg.data.decode import LABELS, decode_ids
+from paddle_adaptseg.data.stores import Ref
+from paddle_adaptseg.errors import DataError, shorten
+from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
+from paddle_adaptseg.labels import LabelSpace
+
+
+def score_folders(truth: Path, predictions: Path, dataset: str, space: LabelSpace, workers: int) -> ConfusionMatrix:
+    """Compare all label files below `truth` with predictions named as their images; anything missing is an error."""
+    for folder in (truth, predictions):
+        if not folder.is_dir():
+            raise DataError(f"folder '{folder}' does not exist")
+    spec = dataset_spec(dataset)
+    source, names = _labels(truth, spec.labels)
+    if source is None:
+        wanted = " or ".join(s.pattern.rsplit("/", 1)[-1] for s in spec.labels)
+        raise DataError(f"no label file below '{truth}' (expected names like {wanted})")
+    tail = spec.images[0].rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    pairs = [(path, predictions / f"{tail.replace('{name}', name)}.png") for name, path in names.items()]
+    missing = [str(p) for _, p in pairs if not p.is_file()]
+    if missing:
+        raise DataError(f"{len(missing)} of {len(pairs)} predictions are missing: {shorten(missing, 3)}")
+    lut, matrix = space.lut(source.ids), ConfusionMatrix(len(space))
+
+    def one(pair: tuple[Path, Path]) -> ConfusionMatrix:
+        ids, labels = LABELS[source.decode](_ref(pair[0])), decode_ids(_ref(pair[1]))
+        if ids.shape != labels.shape:
+            raise DataError(f"prediction '{pair[1]}' is {_size(labels)}, but its truth '{pair[0]}' is {_size(ids)}")
+        part = ConfusionMatrix(len(space))
+        try:
+            part.update(cv2.LUT(ids, lut), labels)
+        except ValueError as error:
+            raise DataError(f"'{pair[1]}': {error}") from None
+        return part
+
+    with ThreadPoolExecutor(workers) as pool:  # decoding and counting release the interpreter
+        for part in tqdm(pool.map(one, pairs), "compare", len(pairs), unit="image", disable=None):
+            matrix.merge(part)
+    return matrix
+
+
+def _labels(root: Path, sources: tuple[LabelSource, ...]) -> tuple[LabelSource | None, dict[str, Path]]:
+    """The first way of naming labels that any file follows, and those files by their {name}."""
+    files = sorted(p for p in root.rglob("*.png"))
+    for source in sorted(sources, key=lambda s: -len(s.pattern.rsplit("/", 1)[-1])):  # the most specific name first
+        pattern = re.escape(source.pattern.rsplit("/", 1)[-1]).replace(r"\{name\}", "(.+)")
+        found = {m.group(1): p for p in files if (m := re.fullmatch(pattern, p.name))}
+        if found:
+            return source, found
+    return None, {}
+
+
+def _ref(path: Path) -> Ref:
+    return Ref(str(path.parent), path.name)
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"

@@ -1,0 +1,235 @@
+"""An image's coarse logits, and what follows from them at any size: labels, confidence, probabilities, entropy.
+
+There is one resize of logits: bilinear with aligned corners (pixels in the corners keep their values), in which the
+originals trained and evaluated. models.layers.resize is that resize as Paddle operators, for networks and DeviceLogits.
+HostLogits computes the same with numpy, several times faster on a CPU: bilinear interpolation is linear in each axis,
+so rows are widened first, while there are few of them, and heights are filled in by blocks of rows, without a full-size
+float copy of all classes. The labels of both are equal, but for ties within rounding.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Union
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+
+from paddle_adaptseg.evaluation import metrics
+from paddle_adaptseg.models.layers import resize
+
+BLOCK = 2**19  # floats of all classes at once: small enough to stay in a core's cache
+TINY = 1e-30  # keeps the logarithm of a probability of 0 finite
+VALUES = 256  # of a uint8
+
+Size = Sequence[int]  # height, width
+Window = tuple[slice, slice]  # rows, columns
+
+
+class Logits(ABC):
+    """Logits [C, h, w] float32 of the views of one image; the views' probabilities are averaged with weights."""
+
+    on_host: bool  # results are numpy arrays, and several threads may work at once; else Tensors, from one thread
+
+    def __init__(self, views: Sequence[Any], weights: Sequence[float] = (1.0,)) -> None:
+        self.views, self.weights = list(views), [weight / sum(weights) for weight in weights]
+
+    @abstractmethod
+    def labels(self, size: Size) -> Any:
+        """The class [H, W] uint8 of every pixel."""
+
+    @abstractmethod
+    def labels_and_confidence(self, size: Size) -> tuple[Any, Any]:
+        """The class of every pixel, and its probability [H, W] float32."""
+
+    @abstractmethod
+    def probabilities(self, size: Size) -> Any:
+        """The probability of every class [C, H, W] float32."""
+
+    @abstractmethod
+    def entropy_map(self, size: Size) -> Any:
+        """The entropy [H, W] float32 of every pixel's probabilities: 0 one class is certain, 1 all are as likely."""
+
+    def entropy(self) -> float:
+        """The mean entropy at the first view's own resolution."""
+        return float(self.entropy_map(tuple(self.views[0].shape[1:])).mean())
+
+    @staticmethod
+    @abstractmethod
+    def view(output: Union[Tensor, np.ndarray]) -> Any:
+        """What a network gave for one image [1, C, h, w] as a view [C, h, w]."""
+
+    @staticmethod
+    @abstractmethod
+    def resized(view: Any, size: Size) -> Any:
+        """A view at (height, width)."""
+
+    @staticmethod
+    @abstractmethod
+    def pair_counts(one: Any, other: Any) -> Any:
+        """How often each pair of uint8 values of two maps occurs [256, 256] int64."""
+
+    @classmethod
+    def blend(cls, parts: Iterable[tuple[Window, Any]], size: Size) -> Any:
+        """The mean at image size of the logits of windows that cover it."""
+        total, count = None, np.zeros((1, *size), np.float32)
+        for (rows, columns), logits in parts:
+            total = cls.view(np.zeros((1, len(logits), *size), np.float32)) if total is None else total
+            part = cls.resized(logits, (rows.stop - rows.start, columns.stop - columns.start))
+            total[:, rows, columns] = total[:, rows, columns] + part
+            count[:, rows, columns] += 1
+        return total / cls.view(count[None])
+
+
+def on_gpu() -> bool:
+    """Whether networks compute on a GPU."""
+    return paddle.get_device().startswith("gpu")
+
+
+def kind_of_logits() -> type[Logits]:
+    """Where logits are best kept: on a GPU with the network, on a CPU in numpy's arrays."""
+    return DeviceLogits if on_gpu() else HostLogits
+
+
+def count_pairs(one: Tensor, other: Tensor) -> np.ndarray:
+    """How often each pair of uint8 values of two Tensors occurs [256, 256], counted where it is faster."""
+    if on_gpu():
+        return DeviceLogits.pair_counts(one, other).numpy()
+    return HostLogits.pair_counts(one.numpy(), other.numpy())
+
+
+class HostLogits(Logits):
+    """On a CPU, with numpy, by blocks of rows."""
+
+    on_host = True
+
+    def labels(self, size: Size) -> np.ndarray:
+        label = np.empty(tuple(size), np.uint8)
+        for rows, scores in self._blocks(size, as_probabilities=len(self.views) > 1):
+            _argmax(scores, label[rows])
+        return label
+
+    def labels_and_confidence(self, size: Size) -> tuple[np.ndarray, np.ndarray]:
+        label, confidence = np.empty(tuple(size), np.uint8), np.empty(tuple(size), np.float32)
+        averaged = len(self.views) > 1
+        for rows, scores in self._blocks(size, as_probabilities=averaged):
+            best = _argmax(scores, label[rows])
+            if not averaged:
+                scores -= best
+                best = 1 / np.exp(scores, out=scores).sum(axis=0)
+            confidence[rows] = best
+        return label, confidence
+
+    def probabilities(self, size: Size) -> np.ndarray:
+        return np.concatenate([scores for _, scores in self._blocks(size)], axis=1)
+
+    def entropy_map(self, size: Size) -> np.ndarray:
+        parts = [-(p * np.log(np.maximum(p, TINY))).sum(0) / np.log(len(p)) for _, p in self._blocks(size)]
+        return np.concatenate(parts)
+
+    def _blocks(self, size: Size, as_probabilities: bool = True) -> Iterator[tuple[slice, np.ndarray]]:
+        """Scores of all classes [C, R, W] at full size, a block of rows at a time."""
+        height, width = size
+        wide = [_widened(view, width) for view in self.views]
+        step = max(1, BLOCK // (len(wide[0]) * width))
+        for top in range(0, height, step):
+            rows = np.arange(top, min(top + step, height))
+            blocks = (_rows(view, rows, height) for view in wide)
+            if as_probabilities:
+                blocks = (_softmax(block, weight) for block, weight in zip(blocks, self.weights))
+            scores = next(blocks)
+            for block in blocks:
+                scores += block
+            yield slice(top, rows[-1] + 1), scores
+
+    @staticmethod
+    def view(output: Union[Tensor, np.ndarray]) -> np.ndarray:
+        return output.numpy()[0] if isinstance(output, Tensor) else output[0]
+
+    @staticmethod
+    def resized(view: np.ndarray, size: Size) -> np.ndarray:
+        if view.shape[1:] == tuple(size):
+            return view
+        return _rows(_widened(view, size[1]), np.arange(size[0]), size[0])
+
+    pair_counts = staticmethod(metrics.pair_counts)
+
+
+class DeviceLogits(Logits):
+    """Where the network computes, with Paddle; on a GPU nothing is copied to the host."""
+
+    on_host = False
+
+    def labels(self, size: Size) -> Tensor:
+        scores = self.probabilities(size) if len(self.views) > 1 else self.resized(self.views[0], size)
+        return scores.argmax(axis=0).astype("uint8")
+
+    def labels_and_confidence(self, size: Size) -> tuple[Tensor, Tensor]:
+        return self.labels(size), self.probabilities(size).max(axis=0)
+
+    def probabilities(self, size: Size) -> Tensor:
+        return sum(w * F.softmax(self.resized(v, size), axis=0) for v, w in zip(self.views, self.weights))
+
+    def entropy_map(self, size: Size) -> Tensor:
+        p = self.probabilities(size)
+        return -(p * p.clip(min=TINY).log()).sum(axis=0) / float(np.log(len(p)))
+
+    @staticmethod
+    def view(output: Union[Tensor, np.ndarray]) -> Tensor:
+        return output[0] if isinstance(output, Tensor) else paddle.to_tensor(output[0])
+
+    @staticmethod
+    def resized(view: Tensor, size: Size) -> Tensor:
+        return resize(view.unsqueeze(0), size)[0]
+
+    @staticmethod
+    def pair_counts(one: Union[Tensor, np.ndarray], other: Tensor) -> Tensor:
+        pairs = paddle.to_tensor(one).astype("int64").flatten() * VALUES + other.astype("int64").flatten()
+        return paddle.bincount(pairs, minlength=VALUES**2).reshape([VALUES, VALUES])
+
+
+def _neighbours(count: int, length: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For positions `wanted` of `length` over `count` samples with aligned corners: left, right, share of the right."""
+    where = wanted * ((count - 1) / max(1, length - 1))
+    left = np.minimum(where.astype(np.int64), count - 1)
+    return left, np.minimum(left + 1, count - 1), (where - left).astype(np.float32)
+
+
+def _widened(logits: np.ndarray, width: int) -> np.ndarray:
+    left, right, share = _neighbours(logits.shape[2], width, np.arange(width))
+    matrix = np.zeros((logits.shape[2], width), np.float32)
+    np.add.at(matrix, (left, np.arange(width)), 1 - share)
+    np.add.at(matrix, (right, np.arange(width)), share)
+    return np.ascontiguousarray(logits, np.float32) @ matrix
+
+
+def _rows(wide: np.ndarray, rows: np.ndarray, height: int) -> np.ndarray:
+    """Rows [C, R, W] of the full height."""
+    above, below, share = _neighbours(wide.shape[1], height, rows)
+    out = wide[:, below]
+    out -= (base := wide[:, above])
+    out *= share[:, None]
+    out += base
+    return out
+
+
+def _softmax(x: np.ndarray, weight: float) -> np.ndarray:
+    """Weighted class probabilities, in place."""
+    x -= x.max(axis=0)
+    np.exp(x, out=x)
+    x *= weight / x.sum(axis=0)
+    return x
+
+
+def _argmax(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The largest scores; their indices into `label`. A pass per class is several times faster than numpy's argmax."""
+    best = scores[0].copy()
+    label[...] = 0
+    for index in range(1, len(scores)):
+        better = scores[index] > best
+        np.copyto(label, np.uint8(index), where=better)
+        np.maximum(best, scores[index], out=best)
+    return best

@@ -1,0 +1,156 @@
+"""The way from an image to its labels: while training, in evaluations, for pictures and videos, in notebooks.
+
+    predictor = Predictor(model, pixels, options, backend, size)
+    predictor.labels(image)  # an RGB image [H, W, 3] uint8 of any size to its class indices [H, W] uint8
+    predictor.labels_and_entropy(image)
+    predictor.scaled_logits(image)  # the same image to Logits
+    with predictor.ready():
+        predictor.logits(images)  # images that were read at the network's input size, one for each scale, to Logits
+
+Logits (evaluation/logits.py) give labels, confidence, entropy and class probabilities at any size. A predictor needs
+something that gives coarse logits for a normalised image: a backend makes such a function of a network and its options.
+`eager` runs the network as it is; evaluation/programs.py runs it as a program of Paddle Inference. The predictor does
+everything else: sizes, normalising, mirroring, windows, the members of an ensemble. On a GPU labels are made there, on
+a CPU in numpy's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Callable, Optional, Union
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from PIL import Image
+
+from paddle_adaptseg.config import Pixels
+from paddle_adaptseg.cpu import accelerate
+from paddle_adaptseg.data.transforms import normalise
+from paddle_adaptseg.errors import ConfigError, suggest
+from paddle_adaptseg.evaluation.logits import Logits, Window, kind_of_logits
+from paddle_adaptseg.evaluation.options import MAIN, PLAIN, InferenceOptions
+from paddle_adaptseg.models.ensemble import Ensemble, Network
+from paddle_adaptseg.models.layers import inference
+from paddle_adaptseg.models.segmenter import Segmenter
+
+OVERLAP = 1 / 3  # of neighbouring windows
+STRIDE = 8  # input sizes are rounded to the stride of the networks
+
+Forward = Callable[[Tensor], Union[Tensor, np.ndarray]]  # normalised [1, 3, H, W] to logits [1, C, h, w] float32
+Backend = Callable[[Segmenter, InferenceOptions], Forward]
+
+
+def eager(model: Segmenter, options: InferenceOptions) -> Forward:
+    """The network as Paddle runs it step by step; on a GPU with automatic mixed precision if asked."""
+    mixed = options.precision != "fp32"
+    if mixed and paddle.get_device() == "cpu":
+        raise ConfigError(f"--precision {options.precision} on a CPU needs --backend onednn (and bf16)")
+    dtype = {"bf16": "bfloat16"}.get(options.precision, "float16")
+
+    def forward(image: Tensor) -> Tensor:
+        with paddle.amp.auto_cast(enable=mixed, dtype=dtype):
+            return add_levels(model.logits(image), options.levels).astype("float32")
+
+    return forward
+
+
+def add_levels(logits: Mapping[str, Tensor], levels: Sequence[tuple[str, float]]) -> Tensor:
+    """The weighted sum of several levels' logits at the network's resolution."""
+    for name, _ in levels:
+        if name not in logits:
+            raise ConfigError(f"--levels: the network has no level '{name}': {suggest(name, logits)}")
+    if levels == MAIN:
+        return logits["main"]
+    first = logits[levels[0][0]]
+    for name, _ in levels:
+        if logits[name].shape != first.shape:
+            raise ConfigError(f"--levels: '{name}' and '{levels[0][0]}' differ in resolution; they cannot be added")
+    return sum(weight * logits[name] for name, weight in levels)
+
+
+class Predictor:
+    """A network, or an ensemble, with the options of prediction. `size`: (height, width) of its usual input."""
+
+    def __init__(
+        self, model: Network, pixels: Pixels, options: InferenceOptions = PLAIN, backend: Backend = eager,
+        size: Optional[Sequence[int]] = None,
+    ) -> None:  # fmt: skip
+        members = zip(model.members, model.weights) if isinstance(model, Ensemble) else [(model, 1.0)]
+        self.members = [(backend(member, options), weight) for member, weight in members]
+        self.model, self.pixels, self.options, self.size = model, pixels, options, size
+        self.kind = kind_of_logits()
+
+    @contextlib.contextmanager
+    def ready(self) -> Iterator[None]:
+        """Around logits(): the network in evaluation mode, without gradients; accelerated on a CPU."""
+        with inference(self.model), accelerate(self.model):
+            yield
+
+    def labels(self, image: np.ndarray) -> np.ndarray:
+        """Class indices [H, W] uint8 of an RGB image [H, W, 3] uint8 of any size."""
+        return np.asarray(self.scaled_logits(image).labels(image.shape[:2]))
+
+    def labels_and_entropy(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same, and the normalised entropy [H, W] float32 of every pixel."""
+        logits, size = self.scaled_logits(image), image.shape[:2]
+        return np.asarray(logits.labels(size)), np.asarray(logits.entropy_map(size))
+
+    def scaled_logits(self, image: np.ndarray) -> Logits:
+        """Logits of all views of an RGB image [H, W, 3] uint8 of any size, which is brought to the usual size first."""
+        height, width = working_size(image.shape, self.size or image.shape)
+        sizes = [(max(1, round(scale * height)), max(1, round(scale * width))) for scale in self.options.scales]
+        with self.ready():
+            return self.logits([scaled(image, size) for size in sizes])
+
+    def logits(self, images: Sequence[np.ndarray]) -> Logits:
+        """Logits of all views of RGB images [H, W, 3] uint8, one image for each scale; only within ready()."""
+        views, weights = [], []
+        for image in images:
+            for mirrored in (False, True) if self.options.flip else (False,):
+                pixels = np.ascontiguousarray(image[:, ::-1]) if mirrored else image
+                batch = normalise(paddle.to_tensor(pixels[None]), self.pixels)
+                for forward, weight in self.members:
+                    view = self._view(forward, batch)
+                    views.append(view[:, :, ::-1] if mirrored else view)
+                    weights.append(weight)
+        return self.kind(views, weights)
+
+    def _view(self, forward: Forward, batch: Tensor) -> Any:
+        """Logits of the whole image, or the mean of overlapping windows' at image size."""
+        window, size = self.options.window, batch.shape[2:]
+        if window is None:
+            return self.kind.view(forward(batch))
+        parts = ((place, self.kind.view(forward(batch[:, :, place[0], place[1]]))) for place in windows(size, window))
+        return self.kind.blend(parts, size)
+
+
+def working_size(shape: Sequence[int], usual: Sequence[int]) -> tuple[int, int]:
+    """(height, width) to predict at: the usual size, or as many pixels in the image's own shape."""
+    height, width = shape[:2]
+    if abs(width * usual[0] / (height * usual[1]) - 1) < 0.02:
+        return usual[0], usual[1]
+    scale = (usual[0] * usual[1] / (height * width)) ** 0.5
+    return max(STRIDE, round(height * scale / STRIDE) * STRIDE), max(STRIDE, round(width * scale / STRIDE) * STRIDE)
+
+
+def scaled(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """An image at (height, width), resized as evaluation resizes it."""
+    if image.shape[:2] == tuple(size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.BICUBIC))
+
+
+def windows(size: Sequence[int], window: Sequence[int]) -> Iterator[Window]:
+    """Windows (width, height) that cover (height, width), evenly spread and overlapping by OVERLAP or more."""
+    for top, high in _spans(size[0], window[1]):
+        for left, wide in _spans(size[1], window[0]):
+            yield slice(top, top + high), slice(left, left + wide)
+
+
+def _spans(length: int, window: int) -> list[tuple[int, int]]:
+    window = min(window, length)
+    count = 1 + math.ceil((length - window) / (window * (1 - OVERLAP)))
+    return [(int(start), window) for start in np.linspace(0, length - window, count).round()]

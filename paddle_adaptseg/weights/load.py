@@ -1,0 +1,192 @@
+"""From a weights file or a run's folder to a network, or to an ensemble."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+from paddle_adaptseg import runtime
+from paddle_adaptseg.checkpoint import files_by_step
+from paddle_adaptseg.config import Component, Config, Pixels
+from paddle_adaptseg.configfile import dump, override, parse_config, to_plain
+from paddle_adaptseg.data import label_space
+from paddle_adaptseg.errors import CheckpointError, shorten
+from paddle_adaptseg.files import sha256
+from paddle_adaptseg.models import MODELS, build_model
+from paddle_adaptseg.models.ensemble import Ensemble, Network
+from paddle_adaptseg.models.segmenter import Segmenter
+from paddle_adaptseg.registry import check_plugins
+from paddle_adaptseg.schema import convert
+from paddle_adaptseg.weights import coverage, load_arrays
+from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
+from paddle_adaptseg.weights.pdparams import save_weights
+from paddle_adaptseg.weights.reader import Weights, read_weights
+from paddle_adaptseg.yamltree import parse_tree
+
+# Keys of a network that change its meaning but not its tensors, or its tensors throughout; and their usual values.
+ARCHITECTURE = {"stride_in": "1x1", "variant": "plain"}
+
+
+def find_weights(origin: str | Path) -> Path:
+    """The weights file that a path names: itself, or a run folder's best, else newest.
+
+    FOLDER@best, FOLDER@latest and FOLDER@12000 name one of a run's.
+    """
+    path, which = Path(origin), ""
+    if not path.exists() and "@" in path.name:
+        path, which = path.with_name(path.name.rpartition("@")[0]), path.name.rpartition("@")[2]
+    if path.is_file() and not which:
+        return path
+    if not path.exists():
+        raise CheckpointError(f"weights '{path}' do not exist")
+    steps = weights_by_step(path)
+    known = {str(step): steps[step] for step in reversed(steps)}
+    if steps:
+        known["latest"] = steps[max(steps)]
+    if (path / "best.pdparams").is_file():
+        known["best"] = path / "best.pdparams"
+    for name in (which,) if which else ("best", "latest"):
+        if name in known:
+            return known[name]
+    wanted = f"weights '{which}'" if which else "weights (expected best.pdparams or weights/step_*.pdparams)"
+    raise CheckpointError(f"folder '{path}' holds no {wanted}; known: {shorten(known) or 'none'}")
+
+
+def weights_by_step(run: Path) -> dict[int, Path]:
+    """A run's weights files by step, ascending."""
+    return files_by_step(run / "weights", "pdparams")
+
+
+def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
+    """A file's arrays under our names, and whose weights they are; they must fit the configuration's preprocessing."""
+    return fitting_weights(read_weights(path), path, config)
+
+
+def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
+    """The same for weights that were read from `path` already."""
+    name = identify(weights.arrays)
+    if name is None:
+        raise CheckpointError(f"'{path}' holds weights of no known kind (first names: {shorten(weights.arrays, 4)})")
+    kind = KINDS.get(str(weights.origin.get("kind")), KINDS[name])
+    pixels, model = _trained_with(weights, path, kind)
+    others = {k: v for k, v in pixels.items() if v != to_plain(getattr(config.data.pixels, k))}
+    if others:
+        wanted = " ".join(f"data.pixels.{k}={v}".replace(" ", "") for k, v in others.items())
+        raise CheckpointError(f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}")
+    for key, needed in model.items():
+        default = getattr(MODELS.get(config.model.name), key, None)
+        if default and needed != config.model.params.get(key, default):
+            raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.{key}={needed}")
+    return translate(weights.arrays, name, config.model.params.get("aspp_branches", 2)), kind
+
+
+def fill_segmenter(segmenter: Segmenter, origin: str, config: Config, partial: bool = False) -> str:
+    """Load weights that a configuration names; returns a line that says what a partial load left out."""
+    path = find_weights(origin)
+    arrays, kind = translated_weights(path, config)
+    report = load_arrays(segmenter, arrays, f"'{path}'", partial, new_heads=True, absent=kind.absent)
+    return f"weights from {path}: {kind.title}" + (f"; initialised anew: {'; '.join(report)}" if report else "")
+
+
+def _trained_with(weights: Weights, path: Path, kind: Kind) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The pixels and the architecture that weights expect: as their own configuration says, else as their kind does."""
+    if weights.config:
+        where = f"configuration inside '{path}'"
+        tree = parse_tree(weights.config, where)
+        data = convert(tree.get("data", {}), dict[str, Any], f"{where}: data")
+        pixels = convert(data.get("pixels", {}), Pixels, f"{where}: data.pixels")
+        component = convert(tree.get("model"), Component, f"{where}: model")
+        usual = {key: getattr(MODELS.get(component.name), key, None) for key in ARCHITECTURE}
+        return to_plain(pixels), {key: component.params.get(key, usual[key]) for key in ARCHITECTURE if usual[key]}
+    if kind is KINDS["ours"]:
+        return {}, {}
+    return to_plain(kind.pixels or {}), {key: kind.model.get(key, usual) for key, usual in ARCHITECTURE.items()}
+
+
+def convert_weights(source: Path, output: Optional[Path], config: Config) -> list[str]:
+    """Write weights of a known kind under our names, if they fit the network; returns what was found."""
+    weights = read_weights(source)
+    name, chosen = identify(weights.arrays), []
+    if name is not None:
+        chosen = KINDS[name].overrides()
+    trained = trained_branches(weights.arrays)
+    if trained is not None and name != "ours":
+        chosen.append(f"model.aspp_branches={trained}")
+    config = override(config, *chosen)
+    translated, kind = fitting_weights(weights, source, config)
+    with runtime.fresh_names():
+        model = build_model(config.model, len(label_space(config)))
+    report = load_arrays(model, translated, f"'{source}'", new_heads=True, absent=kind.absent)
+    lines = [f"{source}: {kind.title}", f"{len(weights.arrays)} tensors in the file; {config.model.name}: "]
+    lines[1] += coverage(model, translated).summary()
+    lines += [f"set by the weights: {' '.join(chosen)}"] if chosen else []
+    lines += [f"initialised anew when training: {line}" for line in report]
+    if output is not None:
+        origin = provenance(source, name, config)
+        save_weights(output, {k: np.asarray(v) for k, v in translated.items()}, dump(config), origin)
+        lines.append(f"written: {output} with its origin {json.dumps(origin)}")
+    return lines
+
+
+def provenance(source: Path, kind: Optional[str], config: Config) -> dict[str, object]:
+    """Where converted weights came from and what they need, for the record inside the new file."""
+    params = config.model.params
+    return {
+        "source": source.name,
+        "sha256": sha256(source),
+        "kind": kind,
+        "aspp_branches": params.get("aspp_branches"),
+        "norm": params.get("norm"),
+        "pixels": to_plain(config.data.pixels),
+    }
+
+
+def saved_config(config: Config, where: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration saved at `where`, with overrides, for this machine: a device that is not here becomes auto."""
+    device = config.run.device
+    if not runtime.has_device(device):
+        config = override(config, "run.device=auto")
+        if not any(text.startswith("run.device=") for text in overrides):
+            note = f"note: '{where}' was saved with run.device={device}, which this machine has not; using what it has"
+            print(note, file=sys.stderr)
+    return override(config, *overrides)
+
+
+def load_model(
+    origin: str | Path, config: Optional[Config] = None, overrides: Sequence[str] = ()
+) -> tuple[Segmenter, Config]:
+    """A network with weights, and the configuration it is used with: the one given, else the one in the file."""
+    path = find_weights(origin)
+    weights = read_weights(path)
+    if config is None:
+        if not weights.config:
+            raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
+        config = saved_config(parse_config(weights.config, f"configuration inside '{path}'"), path, overrides)
+    check_plugins(config.plugins, f"'{path}'")
+    runtime.set_device(config.run.device)
+    runtime.set_accelerate(config.run.accelerate)
+    with runtime.fresh_names():
+        model = build_model(config.model, len(label_space(config)))
+    load_arrays(model, fitting_weights(weights, path, config)[0], f"'{path}'")
+    return model, config
+
+
+def load_models(
+    origins: Sequence[str | Path], config: Optional[Config], overrides: Sequence[str], weights: Sequence[float]
+) -> tuple[Network, Config]:
+    """One network, or several as an ensemble. Each keeps its own network; data and protocol are those of the first."""
+    if weights and len(origins) == 1:
+        raise CheckpointError("--weights are those of an ensemble's models, but there is only one model")
+    model, config = load_model(origins[0], config, overrides)
+    if len(origins) == 1:
+        return model, config
+    others = [load_model(path) for path in origins[1:]]
+    for path, (_, other) in zip(origins[1:], others):
+        if label_space(other) != label_space(config) or other.data.pixels != config.data.pixels:
+            raise CheckpointError(f"'{path}' predicts other classes or reads pixels in another way than '{origins[0]}'")
+    return Ensemble([model, *(m for m, _ in others)], weights), config
