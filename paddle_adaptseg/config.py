@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Optional, Union
 
+from paddle_adaptseg.config_sampling import RareClasses
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.registry import lookup
 from paddle_adaptseg.schema import check_keys, convert, dotted
@@ -111,17 +112,6 @@ class Augment:
     crop: Optional[tuple[int, int]] = None  # width, height of a random cut
     jitter: float = 0.0  # brightness, contrast and saturation each vary by up to this share
     blur: float = 0.0  # chance of a Gaussian blur
-
-
-@dataclass(frozen=True)
-class RareClasses:
-    """Source images are drawn by a class that they hold, rare ones more often (DAFormer); docs/methods.md."""
-
-    temperature: float = 0.01  # the lower, the more often the rarest
-    min_pixels: int = 3000  # a label with more pixels of a class than these is one of its files
-    min_crop_ratio: float = 0.5  # a crop needs more than this times min_pixels, or is cut again
-    tries: int = 10  # crops that are looked at; the next is taken as it is
-    largest_share: float = 1.0  # below 1: so much of a crop must be of other classes than its largest (VFM-UDA: 0.75)
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,7 @@ MEANINGS: Mapping[str, str] = {
     "data.augment.crop": "width and height of a random cut",
     "data.augment.jitter": "brightness, contrast and saturation each vary by up to this share",
     "data.augment.blur": "chance of a Gaussian blur",
-    "data.rare_classes": "draw source images by [a class that they hold](methods.md#rare-class-sampling); `{}`: on",
-    "data.rare_classes.temperature": "the lower, the more often the rarest classes are drawn",
-    "data.rare_classes.min_pixels": "a label with more pixels of a class than these is one of its files",
-    "data.rare_classes.min_crop_ratio": "a crop needs more pixels of its class than this times `min_pixels`",
-    "data.rare_classes.tries": "crops that are looked at; the next one is taken as it is",
-    "data.rare_classes.largest_share": "below 1: a crop whose largest class has this share of it is cut again too",
+    **reference_self_training.RARE_CLASSES,
     "data.batch_size": "images of each domain in a batch",
     "data.workers": "loader processes; 0 reads in the training process; changes no result",
     "data.timeout": "seconds that loader workers may take for a batch",
@@ -131,7 +126,6 @@ KEYWORDS: Mapping[str, str] = {
     "lambda_weight": "weight of what keeps the two heads apart",
     "lambda_local": "how much more disagreeing pixels weigh",
     "epsilon": "how much agreeing pixels weigh",
-    "dilations": "of the pyramid's branches",
     **reference_self_training.KEYWORDS,
 }
 OWN: Mapping[str, str] = {

@@ -14,7 +14,16 @@ def _one_of(names: Mapping | tuple) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
+RARE_CLASSES: Mapping[str, str] = {
+    "data.rare_classes": "draw source images by [a class that they hold](methods.md#rare-class-sampling); `{}`: on",
+    "data.rare_classes.temperature": "the lower, the more often the rarest classes are drawn",
+    "data.rare_classes.min_pixels": "a label with more pixels of a class than these is one of its files",
+    "data.rare_classes.min_crop_ratio": "a crop needs more pixels of its class than this times `min_pixels`",
+    "data.rare_classes.tries": "crops that are looked at; the next one is taken as it is",
+    "data.rare_classes.largest_share": "below 1: a crop whose largest class has this share of it is cut again too",
+}
 KEYWORDS: Mapping[str, str] = {
+    "dilations": "of the pyramid's branches",
     "teacher": "how the teacher follows the student: [`teacher`](#value-teacher)",
     "pseudo_labels": "what the teacher's labels count: [`pseudo_labels`](#value-pseudo_labels)",
     "augment": "how the student's images are changed: [`augment`](#value-augment); null: not at all",
