@@ -24,7 +24,7 @@ from paddle_adaptseg.engine.trainer import TrainState, train_step
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.methods.choices import Choices
-from paddle_adaptseg.models import build_model
+from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.resnet import STAGES
 from paddle_adaptseg.weights.names import rename
 
@@ -116,28 +116,37 @@ def _resnet_v1c(model: dict) -> Component:
     return Component("deeplabv2_resnet_v1c", params)
 
 
-# backbone and head of the figures -> our network
-NETWORKS = {("resnet_v1c", "dlv2"): _resnet_v1c}
+def _encode_decode(model: dict) -> Component:
+    """Any backbone with any head: the figures' keys are the constructors'."""
+    sections = {part: {"name": model[part]["kind"], **{k: v for k, v in model[part].items() if k != "kind"}}
+                for part in ("backbone", "head")}  # fmt: skip
+    return Component("encode_decode", sections)
 
 
 def component(model: dict) -> Component:
     """Our network of a figure's model."""
     key = model.get("backbone", {}).get("kind"), model.get("head", {}).get("kind")
-    if key not in NETWORKS:
-        pytest.fail(f"network {key[0]} with head {key[1]} is not built yet")
     if model.get("hrda"):
         pytest.fail("hrda is not built yet")
-    return NETWORKS[key](model)
+    if key == ("resnet_v1c", "dlv2"):
+        return _resnet_v1c(model)
+    if "encode_decode" not in MODELS or None in key:
+        pytest.fail(f"network {key[0]} with head {key[1]} is not built yet")
+    return _encode_decode(model)
 
 
 def fill(network: Any, kind: str, tensors: dict, prefix: str, salt: str) -> dict[str, np.ndarray]:
     """Give a network the figures' values; returns them under the figures' names, in our layout."""
     rules, own, values = load_rules(), network.state_dict(), {}
+    linear = {f"{name}.weight" for name, part in network.named_sublayers() if isinstance(part, paddle.nn.Linear)}
     for name, shape in tensors.items():
+        ours = rename(name, kind)
+        if ours not in own and "conv_seg" in name:
+            continue  # SegFormer's head has a classifier that nothing uses
         value = rules.values2(prefix + name, tuple(shape), salt)
-        values[name] = value.T if value.ndim == 2 else value  # Paddle's Linear weights are [in, out]
-        own[rename(name, kind)].set_value(values[name])
-    missing = set(own) - {rename(name, kind) for name in tensors}
+        values[name] = np.ascontiguousarray(value.T) if ours in linear else value  # Paddle's are [in, out]
+        own[ours].set_value(values[name])
+    missing = set(own) - {rename(name, kind) for name in values}
     assert not missing, f"figures name no value for {sorted(missing)}"
     return values
 
@@ -206,6 +215,10 @@ class Replay:
         model, classes, self.kind = self.config.model, self.c["classes"], self.config.model.name
         segmenter = build_model(model, classes)
         self.method = build_method(self.config.method, segmenter, classes, lambda: build_model(model, classes))
+        for layer in self.method.sublayers():  # the figures were made without dropout and stochastic depth
+            for key in ("p", "rate"):
+                if type(layer).__name__.startswith("Drop") and hasattr(layer, key):
+                    setattr(layer, key, 0.0)
         tensors, salt = case["tensors"], self.c["salt"]
         self.start = fill(self.method.segmenter, self.kind, tensors, "G.", salt)
         for part in self.method.parts():

@@ -178,8 +178,8 @@ def recorded(segmenter: Segmenter, image: Tensor) -> Iterator[list]:
     seen: list = []
     plain, own = segmenter.features, vars(segmenter).get("features")
 
-    def features(given: Tensor) -> Any:
-        found = plain(given)
+    def features(given: Tensor, *more: Any) -> Any:
+        found = plain(given, *more)
         if given is image:
             seen.append(found)
         return found
