@@ -9,6 +9,7 @@ import paddle
 from paddle import Tensor
 
 from paddle_adaptseg.batch import Batch
+from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.labels import IGNORE
 from paddle_adaptseg.methods.additions import Addition, class_indices
 from paddle_adaptseg.methods.base import Clock, Term, Terms
@@ -72,6 +73,8 @@ class FeatureDistance(Addition):
             layer.training = False
 
     def source_terms(self, features: Sequence, batch: Batch, clock: Clock) -> Terms:
+        if not features:
+            raise ConfigError("method.feature_distance needs a method whose first terms come from the source image")
         own = self.host.segmenter.last_stage(features[0])
         with paddle.no_grad():
             fixed = self.fixed.last_stage(self.fixed.features(batch.source_image))
