@@ -135,8 +135,10 @@ def component(model: dict) -> Component:
     return _encode_decode(model)
 
 
-def fill(network: Any, kind: str, tensors: dict, prefix: str, salt: str) -> dict[str, np.ndarray]:
-    """Give a network the figures' values; returns them under the figures' names, in our layout."""
+def fill(
+    network: Any, kind: str, tensors: dict, prefix: str, salt: str, whole: bool = True
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Give a network, the `whole` of it, the figures' values; returns them under the figures' names, in our layout."""
     rules, own, values = load_rules(), network.state_dict(), {}
     linear = {f"{name}.weight" for name, part in network.named_sublayers() if isinstance(part, paddle.nn.Linear)}
     for name, shape in tensors.items():
@@ -147,7 +149,7 @@ def fill(network: Any, kind: str, tensors: dict, prefix: str, salt: str) -> dict
         values[name] = np.ascontiguousarray(value.T) if ours in linear else value  # Paddle's are [in, out]
         own[ours].set_value(values[name])
     missing = set(own) - {rename(name, kind) for name in values}
-    assert not missing, f"figures name no value for {sorted(missing)}"
+    assert not (whole and missing), f"figures name no value for {sorted(missing)}"
     return values
 
 
@@ -278,12 +280,18 @@ class Replay:
 
 def run_network(part: dict, name: str, classes: int = 19) -> tuple[dict[str, np.ndarray], int]:
     """Outputs of a forward figure under its names, and the depth of the network."""
-    if part["what"] not in ("features_and_logits", "encode_decode"):
+    if part["what"] not in ("backbone", "features_and_logits", "encode_decode"):
         pytest.fail(f"{name}: '{part['what']}' is not built yet")
+    model, tensors, alone = part["model"], part["tensors"], part["what"] == "backbone"
+    if alone:  # its tensors are named without a prefix; our network gets a head that is not looked at
+        model, tensors = (
+            {"head": {"kind": "dlv2", "dilations": [6]}, **model},
+            {f"backbone.{n}": s for n, s in tensors.items()},
+        )
     with runtime.fresh_names():
-        ours = component(part["model"])
+        ours = component(model)
         network = build_model(ours, classes)
-        fill(network, ours.name, part["tensors"], "G.", part["salt"])
+        fill(network, ours.name, tensors, "G.", part["salt"], whole=not alone)
     for layer in network.sublayers(include_self=True):
         layer.training = part["mode"] == "train" and not isinstance(layer, paddle.nn.Dropout)
     image = paddle.to_tensor(load_rules().image2(part["salt"], part["input"]))
@@ -291,9 +299,9 @@ def run_network(part: dict, name: str, classes: int = 19) -> tuple[dict[str, np.
         if part["what"] == "encode_decode":
             return {"logits": network(image)["main"].numpy()}, 0
         stages = network.backbone(image)
-        logits = network.heads["main"](stages[-1])
-    outputs = {f"feature{i}": stage.numpy() for i, stage in enumerate(stages)}
-    return {**outputs, "logits": logits.numpy()}, sum(part["model"]["backbone"]["depths"])
+        outputs = {} if alone else {"logits": network.heads["main"](stages[-1]).numpy()}
+    outputs.update({f"feature{i}": stage.numpy() for i, stage in enumerate(stages)})
+    return outputs, sum(model["backbone"]["depths"])
 
 
 def run_gradient(part: dict, classes: int = 19) -> tuple[float, dict[str, np.ndarray]]:
