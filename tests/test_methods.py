@@ -20,6 +20,9 @@ CLASSES = 4
 SEG = {"main": 1.0, "aux": 0.1}
 ADV = {"weights": {"main": 0.1, "aux": 0.02}, "seg_weights": SEG, "discriminator_width": 4}
 PRIOR = {"weights": {"main": 0.1, "aux": 0.02}, "seg_weights": SEG}
+SELF = {"seg_weights": SEG, "weights": {"main": 1.0}}
+SURE = {"weight": "image", "threshold": 0.2}
+MASKED, NEAR = {"block": 16, "images": "one_of_each"}, {"things": ["0", "1"], "min_ratio": 0.1, "weight": 0.1}
 # Every method in METHODS has at least one variant here (asserted below).
 VARIANTS = {
     "source_only": ("source_only", {"seg_weights": SEG}),
@@ -38,6 +41,17 @@ VARIANTS = {
     "guided": (
         "target_prior",
         {**PRIOR, "weights": {"main": 0.1}, "target_loss": "iw_max_square", "guidance": 0.2},
+    ),
+    "dacs": ("self_training", {**SELF, "teacher": {"decay": 0.99, "update": "after"}, "source_mean": "valid"}),
+    "daformer_step": ("self_training", {**SELF, "pseudo_labels": {"weight": "pixel", "threshold": 0.3}}),
+    "unmixed": (
+        "self_training",
+        {**SELF, "mix": "none", "pseudo_labels": SURE, "classes_from": "image"},
+    ),
+    "masked_and_near": ("self_training", {**SELF, "masked": MASKED, "feature_distance": NEAR}),
+    "adversary_masked_and_near": (
+        "output_adversarial",
+        {**ADV, "masked": {**MASKED, "teacher": {}}, "feature_distance": NEAR},
     ),
     "clan_plain": ("clan", {"preheat": 5, "discriminator_width": 4}),
     "clan_weighted": ("clan", {"preheat": -1, "discriminator_width": 4}),
@@ -62,15 +76,30 @@ MODELS = {
 }
 # by the first word of a term's name
 PLAYERS = {"seg": "segmenter", "adv": "segmenter", "d": "discriminators", "ent": "segmenter", "target": "segmenter",
-           "weight": "segmenter"}  # fmt: skip
+           "weight": "segmenter", "mix": "segmenter", "masked": "segmenter", "fd": "segmenter"}  # fmt: skip
 
 
 def build(variant):
     paddle.seed(1)
     name, params = VARIANTS[variant]
     network = "small_v3plus" if variant in V3PLUS else "small_twin" if name == "clan" else "small"
-    model = build_model(Component(network, MODELS.get(variant, {"width": 8})), CLASSES)
-    return build_method(Component(name, params), model, CLASSES)
+
+    def make_segmenter():
+        return build_model(Component(network, MODELS.get(variant, {"width": 8})), CLASSES)
+
+    method = build_method(Component(name, params), make_segmenter(), CLASSES, make_segmenter)
+    for part in method.parts():
+        part.loaded()
+        for parameter in part.fixed.parameters() if hasattr(part, "fixed") else ():
+            parameter.set_value(parameter * 1.1)  # at equal features the distance pulls nowhere
+    return method.train()
+
+
+def losses(method, batch, step=0):
+    """What a step yields."""
+    for part in method.parts():
+        part.before_step([batch], Clock(step, 10))
+    return method.all_losses(batch, Clock(step, 10))
 
 
 def batch(label=None):
@@ -92,7 +121,7 @@ def test_each_loss_reaches_only_its_player(variant):
 def assert_players(method):
     players = {n: [p for g in groups for p in g.parameters] for n, groups in method.players().items()}
     seen = set()
-    for terms in method.losses(batch(), Clock(0, 10)):
+    for terms in losses(method, batch()):
         for name, term in terms.items():
             player = PLAYERS[name.split("_")[0]]
             seen.add(player)
@@ -108,7 +137,7 @@ def assert_players(method):
 @pytest.mark.parametrize("label", [255, 0])
 def test_unlabelled_and_single_class_crops_give_finite_losses_and_gradients(variant, label):
     method = build(variant)
-    for terms in method.losses(batch(label), Clock(0, 10)):
+    for terms in losses(method, batch(label)):
         sum(t.weight * t.loss for t in terms.values()).backward()
         assert all(np.isfinite(float(t.loss)) for t in terms.values())
     assert all(np.isfinite(p.grad.numpy()).all() for p in method.parameters() if p.grad is not None)
@@ -121,7 +150,7 @@ def test_certain_predictions_give_finite_losses_and_gradients(variant):
         bias = np.full(CLASSES, -1e4, np.float32)
         bias[0] = 1e4  # p is exactly 0 and 1
         next(p for name, p in head.named_parameters() if name.endswith("bias")).set_value(bias)
-    for terms in method.losses(batch(), Clock(0, 10)):
+    for terms in losses(method, batch()):
         sum(t.weight * t.loss for t in terms.values()).backward()
         assert all(np.isfinite(float(t.loss)) for t in terms.values())
     assert all(np.isfinite(p.grad.numpy()).all() for p in method.parameters() if p.grad is not None)

@@ -33,11 +33,15 @@ from paddle_adaptseg.weights.load import load_model
 pytestmark = pytest.mark.skipif(not paddle.distributed.is_available(), reason="this Paddle has no paddle.distributed")
 STEPS = 3
 CLOSE = 1e-5
+LOW = "method.pseudo_labels.threshold=0.1"  # so that the share of sure pixels is neither 0 nor 1
+NEAR = "method.feature_distance={things: [road, sky], min_ratio: 0.2}"
 # Variants of methods whose terms are means over different things; every method but bn_adapt is in one (asserted below).
 COMPARED = {
     **{name: (config, []) for name, config in EXPERIMENTS.items() if name != "bn_adapt"},
+    "self_training": ("toy/self_training", [LOW]),
     "hard": ("toy/minent", ["method.target_loss=hard", "method.options={threshold: 0.1}"]),
     "parts": ("toy/adaptsegnet_single_ls", ["schedule.iter_size=2"]),
+    "masked": ("toy/self_training_masked", ["schedule.iter_size=2", LOW, "method.masked.teacher={decay: 0.5}", NEAR]),
 }
 
 

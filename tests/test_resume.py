@@ -34,7 +34,9 @@ EXPERIMENTS = {
     "clan": "toy/clan",
     "bn_adapt": "toy/bn_adapt",
     "feature_adversarial": "toy/feature_adversarial",
+    "self_training": "toy/self_training",
 }
+MASKED = "toy/self_training_masked"
 V3PLUS = "toy/adversarial_v3plus"  # its dropout must be drawn again as it was
 EARLY = ("method.ramp.start=1", "run.keep=9")  # adaptation takes part from the second step
 
@@ -95,7 +97,7 @@ def assert_same_run(one: Path, other: Path, step: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("name", [*EXPERIMENTS.values(), V3PLUS], ids=[*EXPERIMENTS, "deeplabv3plus"])
+@pytest.mark.parametrize("name", [*EXPERIMENTS.values(), MASKED, V3PLUS], ids=[*EXPERIMENTS, "masked", "deeplabv3plus"])
 def test_straight_equals_resumed_bit_for_bit(tiny, tmp_path, interrupted, name, workers):
     config = tiny(name, *overrides(name), f"data.workers={workers}")
     straight = override(config, f"run.output={tmp_path / 'straight'}", "data.workers=0")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Callable, Optional
 
 import cv2
 import numpy as np
+from paddle import Tensor
 from PIL import Image, ImageDraw, ImageFont
 
-from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.config.schema import Config, Pixels
 from paddle_adaptseg.core.errors import DataError
 from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.data import label_space
@@ -122,3 +123,20 @@ def panels(
             continue
         prediction, entropy = predictor.labels_and_entropy(image)
         yield str(index), panel(image, prediction, truth, entropy, space)
+
+
+def training_panel(seen: Mapping[str, Tensor], config: Config) -> Optional[np.ndarray]:
+    """Target image, its pseudo-labels, mixed image, its labels and their weights, of what a method saw last."""
+    if "mixed_image" not in seen:
+        return None
+    space, pixels = label_space(config), config.data.pixels
+    images = [unnormalised(seen[name][0], pixels) for name in ("target_image", "mixed_image")]
+    labels = [colourise(seen[name][0].numpy().astype(np.uint8), space) for name in ("pseudo_label", "mixed_label")]
+    return np.hstack([images[0], labels[0], images[1], labels[1], heat(seen["mixed_weight"][0].numpy())])
+
+
+def unnormalised(image: Tensor, pixels: Pixels) -> np.ndarray:
+    """RGB uint8 [H, W, 3] of network input [3, H, W]."""
+    array = image.numpy().transpose(1, 2, 0) * np.array(pixels.std) + np.array(pixels.mean)
+    array = np.clip(array.round(), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(array[:, :, ::-1]) if pixels.order == "bgr" else array

@@ -19,7 +19,8 @@ from paddle_adaptseg.config.schema import Component, Config, Domain, Roots, Stag
 from paddle_adaptseg.core.labels import LABEL_SPACES
 from paddle_adaptseg.data.catalog import DATASETS, OwnClass, OwnDataset
 from paddle_adaptseg.data.decode import LABELS
-from paddle_adaptseg.methods import GIVEN, METHODS
+from paddle_adaptseg.lab import reference_self_training
+from paddle_adaptseg.methods import ADDITIONS, GIVEN, METHODS
 from paddle_adaptseg.methods.base import Ramp
 from paddle_adaptseg.methods.losses import GAN_LOSSES, REPRESENTATIONS
 from paddle_adaptseg.methods.prior import PRIORS
@@ -56,6 +57,7 @@ MEANINGS: Mapping[str, str] = {
     "data.augment.crop": "width and height of a random cut",
     "data.augment.jitter": "brightness, contrast and saturation each vary by up to this share",
     "data.augment.blur": "chance of a Gaussian blur",
+    **reference_self_training.RARE_CLASSES,
     "data.batch_size": "images of each domain in a batch",
     "data.workers": "loader processes; 0 reads in the training process; changes no result",
     "data.timeout": "seconds that loader workers may take for a batch",
@@ -124,6 +126,7 @@ KEYWORDS: Mapping[str, str] = {
     "lambda_weight": "weight of what keeps the two heads apart",
     "lambda_local": "how much more disagreeing pixels weigh",
     "epsilon": "how much agreeing pixels weigh",
+    **reference_self_training.KEYWORDS,
 }
 OWN: Mapping[str, str] = {
     "images": "patterns of image files below the root; of several the first that matches counts",
@@ -167,6 +170,8 @@ def fields(cls: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
             continue
         default = field.default_factory() if callable(field.default_factory) else field.default
         yield key, type_text(hint), _default(default, dataclasses.MISSING)
+        if typing.get_origin(hint) is Union and dataclasses.is_dataclass(typing.get_args(hint)[0]):
+            yield from fields(typing.get_args(hint)[0], f"{key}.")
 
 
 def keywords(cls: Any) -> Iterator[tuple[str, str, str]]:
@@ -195,6 +200,8 @@ TABLES: tuple[tuple[str, Mapping[str, Any], Callable, Mapping[str, str]], ...] =
     ("optim", OPTIMISERS, fields, OPTIMISER_KEYS),
     ("model", MODELS, keywords, KEYWORDS),
     ("method", METHODS, keywords, KEYWORDS),
+    ("added to any method", ADDITIONS, keywords, KEYWORDS),
+    ("value", reference_self_training.VALUES, fields, reference_self_training.VALUE_KEYS),
 )
 
 

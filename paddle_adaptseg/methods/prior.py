@@ -27,7 +27,6 @@ from paddle_adaptseg.methods.losses import (
     mean_entropy,
     softmax,
 )
-from paddle_adaptseg.models.layers import resize_all
 from paddle_adaptseg.models.segmenter import Segmenter
 
 
@@ -84,7 +83,7 @@ class TargetPrior(Method):
         if factor == 0.0:
             return
         image: Tensor = batch.target_image
-        logits = resize_all(self.segmenter.logits(image), image.shape[2:])
+        logits = self.segmenter(image)
         areas = batch.target_areas
         self.observe_target(logits["main"], clock, areas)
         parts = {level: pictures(x, areas) for level, x in logits.items()}

@@ -147,6 +147,8 @@ class HealthMonitor:
                 yield "degenerate", f"one class takes {100 * low:.0f} % or more of the target's pixels: {_COLLAPSE}"
             elif name == "health/target_classes" and high <= 3:
                 yield "few classes", f"target predictions hold only {high:.0f} classes: {_COLLAPSE}"
+            elif name.startswith(_SELF_TRAINING):
+                yield from _self_training(name, low, high)
             elif name.startswith("loss/") and max(abs(low), abs(high)) < 1e-7:
                 advice = _NO_LABELS if "seg" in name else _NO_TERM
                 yield name, f"{name[5:]} has vanished (below 1e-7): {advice}"
@@ -168,6 +170,31 @@ def _discriminator(level: str, low: float, high: float) -> Iterator[tuple[str, s
     elif low > 0.47 and high < 0.53:
         advice = "raise optim.discriminators.lr, or lower method.weights"
         yield f"{name} collapses", f"{name} cannot tell the domains apart (right on {share}): {advice}"
+
+
+_SELF_TRAINING = ("health/pseudo_", "health/teacher_", "health/feature_distance_cells")
+_THRESHOLD = "method.pseudo_labels.threshold"
+
+
+def _self_training(name: str, low: float, high: float) -> Iterator[tuple[str, str]]:
+    if name == "health/pseudo_weight" and low > 0.999:
+        yield "all sure", f"the teacher is sure of every pixel, so wrong labels count in full: raise {_THRESHOLD}"
+    elif name == "health/pseudo_weight" and high < 0.001:
+        advice = f"lower {_THRESHOLD}, or train longer on the source first (method.ramp.start, run.restore_from)"
+        yield "none sure", f"the teacher is sure of no pixel, so nothing is learnt from the target: {advice}"
+    elif name.startswith("health/pseudo_balance/") and high < 0.01:
+        label = name.rsplit("/", 1)[1]
+        advice = "draw it more often (data.rare_classes), or train longer on the source first"
+        yield name, f"class '{label}' of the source has vanished from the pseudo-labels: {advice}"
+    elif name == "health/teacher_agreement" and high < 0.3:
+        advice = "lower method.teacher.decay, or let the weight grow slowly (method.ramp)"
+        yield name, f"student and teacher drift apart: they agree on {100 * high:.0f} % of the pixels or less; {advice}"
+    elif name == "health/teacher_distance" and low > 0.5:
+        advice = "lower method.teacher.decay, or the learning rate"
+        yield name, f"teacher and student drift apart: their weights differ by {100 * low:.0f} % or more; {advice}"
+    elif name == "health/feature_distance_cells" and high == 0:
+        advice = "lower method.feature_distance.min_ratio, or name other classes"
+        yield name, f"no cell of the source shows a class of method.feature_distance, whose loss is 0: {advice}"
 
 
 def last_score(baseline: str) -> Optional[float]:

@@ -16,7 +16,7 @@ from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.data import TrainData, open_validation
 from paddle_adaptseg.evaluation.measure import evaluate_model
 from paddle_adaptseg.evaluation.protocol import class_sets, protocol_line, score_scalars
-from paddle_adaptseg.evaluation.visual import panels
+from paddle_adaptseg.evaluation.visual import panels, training_panel
 from paddle_adaptseg.training import checkpoint
 from paddle_adaptseg.training.allreduce import broadcast_tensors, change, check_same_files, check_sync_norm, rule
 from paddle_adaptseg.training.checkpoint import Snapshot
@@ -79,7 +79,8 @@ class _Run:
         class_sets(config)  # a wrong protocol is said now, not at the first evaluation
         snapshot, changes = starting_point(self.folder, config, resume, overwrite, accept_changes)
         self.state = build_state(config)
-        self.data = TrainData(config, self.state.method.uses_target, distributed.rank(), distributed.world())
+        rank, world = distributed.rank(), distributed.world()
+        self.data = TrainData(config, self.state.method.uses_target, rank, world, distributed.all_reduce_array)
         self.validation = open_validation(config) if config.run.eval_every else None
         read = {"source": self.data.source, "target": self.data.target, "validation": self.validation}
         check_same_files({name: files for name, files in read.items() if files is not None})
@@ -191,6 +192,9 @@ class _Run:
                 unusable = None if files is self.validation else self.data.quarantine.report
                 for name, picture in panels(model, files, self.config, unusable):
                     self.log.picture(step, f"{domain}/{name}", picture)
+        mixed = training_panel(self.state.method.last, self.config) if distributed.is_rank_zero() else None
+        if mixed is not None:
+            self.log.picture(step, "training/mixed", mixed)
         improved = checkpoint.is_better(self.miou, state.best_miou)
         if improved:
             state.best_step, state.best_miou = step, self.miou
