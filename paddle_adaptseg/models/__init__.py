@@ -5,6 +5,7 @@ from __future__ import annotations
 from paddle_adaptseg.config import Component
 from paddle_adaptseg.models.deeplab import DeepLabV2ResNet, DeepLabV2VGG16, TwinDeepLabV2ResNet
 from paddle_adaptseg.models.deeplabv3plus import DeepLabV3PlusMobileNetV2, DeepLabV3PlusResNet
+from paddle_adaptseg.models.encode_decode import EncodeDecode
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.models.small import SmallSegmenter, SmallV3Plus, TwinSmallSegmenter
 from paddle_adaptseg.registry import build
@@ -15,6 +16,7 @@ MODELS: dict[str, type[Segmenter]] = {
     "deeplabv2_vgg16": DeepLabV2VGG16,
     "deeplabv3plus_resnet": DeepLabV3PlusResNet,
     "deeplabv3plus_mobilenetv2": DeepLabV3PlusMobileNetV2,
+    "encode_decode": EncodeDecode,
     "small": SmallSegmenter,
     "small_twin": TwinSmallSegmenter,
     "small_v3plus": SmallV3Plus,

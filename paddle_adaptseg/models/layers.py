@@ -62,13 +62,13 @@ def normal_init(std: float = 0.01) -> ParamAttr:
     return ParamAttr(initializer=nn.initializer.Normal(0.0, std))
 
 
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resize to (height, width) with aligned corners, in which the originals trained and evaluated."""
+def resize(x: Tensor, size: Sequence[int], align_corners: bool = True) -> Tensor:
+    """Bilinear resize to (height, width), with aligned corners as AdaptSegNet and its family train and evaluate."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
     if _PRODUCTS or _enlarges_on_a_cpu(x, size):
-        return _resize_by_products(x, size)
-    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=True)
+        return _resize_by_products(x, size, align_corners)
+    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=align_corners)
 
 
 @paddle.jit.not_to_static
@@ -79,13 +79,13 @@ def _enlarges_on_a_cpu(x: Tensor, size: Sequence[int]) -> bool:
     return x.shape[2] <= size[0] and x.shape[3] <= size[1]
 
 
-def resize_like(x: Tensor, other: Tensor) -> Tensor:
+def resize_like(x: Tensor, other: Tensor, align_corners: bool = True) -> Tensor:
     """Resize to another map's height and width, which a traced program may learn only when it runs."""
     size = list(other.shape[2:])
     if all(isinstance(n, int) and n > 0 for n in size):
-        return resize(x, size)
+        return resize(x, size, align_corners)
     shape = paddle.shape(other)
-    return F.interpolate(x, size=[shape[2], shape[3]], mode="bilinear", align_corners=True)
+    return F.interpolate(x, size=[shape[2], shape[3]], mode="bilinear", align_corners=align_corners)
 
 
 _PRODUCTS: list[bool] = []  # not empty: inside resize_by_products()
@@ -104,23 +104,27 @@ def resize_by_products() -> Iterator[None]:
         _PRODUCTS.pop()
 
 
-def _resize_by_products(x: Tensor, size: Sequence[int]) -> Tensor:
+def _resize_by_products(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     batch, channels, height, width = x.shape
     planes = batch * channels
-    x = paddle.matmul(x.reshape([planes * height, width]), _weights(width, size[1]).t())
-    rows = _weights(height, size[0]).unsqueeze(0).expand([planes, size[0], height])
+    x = paddle.matmul(x.reshape([planes * height, width]), _weights(width, size[1], align_corners).t())
+    rows = _weights(height, size[0], align_corners).unsqueeze(0).expand([planes, size[0], height])
     return paddle.matmul(rows, x.reshape([planes, height, size[1]])).reshape([batch, channels, *size])
 
 
-def _weights(old: int, new: int) -> Tensor:
+def _weights(old: int, new: int, align_corners: bool) -> Tensor:
     """What each of `old` samples adds to each of `new` ones [new, old]."""
-    position = paddle.arange(new, dtype="float32") * ((old - 1) / max(new - 1, 1))
+    position = paddle.arange(new, dtype="float32")
+    if align_corners:
+        position = position * ((old - 1) / max(new - 1, 1))
+    else:
+        position = ((position + 0.5) * (old / new) - 0.5).clip(0, old - 1)
     return F.relu(1 - (position.unsqueeze(1) - paddle.arange(old, dtype="float32").unsqueeze(0)).abs())
 
 
-def resize_all(logits: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
+def resize_all(logits: Mapping[str, Tensor], size: Sequence[int], align_corners: bool = True) -> dict[str, Tensor]:
     """Every level's logits at (height, width)."""
-    return {level: resize(x, size) for level, x in logits.items()}
+    return {level: resize(x, size, align_corners) for level, x in logits.items()}
 
 
 @contextlib.contextmanager

@@ -29,12 +29,17 @@ class Segmenter(nn.Layer):
     """`model(image) -> {"main": logits[, "aux": logits]}` at image size, or at `size` (height, width) when given."""
 
     levels: tuple[str, ...] = ("main",)
+    align_corners = True  # how its logits are resized; the mmsegmentation family of networks says False
     feature_channels: int  # of features()["main"]
     heads: nn.LayerDict
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
         """What each head reads, by the head's name."""
         raise NotImplementedError
+
+    def last_stage(self, features: dict[str, Tensor]) -> Tensor:
+        """The backbone's deepest features [N, C, h, w]."""
+        return features["main"]
 
     def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits of every level at the network's own resolution."""
@@ -45,7 +50,7 @@ class Segmenter(nn.Layer):
         return self.classify(self.features(image))
 
     def forward(self, image: Tensor, size: Optional[tuple[int, int]] = None) -> dict[str, Tensor]:
-        return resize_all(self.logits(image), size or image.shape[2:])
+        return resize_all(self.logits(image), size or image.shape[2:], self.align_corners)
 
     def groups(self) -> list[ParamGroup]:
         """Every trainable parameter in exactly one group."""
