@@ -23,7 +23,9 @@ from paddle_adaptseg.methods import GIVEN, METHODS
 from paddle_adaptseg.methods.base import Ramp
 from paddle_adaptseg.methods.prior import PRIORS
 from paddle_adaptseg.models import MODELS
+from paddle_adaptseg.models.encode_decode import BACKBONES, HEADS
 from paddle_adaptseg.models.layers import NORMS
+from paddle_adaptseg.models.meanings import PART_KEYWORDS
 
 
 def _one_of(names: typing.Iterable[str]) -> str:
@@ -100,6 +102,7 @@ OPTIMISER_KEYS: Mapping[str, str] = {
 }
 # Keywords of networks and methods mean the same wherever they occur.
 KEYWORDS: Mapping[str, str] = {
+    **PART_KEYWORDS,
     "depths": "blocks of the four stages: `[3, 4, 23, 3]` is ResNet-101, `[3, 4, 6, 3]` ResNet-50",
     "norm": _one_of(NORMS),
     "aspp_branches": "pyramid branches that act: 2 as in AdaptSegNet's released weights, or 4",
@@ -108,7 +111,7 @@ KEYWORDS: Mapping[str, str] = {
     "aux": "whether there is an auxiliary head",
     "variant": "`plain`, or `vd`: deep stem and averaged shortcuts (PaddleSeg)",
     "output_stride": "8 or 16: how much smaller than the image the last features are",
-    "width": "channels: of the pyramid and decoder (DeepLabV3+), of the first stage (small)",
+    "width": "channels: of the pyramid and decoder (DeepLabV3+), of the first stage (small), of the tokens (dinov2)",
     "seg_weights": "weight of the source's cross entropy on each level",
     "weights": "weight of the adaptation's loss on each level; a level without a key has none",
     "gan": f"the critics' objective: {_one_of(GAN_LOSSES)}",
@@ -173,7 +176,7 @@ def keywords(cls: Any) -> Iterator[tuple[str, str, str]]:
     """Key, type and default of what a network's or method's constructor takes from a configuration."""
     hints = typing.get_type_hints(cls.__init__)
     for name, parameter in inspect.signature(cls.__init__).parameters.items():
-        if name not in ("self", *GIVEN):
+        if name not in ("self", "widths", *GIVEN):
             yield name, type_text(hints[name]), _default(parameter.default, parameter.empty)
 
 
@@ -194,6 +197,8 @@ OPTIM = (
 TABLES: tuple[tuple[str, Mapping[str, Any], Callable, Mapping[str, str]], ...] = (
     ("optim", OPTIMISERS, fields, OPTIMISER_KEYS),
     ("model", MODELS, keywords, KEYWORDS),
+    ("model.backbone", BACKBONES, keywords, KEYWORDS),
+    ("model.head", HEADS, keywords, KEYWORDS),
     ("method", METHODS, keywords, KEYWORDS),
 )
 

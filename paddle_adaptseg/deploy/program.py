@@ -38,7 +38,7 @@ class LabelProgram(nn.Layer):
             x = paddle.flip(x, axis=[1])
         x = (x - self.mean) / self.deviation
         logits = self.network.logits(x)["main"]
-        return resize_like(logits, x).argmax(axis=1).astype("int32")
+        return resize_like(logits, x, self.network.align_corners).argmax(axis=1).astype("int32")
 
 
 class PlainGroupNorm(nn.Layer):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 import paddle
-from paddle import Tensor, nn
+from paddle import nn
 
 from paddle_adaptseg import runtime
 from paddle_adaptseg.errors import TrainingError
@@ -30,14 +30,15 @@ def compile_segmenter(segmenter: Segmenter) -> None:
         head.forward = _compiled(segmenter, head.forward)
 
 
-def _compiled(segmenter: Segmenter, plain: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+def _compiled(segmenter: Segmenter, plain: Callable[[Any], Any]) -> Callable[[Any], Any]:
     program = paddle.jit.to_static(plain, full_graph=True)
     known: set[tuple] = set()
 
-    def run(given: Tensor) -> Any:
+    def run(given: Any) -> Any:
         if not (segmenter.training and paddle.is_grad_enabled() and paddle.in_dynamic_mode()):
             return plain(given)
-        kind = (tuple(given.shape), given.dtype)
+        tensors = given if isinstance(given, (list, tuple)) else [given]
+        kind = tuple((tuple(x.shape), x.dtype) for x in tensors)
         if kind in known:
             return program(given)
         known.add(kind)
@@ -46,7 +47,7 @@ def _compiled(segmenter: Segmenter, plain: Callable[[Tensor], Any]) -> Callable[
     return run
 
 
-def _first(program: Callable[[Tensor], Any], given: Tensor, segmenter: Segmenter) -> Any:
+def _first(program: Callable[[Any], Any], given: Any, segmenter: Segmenter) -> Any:
     """The first run of a program, in which Paddle makes it and lets go of all gradients that parameters hold."""
     held = [(p, p.grad) for p in segmenter.parameters() if p.grad is not None]
     try:

@@ -77,9 +77,9 @@ class OutputAdversarial(Method):
     def look(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The logits of an image at its size, and what the critics look at, for every level that has one."""
         logits = self.segmenter.logits(image)
-        full = resize_all(logits, image.shape[2:])
+        full = resize_all(logits, image.shape[2:], self.segmenter.align_corners)
         size = [round(n * self.critic_scale) for n in image.shape[2:]]
-        smaller = full if self.critic_scale == 1.0 else resize_all(logits, size)
+        smaller = full if self.critic_scale == 1.0 else resize_all(logits, size, self.segmenter.align_corners)
         return full, {level: self.represent(smaller[level]) for level in self.weights}
 
     def fooling_terms(self, target: dict[str, Tensor], factor: float, areas: Areas) -> Terms:

@@ -59,5 +59,5 @@ class FeatureAdversarial(OutputAdversarial):
 
     def look(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         features = self.segmenter.features(image)
-        logits = resize_all(self.segmenter.classify(features), image.shape[2:])
+        logits = resize_all(self.segmenter.classify(features), image.shape[2:], self.segmenter.align_corners)
         return logits, {"main": features["main"]}

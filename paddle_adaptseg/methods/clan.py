@@ -52,7 +52,7 @@ class CLAN(Method):
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
         source = self.segmenter.logits(batch.source_image)
-        full = resize_all(source, batch.source_image.shape[2:])
+        full = resize_all(source, batch.source_image.shape[2:], self.segmenter.align_corners)
         self.observe_source(full["main"], clock)
         seg = sum(focal_cross_entropy(full[k], batch.source_label) for k in ("first", "second"))
         yield {"seg": Term(seg, pixels=labelled(batch.source_label))}

@@ -86,7 +86,7 @@ class TargetPrior(Method):
         if factor == 0.0:
             return
         image: Tensor = batch.target_image
-        logits = resize_all(self.segmenter.logits(image), image.shape[2:])
+        logits = resize_all(self.segmenter.logits(image), image.shape[2:], self.segmenter.align_corners)
         areas = batch.target_areas
         self.observe_target(logits["main"], areas, clock)
         parts = {level: pictures(x, areas) for level, x in logits.items()}

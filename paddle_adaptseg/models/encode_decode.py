@@ -64,7 +64,7 @@ class EncodeDecode(Segmenter):
     ) -> None:
         super().__init__()
         self.rates = {"head": head_rate, "backbone": backbone_rate, "norm_decay": norm_decay, "layers": layer_decay}
-        self.backbone = build_backbone(backbone)
+        self.backbone, self.backbone_name = build_backbone(backbone), backbone.name
         widths = self.backbone.widths
         self.feature_channels = widths[-1]
         self.heads = nn.LayerDict(
@@ -75,6 +75,10 @@ class EncodeDecode(Segmenter):
 
     def features(self, image: Tensor, kept: Optional[Tensor] = None) -> dict[str, Tensor]:
         """Every stage, the deepest as `main`; `kept` says which of a vision transformer's tokens are not masked."""
+        if kept is not None and not hasattr(self.backbone, "mask_token"):
+            raise ConfigError(
+                f"the tokens of '{self.backbone_name}' cannot be masked: it needs a backbone such as dinov2"
+            )
         stages = self.backbone(image) if kept is None else self.backbone(image, kept)
         names = [*(f"stage{index + 1}" for index in range(len(stages) - 1)), "main"]
         return dict(zip(names, stages))

@@ -34,7 +34,7 @@ MIT_SIZES: Mapping[str, Mapping[str, Any]] = {
     "mit_b5": {"embed_dims": _WIDE, "depths": (3, 6, 40, 3)},
 }
 PATCHES = ((7, 4), (3, 2), (3, 2), (3, 2))  # kernel and stride of each stage's patch embedding
-EPSILON = 1e-6
+EPSILON = 1e-6  # of the blocks' and stages' norms; those in patch embeddings and reductions keep the usual 1e-5
 
 
 class PatchEmbedding(nn.Layer):
