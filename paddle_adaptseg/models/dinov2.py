@@ -122,6 +122,8 @@ class DINOv2(nn.Layer):
     crops that training sees) as VFM-UDA does, its shorter side to the multiple below 1.1 times that.
     """
 
+    fixed_size = True  # position embeddings are resized by matrices that are made for a size
+
     def __init__(
         self,
         width: int = 384,

@@ -65,6 +65,7 @@ class EncodeDecode(Segmenter):
         super().__init__()
         self.rates = {"head": head_rate, "backbone": backbone_rate, "norm_decay": norm_decay, "layers": layer_decay}
         self.backbone, self.backbone_name = build_backbone(backbone), backbone.name
+        self.fixed_size = getattr(self.backbone, "fixed_size", False)
         widths = self.backbone.widths
         self.feature_channels = widths[-1]
         self.heads = nn.LayerDict(
