@@ -25,7 +25,7 @@ from paddle_adaptseg.evaluation.predictor import STRIDE, scaled
 from paddle_adaptseg.evaluation.programs import save_program
 from paddle_adaptseg.files import confirm, sha256, write_atomically
 from paddle_adaptseg.weights.load import find_weights, load_model
-from paddle_adaptseg.weights.reader import read_weights
+from paddle_adaptseg.weights.reader import read_weights, split_part
 
 PICTURES = 4  # compared after an export
 ENOUGH = {"fp32": 0.999, "bf16": 0.97, "fp16": 0.97}  # share of pixels whose label must agree
@@ -82,7 +82,7 @@ def export_model(
     write_contract(folder, contract)
     path = find_weights(origin)
     agreement, check = compare(network, folder, contract, config)
-    about = {"weights": path.name, "sha256_of_the_weights": sha256(path), **read_weights(path).origin}
+    about = {"weights": path.name, "sha256_of_the_weights": sha256(split_part(path)[0]), **read_weights(path).origin}
     text = card(contract, config, about, [check, f"made with {runtime.environment()}"])
     write_atomically(folder / "README.md", lambda handle: handle.write(text.encode()))
     made = ", ".join(f"{name} ({(folder / name).stat().st_size / 2**20:.1f} MB)" for name in files if name)

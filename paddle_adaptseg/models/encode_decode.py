@@ -65,12 +65,12 @@ class EncodeDecode(Segmenter):
         super().__init__()
         self.rates = {"head": head_rate, "backbone": backbone_rate, "norm_decay": norm_decay, "layers": layer_decay}
         self.backbone, self.backbone_name = build_backbone(backbone), backbone.name
-        self.fixed_size = getattr(self.backbone, "fixed_size", False)
         widths = self.backbone.widths
         self.feature_channels = widths[-1]
         self.heads = nn.LayerDict(
             {"main": build(HEADS, head.name, head.params, "model.head", classes=classes, widths=widths)}
         )
+        self.fixed_size = any(getattr(layer, "fixed_size", False) for layer in self.sublayers())
         if layer_decay != 1.0 and not hasattr(self.backbone, "blocks"):
             raise ConfigError(f"model.layer_decay: '{backbone.name}' has no single row of blocks: leave it out")
 

@@ -35,6 +35,8 @@ class Relation(nn.Layer):
 class InterlacedAttention(nn.Layer):
     """A 1x1 convolution to `channels`, then attention across windows of `window` (height, width), then inside them."""
 
+    fixed_size = True  # Paddle 2.6 traces no padding whose width it learns when it runs
+
     def __init__(self, fan_in: int, channels: int, norm: NormPolicy, width: int, window: Sequence[int]) -> None:
         super().__init__()
         self.window = tuple(window)
