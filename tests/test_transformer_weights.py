@@ -20,9 +20,6 @@ from paddle_adaptseg.weights.load import convert_weights, fill_segmenter, find_w
 from paddle_adaptseg.weights.reader import read_weights
 
 torch = pytest.importorskip("torch", reason="PyTorch, which only the tests need, has no build here")
-safetensors = pytest.importorskip(
-    "safetensors.numpy", reason="safetensors, which only the tests need, is not installed"
-)
 
 FORWARD = {path.parent.name: path for path in figures.SHIPPED.glob("parity_*/forward_*.json")}
 SELF_TRAINING, VFM = FORWARD["parity_selftraining"], FORWARD["parity_vfm"]
@@ -79,8 +76,10 @@ def save_torch(path, arrays, **more):
     return path
 
 
-def without_statistics(arrays):
-    return {n: x for n, x in arrays.items() if "running_" not in n}
+def save_safetensors(arrays, path, metadata=None):
+    library = pytest.importorskip("safetensors.numpy", reason="safetensors, which Paddle 3 brings, is not installed")
+    library.save_file(arrays, path, metadata)
+    return path
 
 
 def reversed_stages(arrays, key):
@@ -136,8 +135,7 @@ def hf_segformer(tmp_path):
             found[hugging_face_name(name).replace("self.kv.", f"self.{part}.")] = np.ascontiguousarray(half)
         if ".attn.kv." not in name and "conv_seg" not in name:
             found[hugging_face_name(name)] = x
-    safetensors.save_file(found, tmp_path / "model.safetensors", {"format": "pt"})
-    return tmp_path / "model.safetensors"
+    return save_safetensors(found, tmp_path / "model.safetensors", {"format": "pt"})
 
 
 def hub(tmp_path, name="encoder"):
@@ -156,8 +154,7 @@ def timm(tmp_path):
     arrays["pos_embed"] = arrays["pos_embed"][:, 1:].copy()
     arrays["reg_token"] = arrays.pop("register_tokens")
     del arrays["mask_token"]
-    safetensors.save_file(arrays, tmp_path / "timm.safetensors")
-    return tmp_path / "timm.safetensors"
+    return save_safetensors(arrays, tmp_path / "timm.safetensors")
 
 
 def hf_dinov2(tmp_path, name="encoder"):
@@ -176,8 +173,7 @@ def hf_dinov2(tmp_path, name="encoder"):
                 found[new.replace(".attn.qkv.", f".attention.attention.{part}.")] = np.ascontiguousarray(third)
         else:
             found[new] = x
-    safetensors.save_file(found, tmp_path / "model.safetensors", {"format": "pt"})
-    return tmp_path / "model.safetensors"
+    return save_safetensors(found, tmp_path / "model.safetensors", {"format": "pt"})
 
 
 def vfm_uda(tmp_path):
@@ -257,17 +253,16 @@ def test_converted_weights_are_loaded_as_our_own(tmp_path):
 @pytest.mark.parametrize("kind", ["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"])
 def test_every_type_of_numbers_is_read(kind, tmp_path):
     array = (np.arange(12).reshape(3, 4) % 2).astype(kind)
-    safetensors.save_file({"a": array, "scalar": np.ones((), kind), "empty": np.ones((0, 2), kind)}, tmp_path / "x")
+    save_safetensors({"a": array, "scalar": np.ones((), kind), "empty": np.ones((0, 2), kind)}, tmp_path / "x")
     arrays = read_weights(tmp_path / "x").arrays
     np.testing.assert_array_equal(arrays["a"], array)
     assert arrays["a"].dtype == kind and arrays["scalar"].shape == () and arrays["empty"].shape == (0, 2)
 
 
 def test_bfloat16_becomes_float32(tmp_path):
-    from safetensors.torch import save_file
-
+    library = pytest.importorskip("safetensors.torch", reason="safetensors, which Paddle 3 brings, is not installed")
     values = torch.tensor([[1.5, -2.0], [0.0078125, 3e38]], dtype=torch.bfloat16)
-    save_file({"a": values}, tmp_path / "x.safetensors")
+    library.save_file({"a": values}, tmp_path / "x.safetensors")
     np.testing.assert_array_equal(read_weights(tmp_path / "x.safetensors").arrays["a"], values.float().numpy())
 
 

@@ -64,9 +64,7 @@ def export_model(
     model, config = load_model(origin, config, overrides)
     usual = list(config.data.validation.size[::-1])
     size = None if dynamic else list(size or usual)
-    check_size(size, precision)
-    if size is None and model.fixed_size:
-        raise ConfigError("this network is exported for one size (--size H,W): its position embeddings are made for it")
+    check_size(size, precision, model.fixed_size)
     network = network_runner(model, config, size)
     if form == "onnx" and not paddle.__version__.startswith("2."):
         model = load_model(origin, config)[0]  # the comparison keeps the network as it is trained
@@ -89,10 +87,12 @@ def export_model(
     return Exported(folder, agreement, [f"{config.model.name} from {path}", f"{folder}: {made}", check])
 
 
-def check_size(size: Optional[Sequence[int]], precision: str) -> None:
-    """Refuse sizes and precisions that cannot run."""
+def check_size(size: Optional[Sequence[int]], precision: str, fixed: bool = False) -> None:
+    """Refuse sizes and precisions that cannot run; `fixed`: the network is a program of one size."""
     if size is not None and (len(size) != 2 or min(size) < 4 * STRIDE):
         raise ConfigError(f"--size must be height,width of at least {4 * STRIDE} each, not {list(size)}")
+    if size is None and fixed:
+        raise ConfigError("this network is exported for one size (--size H,W), for which some of its numbers are made")
     if size is None and precision == "bf16":
         raise ConfigError("bf16 needs a fixed size (--size H,W): Paddle 3's oneDNN has no resize to a size known later")
 
