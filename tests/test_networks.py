@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from conftest import ROOT, tiny_overrides
 
+from paddle_adaptseg.checkpoint import load_state, state_path
 from paddle_adaptseg.config import Component
+from paddle_adaptseg.configfile import load_config, override
+from paddle_adaptseg.engine import fit
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.encode_decode import BACKBONES, SIZES, build_backbone
@@ -179,3 +183,15 @@ def test_blocks_of_transformers_can_recompute(pair, stages):
 def test_a_wrong_part_is_named(section, message):
     with pytest.raises(ConfigError, match=message):
         build_model(Component("encode_decode", {"backbone": MIT, "head": DAFORMER, **section}), 5)
+
+
+def test_a_transformers_run_resumes_bit_for_bit(toy_root, tmp_path):
+    given = [text for text in tiny_overrides(toy_root, tmp_path / "run") if not text.startswith("model.")]
+    config = load_config(ROOT / "configs/toy/source_only_daformer.yml", [*given, "run.eval_every=2"])
+    fit(override(config, f"run.output={tmp_path / 'straight'}"))
+    fit(override(config, "schedule.stop=4"))
+    fit(config, resume="latest")
+    one, other = (load_state(state_path(tmp_path / folder, 6)).arrays for folder in ("straight", "run"))
+    assert set(one) == set(other)
+    assert all(np.array_equal(array, other[name]) for name, array in one.items())
+    assert any(name.endswith("block1.0.attn.q.weight") for name in one)
