@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PHASES = ("source", "target", "critics", "update")
+PHASES = ("source", "target", "discriminators", "update")
 SIZES = {False: ("640x360", "512x256"), True: ("1280x720", "1024x512")}
 CHOSEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "MALLOC_")  # what a peer may choose for itself
 AGREE = 1e-3  # how far losses may differ

@@ -22,3 +22,4 @@ class Batch:
     files: tuple[str, ...] = ()  # where it came from, for error messages
     source_areas: Areas = None
     target_areas: Areas = None
+    positions: tuple[int, ...] = ()  # of its images in the stream of training data, for random choices

@@ -22,7 +22,9 @@ from paddle_adaptseg.files import delete, write_atomically
 
 _NAME = re.compile(r"step_(\d{8})")
 _RECORD = "record.json"
-FORMAT = 1
+FORMAT = 2
+# In format 1 the discriminators of methods, and their optimiser, had other names.
+_RENAMED = re.compile(r"(?<=/)critic(?=s?[./])")
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,15 @@ def load_state(path: Path) -> Snapshot:
             record = json.loads(archive.read(_RECORD))
             _check_record(record)
             arrays = {name: _read_array(archive.read(f"{name}.npy")) for name in record["arrays"]}
+            if record["format"] == 1:
+                arrays = {_RENAMED.sub("discriminator", name): array for name, array in arrays.items()}
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint '{path}' does not exist") from None
     except Exception as error:  # a damaged or hostile file can raise anything at all
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise CheckpointError(f"checkpoint '{path}' is damaged ({reason})") from None
     step = record["step"]
-    if record.get("format") != FORMAT or path.name != state_path(path.parent, step).name:
+    if record["format"] not in (1, FORMAT) or path.name != state_path(path.parent, step).name:
         raise CheckpointError(f"checkpoint '{path}' is damaged or of another format (it says step {step})")
     return Snapshot(arrays, record)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Optional, Union
 
+from paddle_adaptseg.config_sampling import RareClasses
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.registry import lookup
 from paddle_adaptseg.schema import check_keys, convert, dotted
@@ -123,6 +124,7 @@ class Data:
     cache: str = "dataset/cache"  # where tools/prepare.py keeps resized copies; used when they are there
     pixels: Pixels = field(default_factory=Pixels)
     augment: Augment = field(default_factory=Augment)
+    rare_classes: Optional[RareClasses] = None  # {}: on, with these values
     batch_size: int = 1
     workers: int = 2
     timeout: float = 300.0  # seconds that loader workers may take for a batch
@@ -171,7 +173,7 @@ class Optim(dict[str, Optimiser]):
     """The optimiser of each player, by the player's name; one that is not named has Adam."""
 
     def __init__(self, players: Mapping[str, Optimiser] = MappingProxyType({})) -> None:
-        super().__init__({"segmenter": SGD(), "critics": Adam(), **players})
+        super().__init__({"segmenter": SGD(), "discriminators": Adam(), **players})
 
     def __missing__(self, player: str) -> Optimiser:
         return Adam()

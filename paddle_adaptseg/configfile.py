@@ -15,7 +15,15 @@ from paddle_adaptseg.config import Config
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.registry import check_plugins, import_plugins
 from paddle_adaptseg.schema import convert, dotted
-from paddle_adaptseg.yamltree import Origins, check_text, override_tree, parse_tree, read_tree, write_tree
+from paddle_adaptseg.yamltree import (
+    Origins,
+    check_text,
+    override_tree,
+    parse_tree,
+    read_tree,
+    rename_keys,
+    write_tree,
+)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = (), own: bool = True) -> Config:
@@ -36,7 +44,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), own: bool = Tru
 
 def parse_config(text: str, name: str = "config") -> Config:
     """Read a resolved configuration from YAML text, as it is saved with a run and inside its weights."""
-    return _convert(parse_tree(text, name), Origins(), name)
+    return _convert(rename_keys(parse_tree(text, name), name), Origins(), name)
 
 
 def override(config: Config, *overrides: str) -> Config:

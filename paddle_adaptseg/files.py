@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Callable
@@ -35,7 +36,8 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], durable: bool = True) -> None:
     """Call `write` on a temporary file beside `path` and move it into place; `durable` waits until the disk has it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    digest = zlib.crc32(os.fsencode(path.name))  # the longest name that is allowed has no room for an ending
+    temporary = path.with_name(f".{path.name[:40]}.{digest:08x}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

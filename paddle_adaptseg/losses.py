@@ -181,3 +181,18 @@ def hard_label(logits: Tensor, threshold: float = 0.95) -> tuple[Tensor, Tensor]
     p = softmax(logits)
     label = hard_labels(p, p.max(axis=1) > threshold)
     return cross_entropy(logits, label), labelled(label)
+
+
+def pixel_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross entropy of every pixel [N, H, W], 0 where the label is IGNORE."""
+    return F.nll_loss(log_softmax(logits), label, ignore_index=IGNORE, reduction="none")
+
+
+MEANS = ("all", "valid")
+
+
+def weighted_cross_entropy(logits: Tensor, label: Tensor, weight: Optional[Tensor] = None, mean: str = "all") -> Tensor:
+    """Mean of weight [N, H, W] times cross entropy over all pixels (ignored ones count as 0), or over labelled ones."""
+    loss = pixel_cross_entropy(logits, label)
+    loss = loss if weight is None else loss * weight
+    return loss.mean() if mean == "all" else loss.sum() / labelled(label).astype(loss.dtype).clip(min=1.0)

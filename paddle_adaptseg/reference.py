@@ -13,13 +13,14 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, Union
 
+from paddle_adaptseg import reference_self_training
 from paddle_adaptseg.config import OPTIMISERS, Component, Config, Domain, Optim, Roots, Stages, Switch
 from paddle_adaptseg.configfile import to_plain
 from paddle_adaptseg.data.catalog import DATASETS, OwnClass, OwnDataset
 from paddle_adaptseg.data.decode import LABELS
 from paddle_adaptseg.labels import LABEL_SPACES
 from paddle_adaptseg.losses import GAN_LOSSES, REPRESENTATIONS
-from paddle_adaptseg.methods import GIVEN, METHODS
+from paddle_adaptseg.methods import ADDITIONS, GIVEN, METHODS
 from paddle_adaptseg.methods.base import Ramp
 from paddle_adaptseg.methods.prior import PRIORS
 from paddle_adaptseg.models import MODELS
@@ -57,6 +58,7 @@ MEANINGS: Mapping[str, str] = {
     "data.augment.crop": "width and height of a random cut",
     "data.augment.jitter": "brightness, contrast and saturation each vary by up to this share",
     "data.augment.blur": "chance of a Gaussian blur",
+    **reference_self_training.RARE_CLASSES,
     "data.batch_size": "images of each domain in a batch",
     "data.workers": "loader processes; 0 reads in the training process; changes no result",
     "data.timeout": "seconds that loader workers may take for a batch",
@@ -114,10 +116,10 @@ KEYWORDS: Mapping[str, str] = {
     "width": "channels: of the pyramid and decoder (DeepLabV3+), of the first stage (small), of the tokens (dinov2)",
     "seg_weights": "weight of the source's cross entropy on each level",
     "weights": "weight of the adaptation's loss on each level; a level without a key has none",
-    "gan": f"the critics' objective: {_one_of(GAN_LOSSES)}",
-    "represent": f"what critics look at: {_one_of(REPRESENTATIONS)}",
-    "critic_width": "channels of a critic's first layer",
-    "critic_scale": "size of the critics' maps as a share of the image; 1 in the papers",
+    "gan": f"the discriminators' objective: {_one_of(GAN_LOSSES)}",
+    "represent": f"what discriminators look at: {_one_of(REPRESENTATIONS)}",
+    "discriminator_width": "channels of a discriminator's first layer",
+    "discriminator_scale": "size of the discriminators' maps as a share of the image; 1 in the papers",
     "ramp": "`{start, steps}`: adaptation weighs 0 before `start`, then grows to 1 within `steps`",
     "target_loss": _one_of(PRIORS),
     "options": "keywords of the target loss: `{ratio: 0.2}`, `{threshold: 0.95}`",
@@ -127,6 +129,7 @@ KEYWORDS: Mapping[str, str] = {
     "lambda_weight": "weight of what keeps the two heads apart",
     "lambda_local": "how much more disagreeing pixels weigh",
     "epsilon": "how much agreeing pixels weigh",
+    **reference_self_training.KEYWORDS,
 }
 OWN: Mapping[str, str] = {
     "images": "patterns of image files below the root; of several the first that matches counts",
@@ -170,6 +173,8 @@ def fields(cls: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
             continue
         default = field.default_factory() if callable(field.default_factory) else field.default
         yield key, type_text(hint), _default(default, dataclasses.MISSING)
+        if typing.get_origin(hint) is Union and dataclasses.is_dataclass(typing.get_args(hint)[0]):
+            yield from fields(typing.get_args(hint)[0], f"{key}.")
 
 
 def keywords(cls: Any) -> Iterator[tuple[str, str, str]]:
@@ -200,6 +205,8 @@ TABLES: tuple[tuple[str, Mapping[str, Any], Callable, Mapping[str, str]], ...] =
     ("model.backbone", BACKBONES, keywords, KEYWORDS),
     ("model.head", HEADS, keywords, KEYWORDS),
     ("method", METHODS, keywords, KEYWORDS),
+    ("added to any method", ADDITIONS, keywords, KEYWORDS),
+    ("value", reference_self_training.VALUES, fields, reference_self_training.VALUE_KEYS),
 )
 
 

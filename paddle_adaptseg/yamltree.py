@@ -21,6 +21,13 @@ MAX_VALUES = 20_000  # of a file, with every alias written out
 MAX_DEPTH = 40  # of maps and lists inside one another
 MAX_FILES, MAX_BASES = 64, 16  # read for one configuration; bases of bases
 MAX_DIGITS = 30
+# Keys that had other names once, which are still read.
+RENAMED = {
+    "optim.critics": "optim.discriminators",
+    "method.critic_width": "method.discriminator_width",
+    "method.critic_scale": "method.discriminator_scale",
+}
+
 
 _FLOAT = "tag:yaml.org,2002:float"
 # YAML 1.1 takes 1e-3 for text; here it is a number, as in YAML 1.2.
@@ -52,6 +59,19 @@ class Origins:
     values: int = 0
 
 
+def rename_keys(tree: dict, name: str) -> dict:
+    """Give keys their present names, in place; `name` says in errors where they came from."""
+    for path, present in RENAMED.items():
+        section, old = path.split(".")
+        keys, new = tree.get(section), present.split(".")[1]
+        if not isinstance(keys, dict) or old not in keys:
+            continue
+        if new in keys:
+            raise ConfigError(f"{name}: '{path}' is the old name of '{present}': give only one of them")
+        tree[section] = {new if key == old else key: value for key, value in keys.items()}
+    return tree
+
+
 def read_tree(path: Path, origins: Origins, seen: tuple[Path, ...] = ()) -> dict:
     """A file merged onto its bases; `origins` receives which file set which dotted path."""
     origins.files += 1
@@ -62,6 +82,7 @@ def read_tree(path: Path, origins: Origins, seen: tuple[Path, ...] = ()) -> dict
     if path.resolve() in seen:
         raise ConfigError(f"{path}: 'base' leads back to the file itself")
     own, values = _parse(read_text(path), str(path))
+    own = rename_keys(own, str(path))
     origins.values += values
     if origins.values > MAX_VALUES:
         raise ConfigError(f"{path}: it and its base files hold more than {MAX_VALUES} values")
@@ -179,4 +200,5 @@ def override_tree(tree: dict, text: str, origins: Origins) -> None:
     new: Any = parse_tree(f"value: {raw}" if raw.strip() else "value: ''", f"override '{text}'").get("value")
     for key in reversed(path.strip().split(".")):
         new = {key: new}
+    rename_keys(new, f"override '{text}'")
     _merge(tree, new, origins, f"override '{text}'")

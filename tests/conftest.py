@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs a process per core
@@ -25,6 +26,7 @@ from paddle_adaptseg.methods.prior import PRIORS  # noqa: E402
 from paddle_adaptseg.models import MODELS  # noqa: E402
 from paddle_adaptseg.models.encode_decode import BACKBONES, HEADS  # noqa: E402
 
+LIMIT = 600  # seconds after which something hangs, also on a loaded machine; nothing waits for it to pass
 TINY = ToySpec(source=6, target=5, validation=3, height=48, width=96)
 
 
@@ -83,3 +85,11 @@ def tiny_overrides(root: Path, output: Path) -> list[str]:
         "run.save_every=2",
         f"run.output={output}",
     ]
+
+
+def wait_until(condition, what="what is waited for", seconds: float = LIMIT) -> None:
+    """Wait for an event: until `condition()` is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not happen within {seconds} s"
+        time.sleep(0.01)

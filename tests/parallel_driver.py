@@ -80,6 +80,11 @@ def train(config: str, overrides: list[str], fault: str = "", **options) -> str:
         return str(fit(load_config(config, overrides), **options).step)
 
 
+def train_elsewhere(config: str, overrides: list[str], root: str) -> str:
+    """One training, in which process 1 finds other data below its root."""
+    return train(config, [*overrides, *([f"data.source.root={root}"] if parallel.rank() == 1 else [])])
+
+
 def score(weights: str, overrides: list[str], keep: str) -> str:
     """Counts of an evaluation, plain and in detail."""
     matrix, _ = evaluate(weights, overrides=overrides)
@@ -128,7 +133,14 @@ def exchange() -> str:
     return "nothing was found"
 
 
-TASKS = {"train": train, "score": score, "bulk": bulk, "predict": predict, "exchange": exchange}
+TASKS = {
+    "train": train,
+    "train_elsewhere": train_elsewhere,
+    "score": score,
+    "bulk": bulk,
+    "predict": predict,
+    "exchange": exchange,
+}
 
 
 def main(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Runs a parity trajectory through the real training step. The only thing that depends on a method is its config.
 
-Figures lie in tests/parity, or in $PARITY_DIR; their README explains them.
+Figures lie in tests/parity, or in $PARITY_DIR, with the rules that make their inputs beside them; a README explains
+them. What cannot be replayed fails by its name: nothing in the folder is passed over.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+from parity_self_training import kind_of as self_training
 
 from paddle_adaptseg import runtime
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.config import SGD, Adam, Component, Config, Data, Domain, LegacySGD, Optim, Schedule
 from paddle_adaptseg.engine.optim import build_players
 from paddle_adaptseg.engine.trainer import TrainState, train_step
-from paddle_adaptseg.methods import METHODS, build_method
+from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.weights.names import rename
@@ -29,18 +31,38 @@ LOSS_RTOL, LOSS_ATOL = 1e-3, 1e-6  # float32 against float64; the originals in f
 CHANGE_RTOL, CHANGE_FLOOR = 1e-2, 1e-5  # of the l2 norm of a tensor's change; smaller changes are not compared
 
 
-def load_rules():
-    """The module that makes inputs, from beside the figures."""
-    path = FIGURES / "rules.py"
-    spec = importlib.util.spec_from_file_location("parity_rules", path if path.exists() else SHIPPED / "rules.py")
+# Kind of a file of figures: what its top level holds.
+KINDS = {"trajectory": {"case", "config", "steps", "change"}, "forward": {"salt", "input", "networks"}}
+
+
+def load_rules(folder: Path = FIGURES):
+    """The module that makes inputs, from beside the figures; the shipped one where there is none."""
+    found = [folder / "rules.py", *sorted(folder.glob("rules*.py")), SHIPPED / "rules.py"]
+    path = next(path for path in found if path.exists())
+    spec = importlib.util.spec_from_file_location("parity_rules", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def trajectory_files() -> list[Path]:
-    """Every file with training steps."""
-    return sorted(p for p in FIGURES.glob("*.json") if "steps" in json.loads(p.read_text()))
+def kind_of(path: Path) -> str:
+    """The kind of a file of figures; one that nothing here replays is an error."""
+    held = set(json.loads(path.read_text()))
+    for kind, keys in KINDS.items():
+        if held == keys:
+            return kind
+    raise AssertionError(f"{path.name}: figures of no kind that is replayed here (they hold {', '.join(sorted(held))})")
+
+
+def files_of(kind: str, folder: Path = FIGURES) -> list[Path]:
+    """Every file of figures of a kind."""
+    return [path for path in all_files(folder) if set(json.loads(path.read_text())) == KINDS[kind]]
+
+
+def all_files(folder: Path = FIGURES) -> list[Path]:
+    """Every file of figures but those of self-training, which parity_self_training.py replays."""
+    read = {path: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return [path for path, held in read.items() if set(held) in KINDS.values() or self_training(held) == "unknown"]
 
 
 def _levels(pair: list[float]) -> dict[str, float]:
@@ -88,13 +110,10 @@ COMPONENTS = {
 }
 
 
-def configuration(c: dict) -> Config | str:
-    """Our configuration of a case, or the name of its method when that is not built."""
-    if c["method"] not in COMPONENTS:
-        return c["method"]
+def configuration(c: dict) -> Config:
+    """Our configuration of a case; a method that is not known here is an error."""
+    assert c["method"] in COMPONENTS, f"figures of method '{c['method']}': known here are {', '.join(COMPONENTS)}"
     model, method = COMPONENTS[c["method"]](c)
-    if method["name"] not in METHODS:
-        return c["method"]
     norm = {"norm": "frozen"} if c.get("freeze_bn") else {}
     kind = model.pop("name", "deeplabv2_resnet")
     momentum = LegacySGD if c.get("legacy", False) else SGD
@@ -103,13 +122,16 @@ def configuration(c: dict) -> Config | str:
         Component(kind, {"depths": c["depths"], **model, **norm}),
         Component(method.pop("name"), method),
         Data(unused, unused, unused, batch_size=c["n"]),
-        Optim({"segmenter": momentum(c["lr"], c["momentum"], c["wd"]), "critics": Adam(c["lr_d"], 0.9, 0.99)}),
+        Optim({"segmenter": momentum(c["lr"], c["momentum"], c["wd"]), "discriminators": Adam(c["lr_d"], 0.9, 0.99)}),
         Schedule(c["max_iters"], c["steps"], c["power"], c.get("preheat", 0)),
     )
 
 
 def run_case(case: dict, config: Config) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
-    """Train from the figures' initial values: readings of every step, and every tensor's change under its old name."""
+    """Train from the figures' initial values: readings of every step, and every tensor's change under its old name.
+
+    Everything is computed in Paddle's default precision.
+    """
     c, rules = case["config"], load_rules()
     with runtime.fresh_names():
         method = build_method(config.method, build_model(config.model, c["classes"]), c["classes"])
@@ -117,10 +139,11 @@ def run_case(case: dict, config: Config) -> tuple[list[dict[str, float]], dict[s
         for name in case["change"]:
             own = our_name(name, config)
             if own in tensors:
-                before[name] = rules.values(name, tuple(tensors[own].shape), c["salt"])
+                value = rules.values(name, tuple(tensors[own].shape), c["salt"])
+                before[name] = value.astype(paddle.get_default_dtype())
                 tensors[own].set_value(before[name])
-        untouched = {our_name(n, config) for n in before}
-        assert untouched == set(tensors), f"figures name no value for {sorted(set(tensors) - untouched)}"
+        given = {our_name(n, config) for n in before}
+        assert given == set(tensors), f"figures name no value for {sorted(set(tensors) - given)}"
         state = TrainState(method, build_players(method, config))
         readings = []
         for step in range(c["steps"]):
@@ -132,15 +155,16 @@ def run_case(case: dict, config: Config) -> tuple[list[dict[str, float]], dict[s
 
 
 def our_name(name: str, config: Config) -> str:
-    """Our name of a figures' tensor: G is the segmenter, D1 the critic of aux (or the only one), D2 of main."""
+    """Our name of a figures' tensor: G is the segmenter, D1 the discriminator of aux (or the only one), D2 of main."""
     player, tensor = name.split(".", 1)
     if player == "G":
         return "segmenter." + rename(tensor, config.model.name)
     if config.method.name == "clan":
-        return "critic." + rename(tensor, "discriminator")
-    return f"critics.{'aux' if player == 'D1' else 'main'}." + rename(tensor, "discriminator")
+        return "discriminator." + rename(tensor, "discriminator")
+    return f"discriminators.{'aux' if player == 'D1' else 'main'}." + rename(tensor, "discriminator")
 
 
 def _batch(rules, step: int, c: dict) -> Batch:
     source, label, target = rules.batch(step, c["salt"], c["n"], c["source"], c["target"], c["classes"])
-    return Batch(paddle.to_tensor(source), paddle.to_tensor(label), paddle.to_tensor(target))
+    kind = paddle.get_default_dtype()
+    return Batch(*(paddle.to_tensor(array) for array in (source.astype(kind), label, target.astype(kind))))

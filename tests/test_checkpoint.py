@@ -95,6 +95,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("name", ["n" * 255, "\u00fc" * 127])
+def test_the_longest_name_that_a_disk_allows_can_be_written(tmp_path, name):
+    write_atomically(tmp_path / name, lambda handle: handle.write(b"all"))
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(name, b"all")]
+    with pytest.raises(StorageError, match="File name too long .*choose a shorter name"):
+        write_atomically(tmp_path / f"{name}nn", lambda handle: handle.write(b"all"))
+
+
 def test_better_is_greater_and_never_nan():
     nan = float("nan")
     assert [checkpoint.is_better(a, b) for a, b in ((1, nan), (2, 1), (1, 1), (nan, nan), (nan, 1))] == [
@@ -126,7 +134,7 @@ class Bomb:
     [
         (pickle.dumps({"w": Bomb()}), "wants to use '(posix|nt).system'"),
         (b"", "it is empty"),
-        (b"PK\x03\x04 a torch file", "not a readable weights file"),
+        (b"PK\x03\x04 a torch file", "a zip archive whose end is missing"),
         (pickle.dumps([1, 2]), "holds a list, not named weights"),
         (pickle.dumps({"w": "text"}), "not an array: w"),
         (pickle.dumps({"w": np.array([{}], object)}), "arrays of type 'object'"),

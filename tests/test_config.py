@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from paddle_adaptseg.config import SGD, Adam, AdamW, LegacySGD
 from paddle_adaptseg.configfile import differences, dump, load_config, override, parse_config
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.methods import build_method
@@ -20,10 +21,10 @@ def at_root(monkeypatch, request):
 
 
 def test_bases_merge_left_to_right_then_the_file_then_overrides():
-    config = load_config(TOY, ["optim.critics.lr=1e-4", "data.workers=3"])
+    config = load_config(TOY, ["optim.discriminators.lr=1e-4", "data.workers=3"])
     assert config.method.params["weights"] == {"main": 0.03, "aux": 0.006}
     assert config.method.params["seg_weights"] == {"main": 1.0, "aux": 0.1}
-    assert config.optim["critics"].lr == 1e-4 and config.data.workers == 3
+    assert config.optim["discriminators"].lr == 1e-4 and config.data.workers == 3
     assert config.data.source.size == (192, 96)
 
 
@@ -54,7 +55,12 @@ def test_differences_name_what_changes_the_result_and_nothing_else():
         ("schedule.stop=2000", "'schedule.stop' must lie in 0..schedule.horizon, not 2000"),
         ("data.source.size=[1,2,3]", "'data.source.size' must be a list of 2"),
         ("data.batch_size=0", "'data.batch_size' must be more than 0"),
-        ("optim.critics.lr=nan", "'optim.critics.lr' must be a finite number"),
+        ("optim.discriminators.lr=nan", "'optim.discriminators.lr' must be a finite number"),
+        ("optim.segmenter.name=adamm", "unknown 'optim.segmenter.name' 'adamm': did you mean 'adam'?"),
+        ("optim.segmenter={name: adamw, momentum: 1}", "unknown key 'optim.segmenter.momentum'"),
+        ("optim.segmenter=3", "'optim.segmenter' must be a mapping"),
+        ("optim=3", "'optim' must be a mapping"),
+        ("schedule.warmup_ratio=2", "'schedule.warmup_ratio' must lie in 0..1"),
         ("run.seed", "must have the form key.path=value"),
         ("run=5", "'run' must be a mapping"),
         ("method=gan", "'method' must be a mapping with a 'name'"),
@@ -117,6 +123,39 @@ def test_constructors_are_the_schema_of_components(overrides, message):
     with pytest.raises(ConfigError) as error:
         build_method(config.method, build_model(config.model, 19), 19)
     assert message in str(error.value)
+
+
+def test_old_names_of_keys_are_read_and_new_ones_written(tmp_path):
+    old = ["optim.critics.lr=0.5", "method.critic_width=7", "method.critic_scale=0.25"]
+    config = load_config(TOY, old)
+    assert config.optim["discriminators"].lr == 0.5
+    assert (config.method.params["discriminator_width"], config.method.params["discriminator_scale"]) == (7, 0.25)
+    assert config == load_config(TOY, [text.replace("critic", "discriminator") for text in old])
+    assert override(config, *old) == config == parse_config(dump(config).replace("discriminator", "critic"))
+    assert "critic" not in dump(config)
+    (tmp_path / "own.yml").write_text(f"base: [{load_path(TOY)}]\noptim: {{critics: {{lr: 0.5}}}}\n")
+    assert load_config(tmp_path / "own.yml", ["optim.discriminators.beta1=0.5"]).optim["discriminators"].lr == 0.5
+
+
+def test_an_old_and_a_new_name_together_are_an_error(tmp_path):
+    (tmp_path / "own.yml").write_text(
+        f"base: [{load_path(TOY)}]\noptim: {{critics: {{lr: 1}}, discriminators: {{lr: 2}}}}"
+    )
+    with pytest.raises(ConfigError, match="'optim.critics' is the old name of 'optim.discriminators': give only one"):
+        load_config(tmp_path / "own.yml")
+
+
+def test_a_player_names_its_optimiser_and_the_keys_that_this_one_has():
+    def optim(*overrides):
+        return load_config(TOY, overrides).optim
+
+    assert optim()["segmenter"] == SGD(0.02, 0.9, 5e-4) and optim()["discriminators"] == Adam(1e-3, 0.9, 0.99)
+    assert optim("optim.segmenter.legacy_updates=true")["segmenter"] == LegacySGD(0.02, 0.9, 5e-4)
+    assert optim("optim.segmenter={name: adamw, lr: 6e-5}")["segmenter"] == AdamW()
+    assert optim("optim.other.lr=3")["other"] == Adam(lr=3.0) and optim()["unnamed"] == Adam()
+    config = load_config(TOY, ["optim.segmenter={name: legacy_sgd, lr: 1}"])
+    assert parse_config(dump(config)) == config
+    assert override(config, "optim.segmenter.legacy_updates=false").optim["segmenter"] == SGD(lr=1.0)
 
 
 def load_path(name):

@@ -30,7 +30,8 @@ def test_an_experiment_loads_builds_and_tells_what_to_expect(path):
     depths = ["model.depths=[1,1,1,1]"] if has_depths else []
     config = load_config(path, depths)
     classes = len(label_space(config))
-    method = build_method(config.method, build_model(config.model, classes), classes)
+    make_segmenter = lambda *weights: build_model(config.model, classes)  # noqa: E731
+    method = build_method(config.method, make_segmenter(), classes, make_segmenter)
     players = build_players(method, config)
     assert set(players) == set(method.players())
     for domain in (config.data.source, config.data.target, config.data.validation):
@@ -80,6 +81,19 @@ def test_the_other_papers_hyper_parameters_too():
     assert load("cityscapes_crosscity/maxsquare").data.target.only == {"city": ("Rome",)}
 
 
+def test_self_trainings_hyper_parameters_too():
+    for pair in ("gta5", "synthia"):
+        dacs = load_config(ROOT / f"configs/{pair}_cityscapes/dacs.yml")
+        assert dacs.method.params["teacher"] == {"decay": 0.99, "ramp": 1, "update": "after"}
+        assert dacs.method.params["classes_from"] == "image" and dacs.method.params["source_mean"] == "valid"
+        assert (dacs.schedule.stop, dacs.data.batch_size, dacs.data.augment.crop) == (250_000, 2, (512, 512))
+        assert dacs.model.params["aspp_branches"] == 2 and not dacs.model.params["aux"]
+        later = load_config(ROOT / f"configs/{pair}_cityscapes/dacs_daformer.yml")
+        assert later.method.params["pseudo_labels"]["margins"] == [15, 120, 0, 0]
+        assert later.method.params["teacher"]["update"] == "before" and later.optim["segmenter"].lr == 6e-5
+        assert (later.schedule.stop, later.schedule.warmup, later.schedule.warmup_ratio) == (40_000, 1500, 1e-6)
+
+
 def test_papers_hyper_parameters_stand_in_the_configurations():
     def method(name):
         return load_config(ROOT / f"configs/gta5_cityscapes/{name}.yml").method.params
@@ -91,7 +105,7 @@ def test_papers_hyper_parameters_stand_in_the_configurations():
     assert method("adaptsegnet_single_ls")["gan"] == "ls"
     config = load_config(ROOT / "configs/gta5_cityscapes/adaptsegnet_multi.yml")
     assert (config.schedule.horizon, config.schedule.stop, config.schedule.power) == (250_000, 150_000, 0.9)
-    assert (config.optim["segmenter"].lr, config.optim["critics"].lr) == (2.5e-4, 1e-4)
+    assert (config.optim["segmenter"].lr, config.optim["discriminators"].lr) == (2.5e-4, 1e-4)
     assert config.data.source.size == (1280, 720) and config.data.target.size == (1024, 512)
 
 

@@ -214,6 +214,22 @@ def test_three_preparations_at_once_on_one_cache_all_succeed(pair, tmp_path):
     assert len([*(tmp_path / "cache").iterdir()]) == 2, "a source, a target and nothing left over"
 
 
+def test_a_preparation_that_runs_while_another_one_does_the_same_harms_neither(pair, tmp_path, monkeypatch):
+    files = DomainFiles(Domain("gta5", Roots([str(pair / "GTA5")]), "all", (48, 24)), CITYSCAPES_19, True)
+    decode, inner = files.pair, []
+
+    def pair_and_more(index, size):
+        if index == 3 and not inner:
+            inner.append(True)
+            inner.append(prepare(files, tmp_path / "cache", "png", workers=1))
+        return decode(index, size)
+
+    monkeypatch.setattr(files, "pair", pair_and_more)
+    assert prepare(files, tmp_path / "cache", "png", workers=1) == inner[1]
+    (left,) = (tmp_path / "cache").iterdir()
+    assert len([*left.glob("*.png")]) == 16
+
+
 def test_of_folders_moved_to_one_place_at_once_the_last_one_stays_whole(tmp_path):
     def move(number):
         folder = tmp_path / f".cache.{number}.partial"

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import csv
 import json
-import random
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import LIMIT, ROOT, wait_until
 from test_tools import tool
 
 from paddle_adaptseg.config import Config
 from paddle_adaptseg.configfile import override
 from paddle_adaptseg.data import open_domain, scored_domain
 from paddle_adaptseg.data.reading import read_ahead, spread
-from paddle_adaptseg.engine import bulk, evaluate, fit
+from paddle_adaptseg.engine import evaluate, fit
 from paddle_adaptseg.errors import CheckpointError, ConfigError, DataError
-from paddle_adaptseg.evaluation import Request, evaluate_request
-from paddle_adaptseg.evaluation.measure import load_measured
+from paddle_adaptseg.evaluation import Request, checkpoints, evaluate_request
+from paddle_adaptseg.evaluation.checkpoints import load_measured
 from paddle_adaptseg.evaluation.options import InferenceOptions
 
 EAGER = InferenceOptions(backend="eager")
@@ -97,13 +95,15 @@ def test_what_is_done_is_kept_and_other_questions_get_their_own_answers(run):
 def test_a_bulk_evaluation_killed_at_any_point_goes_on_and_gives_the_same(run, tmp_path):
     shutil.copytree(run, tmp_path / "whole")
     expected = ask(tmp_path / "whole").run.rows
-    command = [sys.executable, ROOT / "tools/eval.py", "--restore-from", run, "--backend", "eager"]
-    rng = random.Random(time.time_ns())
-    for _ in range(4):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.6, 1.8))
+    last = run / "weights/step_00000006.pdparams"
+    last.rename(tmp_path / "late.pdparams")  # so that an evaluation that follows the run never ends by itself
+    command = [sys.executable, ROOT / "tools/eval.py", "--restore-from", run, "--backend", "eager", "--watch", LIMIT]
+    for enough in range(1, 5):
+        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(lambda: len(answers(run)) >= enough or process.poll() is not None, f"answer {enough}")  # noqa: B023
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
+    (tmp_path / "late.pdparams").rename(last)
     for path in (run / "evaluation").rglob("*.npz"):  # whatever is there is whole
         assert not path.name.startswith(".") and zipfile.ZipFile(path).testzip() is None
     rows = ask(run).run.rows
@@ -113,7 +113,7 @@ def test_a_bulk_evaluation_killed_at_any_point_goes_on_and_gives_the_same(run, t
 
 @pytest.mark.parametrize("after", range(6))
 def test_it_also_goes_on_after_stopping_between_any_two_answers(run, monkeypatch, after):
-    save, count = bulk.save_measured, []
+    save, count = checkpoints.save_measured, []
 
     def stop(*arguments):
         if len(count) == after:
@@ -121,11 +121,11 @@ def test_it_also_goes_on_after_stopping_between_any_two_answers(run, monkeypatch
         count.append(1)
         save(*arguments)
 
-    monkeypatch.setattr(bulk, "save_measured", stop)
+    monkeypatch.setattr(checkpoints, "save_measured", stop)
     with pytest.raises(KeyboardInterrupt):
         ask(run)
     assert len(answers(run)) == after
-    monkeypatch.setattr(bulk, "save_measured", save)
+    monkeypatch.setattr(checkpoints, "save_measured", save)
     known, lines = answers(run), []
     ask(run, lines)
     assert len(answers(run)) == 6 and {k: answers(run)[k] for k in known} == known
@@ -138,20 +138,26 @@ def test_a_damaged_answer_is_named(run):
     with pytest.raises(CheckpointError, match=r"step_00000004.npz' is damaged .*; delete it"):
         ask(run)
     assert load_measured(run / "absent.npz", "key") is None
+    os.mkfifo(run / "pipe.npz")
+    with pytest.raises(CheckpointError, match="pipe.npz' is damaged .*no file has this name.*; delete it"):
+        load_measured(run / "pipe.npz", "key")
 
 
 def test_a_running_training_is_followed_to_its_end_or_until_the_time_is_over(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(bulk, "POLL", 0.05)
+    monkeypatch.setattr(checkpoints, "POLL", 0.05)
     late = tmp_path / "late.pdparams"
     last = run / "weights/step_00000006.pdparams"
     last.rename(late)
     lines = []
-    began = time.monotonic()
     assert len(ask(run, lines, watch=0.3, domains=("target",)).run.rows) == 2
-    assert time.monotonic() - began < 20 and "stopping at step 4 of 6" in "\n".join(lines)
-    timer = threading.Timer(0.5, late.rename, [last])
-    timer.start()
-    assert [r["step"] for r in ask(run, watch=30.0, domains=("target",)).run.rows] == [2, 4, 6]
+    assert "stopping at step 4 of 6" in "\n".join(lines)
+
+    def tell(line):  # the training writes its last weights when those before are measured
+        if line.startswith("step 4"):
+            late.rename(last)
+
+    request = Request((str(run),), options=EAGER, watch=float(LIMIT), domains=("target",))
+    assert [r["step"] for r in evaluate_request(request, tell).run.rows] == [2, 4, 6]
 
 
 def test_one_checkpoint_can_be_asked_for(run):

@@ -63,10 +63,11 @@ def make_drives(toy, root) -> None:
 
 
 @pytest.mark.parametrize("title", EXAMPLES)
-def test_what_an_example_adds_trains(title, shown):
+def test_what_an_example_adds_trains_and_is_evaluated_as_while_training(title, shown, tmp_path):
     code, _ = example(title)
     assert code.count("\n") < 60
-    assert fit(shown(title, "schedule.stop=2", "run.eval_every=2")).step == 2
+    result = fit(shown(title, "schedule.stop=2", "run.eval_every=2"))
+    assert 100 * evaluate(tmp_path / "run")[0].miou() == pytest.approx(result.miou)
 
 
 def arrays(run, step):

@@ -76,3 +76,14 @@ def test_help_lists_every_target():
     declared = set(re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split())
     defined = set(re.findall(r"^([a-z0-9-]+):", makefile, re.M))
     assert told == declared == defined
+
+
+# One wait for an event, and one kill at a random moment.
+SLEEPS = {"conftest.py": 1, "faults/test_kill.py": 1}
+
+
+def test_tests_wait_for_events_with_a_generous_limit_and_never_for_time_to_pass():
+    for path in (ROOT / "tests").rglob("*.py"):
+        name, text = path.relative_to(ROOT / "tests").as_posix(), read(path)
+        assert len(re.findall(r"\bsleep\(", text)) == SLEEPS.get(name, 0), name
+        assert not re.findall(r"[( ]timeout=[0-9]", text), f"{name}: LIMIT of conftest.py is the limit"

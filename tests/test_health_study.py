@@ -22,10 +22,15 @@ from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.study import Row, run_study, study_jobs, write_study
 
-HEALTHY = {"critic_accuracy_main": 0.75, "target_largest_share": 0.4, "target_classes": 15.0, "target_entropy": 0.3}
+HEALTHY = {
+    "discriminator_accuracy_main": 0.75,
+    "target_largest_share": 0.4,
+    "target_classes": 15.0,
+    "target_entropy": 0.3,
+}
 SICK = {
-    "the critic of main wins": ({"critic_accuracy_main": 0.99}, {}),
-    "cannot tell the domains apart": ({"critic_accuracy_main": 0.5}, {}),
+    "the discriminator of main wins": ({"discriminator_accuracy_main": 0.99}, {}),
+    "cannot tell the domains apart": ({"discriminator_accuracy_main": 0.5}, {}),
     "one class takes 95 % or more": ({"target_largest_share": 0.95}, {}),
     "target predictions hold only 2 classes": ({"target_classes": 2.0}, {}),
     "seg_main has vanished": ({}, {"seg_main": 0.0}),
@@ -59,7 +64,7 @@ def test_health_readings_are_logged_for_every_method_that_sees_the_target(tiny, 
     fit(tiny("toy/adaptsegnet_multi", "method.ramp.start=0", "schedule.stop=1", "run.eval_every=0"))
     (line,) = (tmp_path / "run/log.jsonl").read_text().splitlines()
     names = {k for k in json.loads(line) if k.startswith("health/")}
-    assert names == {"health/critic_accuracy_main", "health/critic_accuracy_aux", "health/target_entropy",
+    assert names == {"health/discriminator_accuracy_main", "health/discriminator_accuracy_aux", "health/target_entropy",
                      "health/target_classes", "health/target_largest_share"}  # fmt: skip
 
 
@@ -79,7 +84,7 @@ def test_warnings_reach_console_and_log(tiny, tmp_path, capsys):
 
 
 def test_a_run_that_goes_on_warns_as_if_it_had_never_stopped(tmp_path):
-    sick = {"health/critic_accuracy_main": 0.99}
+    sick = {"health/discriminator_accuracy_main": 0.99}
     lines = [json.dumps({"step": n, "loss/seg_main": 0.5, **sick}) for n in range(WINDOW - 1)]
     (tmp_path / "log.jsonl").write_text("\n".join([*lines, '{"step": 9, "warnings": "text"}']) + "\n")
     monitor = HealthMonitor()
@@ -100,6 +105,10 @@ def test_the_lift_over_a_baseline_is_told_and_a_loss_is_a_warning(tiny, tmp_path
     assert len(lifts) == 2 and all(lift < 0 for lift in lifts)
     with pytest.raises(CheckpointError, match="is no run's folder"):
         fit(tiny("toy/adaptsegnet_multi", "run.baseline=absent", f"run.output={tmp_path / 'other'}"))
+    with (base / "log.jsonl").open("a") as log:
+        log.write('{"step": 7, "lo')  # as a killed run leaves it
+    with pytest.raises(CheckpointError, match=r"run.baseline: '.*log.jsonl' is damaged"):
+        fit(tiny("toy/adaptsegnet_multi", f"run.baseline={base}", f"run.output={tmp_path / 'other'}"))
 
 
 def test_an_ensemble_averages_probabilities_with_its_weights():

@@ -155,7 +155,13 @@ def records(count):
 
 
 ENCODE = name("_codecs", "encode")
-COLLIDING = [b"\x8a\x10" + (i * (2**61 - 1)).to_bytes(16, "little") + b"N" for i in range(1, 100_000)]  # one hash
+
+
+def colliding():
+    """Numbers with one hash."""
+    return [b"\x8a\x10" + (i * (2**61 - 1)).to_bytes(16, "little") + b"N" for i in range(1, 100_000)]
+
+
 CONTENT = {
     "an array of 1e9 objects": lambda: Code(named(call(NDARRAY, tuple_of(number(10**9)), text("O")))),
     "a state of 1e9 objects": lambda: Code(named(array_state([10**9], OBJECT, b"]"))),
@@ -169,10 +175,8 @@ CONTENT = {
     "a number of 100 MB": lambda: Code(named(b"\x8b" + struct.pack("<I", 10**8) + b"\x7f" * 10**8)),
     "a number of 100 million digits": lambda: Code(named(b"I" + b"9" * 10**8 + b"\n")),
     "100000 dimensions": lambda: Code(named(array_state([1] * 100_000, F4, text("abcd")))),
-    "colliding numbers as keys": lambda: Code(b"}(", *COLLIDING, b"u"),
-    "numbers of 64 bits that meet in a table": lambda: Code(
-        b"}(", *(number(i << 41) + b"N" for i in range(300_000)), b"u"
-    ),
+    "colliding numbers as keys": lambda: Code(b"}(", *colliding(), b"u"),
+    "numbers that meet in a table": lambda: Code(b"}(", *(number(i << 41) + b"N" for i in range(300_000)), b"u"),
     "a float as a key": lambda: Code(b"}(G", struct.pack(">d", 2.0**61), b"Nu"),
     "a deep nest as a key": lambda: Code(b"}", b"()" + b"\x85" * 900_000, b"N", b"u"),
     "a deep nest as a value": lambda: Code(named(b")" + b"\x85" * 900_000)),
@@ -278,27 +282,29 @@ def test_only_regular_files_are_read(read, tmp_path, kind):
     assert answer["status"] == 0 and "it is not a regular file" in answer["said"]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"\n<!DOCTYPE html><html>Sign in</html>", r"it is a web page \(HTML\): the download brought a page"),
-        (b"<html><head><title>Google Drive - Quota exceeded", "it is a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "it is a pointer of Git LFS"),
-        (b"\x1f\x8b\x08" + bytes(100), "it is a gzip archive, which must be unpacked first"),
-        (b"Rar!\x1a\x07" + bytes(100), "it is a RAR archive"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), "it is a PNG image"),
-        (bytes(257) + b"ustar" + bytes(300), "it is a tar archive"),
-        (b'{"error": "not found"}', "it is a text file that begins with '{"),
-        (b"Not Found", "it is a text file that begins with 'Not Found'"),
-        (b"\x00\x01\x02\x03" * 100, "it is of no known format"),
-        (torch_zip(Code(named(tensor())))[:-30], "zip archive whose end is missing"),
-        (torch_zip(Code(named(tensor())))[:100], "zip archive whose end is missing"),
-        (pickle.dumps({"w": np.zeros(100)}, 4)[:-300], "it ends before its data does"),
-        (stacked(Code(named(tensor())), pickle.dumps(["0"], 2), struct.pack("<Q", 2), b"1234"), "it ends before"),
-    ],
-)
-def test_a_file_that_is_no_weights_is_called_what_it_is(tmp_path, content, message):
-    path = tmp_path / "w.pth"
+NO_WEIGHTS = {
+    "web page": (b"\n<!DOCTYPE html><html>Sign in</html>", r"it is a web page \(HTML\): the download brought a page"),
+    "error page": (b"<html><head><title>Google Drive - Quota exceeded", "it is a web page"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "it is a pointer of Git LFS"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(100), "it is a gzip archive, which must be unpacked first"),
+    "RAR": (b"Rar!\x1a\x07" + bytes(100), "it is a RAR archive"),
+    "PNG": (b"\x89PNG\r\n\x1a\n" + bytes(100), "it is a PNG image"),
+    "tar": (bytes(257) + b"ustar" + bytes(300), "it is a tar archive"),
+    "JSON": (b'{"error": "not found"}', "it is a text file that begins with '{"),
+    "text": (b"Not Found", "it is a text file that begins with 'Not Found'"),
+    "bytes": (b"\x00\x01\x02\x03" * 100, "it is of no known format"),
+    "zip without its end": (torch_zip(Code(named(tensor())))[:-30], "zip archive whose end is missing"),
+    "beginning of a zip": (torch_zip(Code(named(tensor())))[:100], "zip archive whose end is missing"),
+    "cut pickle": (pickle.dumps({"w": np.zeros(100)}, 4)[:-300], "it ends before its data does"),
+    "cut stacked pickles": (
+        stacked(Code(named(tensor())), pickle.dumps(["0"], 2), struct.pack("<Q", 2), b"1234"), "it ends before"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NO_WEIGHTS)
+def test_a_file_that_is_no_weights_is_called_what_it_is(tmp_path, kind):
+    path, (content, message) = tmp_path / "w.pth", NO_WEIGHTS[kind]
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         read_weights(path)

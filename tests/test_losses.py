@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
 import paddle
 import pytest
 
+from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.losses import (
     GAN_LOSSES,
     SOURCE,
@@ -20,6 +22,7 @@ from paddle_adaptseg.losses import (
     hard_label,
     iw_entropy,
     iw_max_square,
+    log_softmax,
     max_square,
     mean_entropy,
     self_information,
@@ -127,3 +130,66 @@ def test_weighted_bce_and_cosine():
     one, other = paddle.to_tensor([[1.0, 0.0]]), paddle.to_tensor([[1.0, 1.0]])
     assert float(cosine(one, other)) == pytest.approx(1 / math.sqrt(2), rel=1e-5)
     assert cosine(one, other, axis=0).numpy().tolist() == pytest.approx([1.0, 0.0], abs=1e-5)
+
+
+PATHS = {"plain": contextlib.nullcontext, "accelerated": lambda: accelerate(paddle.nn.ReLU())}
+
+
+def in_float64(logits, label):
+    """Cross entropy, mean entropy and softmax by numpy, and the gradients of the first two."""
+    z = logits.astype(np.float64)
+    log_p = z - z.max(1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
+    p, count, classes = np.exp(log_p), (label != 255).sum(), z.shape[1]
+    hot = (np.arange(classes)[:, None, None] == label[:, None]).astype(np.float64)
+    entropy = -(p * log_p).sum(1, keepdims=True)
+    scale = 1 / (math.log(classes) * label.size)
+    return {
+        "cross entropy": (-(hot * log_p).sum() / count, (p * hot.sum(1, keepdims=True) - hot) / count),
+        "entropy": (entropy.sum() * scale, -p * (log_p + entropy) * scale),
+    }, (p, log_p)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("size", [1.0, 300.0, 1e4])
+def test_losses_are_exact_however_far_apart_logits_are(path, size):
+    random = np.random.RandomState(0)
+    logits = (random.uniform(-size, size, (2, 5, 6, 7))).astype(np.float32)
+    label = random.choice([0, 1, 4, 255], (2, 6, 7))
+    expected, (p, log_p) = in_float64(logits, label)
+    found = {"cross entropy": lambda x: cross_entropy(x, paddle.to_tensor(label)), "entropy": mean_entropy}
+    with PATHS[path]():
+        for name, loss in found.items():
+            x = paddle.to_tensor(logits, stop_gradient=False)
+            value = loss(x * 1.0)
+            value.backward()
+            assert float(value) == pytest.approx(expected[name][0], rel=1e-5, abs=1e-7)
+            np.testing.assert_allclose(x.grad.numpy(), expected[name][1], 1e-4, 1e-8)
+        x = paddle.to_tensor(logits)
+        np.testing.assert_allclose(softmax(x).numpy(), p, 1e-4, 1e-30)
+        np.testing.assert_allclose(log_softmax(x).numpy(), log_p, 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_certain_mistake_costs_what_the_logits_say(path):
+    logits = paddle.to_tensor([[[[359.0]], [[-359.0]], [[-500.0]]]], stop_gradient=False)
+    with PATHS[path]():
+        loss = cross_entropy(logits * 1.0, paddle.to_tensor([[[1]]]))
+    loss.backward()
+    assert float(loss) == 718.0
+    assert logits.grad.flatten().tolist() == [1.0, -1.0, 0.0]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_focal_loss_holds_probabilities_in_their_range_and_gives_no_gradient_outside(path):
+    """By hand: log 1e-9 = -20.723; p = 0.5 costs -(0.5^2) log 0.5 with slope 2 (1 - p) log p - (1 - p)^2 / p by p."""
+    logits = np.array([[0.0, 25.0], [0.0, 0.0], [30.0, 0.0]], np.float32)  # p of class 0: 1.4e-11, 0.5, 1 - 9e-14
+    x = paddle.to_tensor(logits.T[None, :, None], stop_gradient=False)
+    with PATHS[path]():
+        loss = focal_cross_entropy(x * 1.0, paddle.to_tensor([[[0, 0, 0]]]))
+    loss.backward()
+    low, middle = -((1 - 1e-9) ** 2) * math.log(1e-9), -(0.5**2) * math.log(0.5)
+    assert float(loss) == pytest.approx((low + middle) / 3, rel=1e-6)
+    by_p = -(0.5**2) / 0.5 + 2 * 0.5 * math.log(0.5)
+    expected = np.array([[0, 0], [by_p * 0.25, -by_p * 0.25], [0, 0]]) / 3
+    np.testing.assert_allclose(x.grad.numpy()[0, :, 0].T, expected, 1e-5, 1e-9)

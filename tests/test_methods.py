@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import paddle
 import pytest
 
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.config import Component
+from paddle_adaptseg.engine import fit
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.methods import METHODS, Clock, build_method
 from paddle_adaptseg.methods.base import Ramp
@@ -15,15 +18,18 @@ from paddle_adaptseg.models import build_model
 
 CLASSES = 4
 SEG = {"main": 1.0, "aux": 0.1}
-ADV = {"weights": {"main": 0.1, "aux": 0.02}, "seg_weights": SEG, "critic_width": 4}
+ADV = {"weights": {"main": 0.1, "aux": 0.02}, "seg_weights": SEG, "discriminator_width": 4}
 PRIOR = {"weights": {"main": 0.1, "aux": 0.02}, "seg_weights": SEG}
+SELF = {"seg_weights": SEG, "weights": {"main": 1.0}}
+SURE = {"weight": "image", "threshold": 0.2}
+MASKED, NEAR = {"block": 16, "images": "one_of_each"}, {"things": ["0", "1"], "min_ratio": 0.1, "weight": 0.1}
 # Every method in METHODS has at least one variant here (asserted below).
 VARIANTS = {
     "source_only": ("source_only", {"seg_weights": SEG}),
     "multi": ("output_adversarial", ADV),
     "single_ls": ("output_adversarial", {**ADV, "weights": {"main": 0.1}, "seg_weights": {"main": 1.0}, "gan": "LS"}),
     "self_information": ("output_adversarial", {**ADV, "represent": "self_information"}),
-    "half_size_maps": ("output_adversarial", {**ADV, "critic_scale": 0.5}),
+    "half_size_maps": ("output_adversarial", {**ADV, "discriminator_scale": 0.5}),
     "features": ("feature_adversarial", {**ADV, "weights": {"main": 0.1}}),
     "bn_adapt": ("bn_adapt", {"seg_weights": SEG}),
     "minent": ("target_prior", {**PRIOR, "target_loss": "entropy"}),
@@ -36,15 +42,26 @@ VARIANTS = {
         "target_prior",
         {**PRIOR, "weights": {"main": 0.1}, "target_loss": "iw_max_square", "guidance": 0.2},
     ),
-    "clan_plain": ("clan", {"preheat": 5, "critic_width": 4}),
-    "clan_weighted": ("clan", {"preheat": -1, "critic_width": 4}),
+    "dacs": ("self_training", {**SELF, "teacher": {"decay": 0.99, "update": "after"}, "source_mean": "valid"}),
+    "daformer_step": ("self_training", {**SELF, "pseudo_labels": {"weight": "pixel", "threshold": 0.3}}),
+    "unmixed": (
+        "self_training",
+        {**SELF, "mix": "none", "pseudo_labels": SURE, "classes_from": "image"},
+    ),
+    "masked_and_near": ("self_training", {**SELF, "masked": MASKED, "feature_distance": NEAR}),
+    "adversary_masked_and_near": (
+        "output_adversarial",
+        {**ADV, "masked": {**MASKED, "teacher": {}}, "feature_distance": NEAR},
+    ),
+    "clan_plain": ("clan", {"preheat": 5, "discriminator_width": 4}),
+    "clan_weighted": ("clan", {"preheat": -1, "discriminator_width": 4}),
 }
 MAIN = {"weights": {"main": 0.1}, "seg_weights": {"main": 1.0}}
 # The same methods on DeepLabV3+: with its main level alone, and on both with its auxiliary head.
 V3PLUS = {
     "v3plus_source_only": ("source_only", {"seg_weights": {"main": 1.0}}),
-    "v3plus_single": ("output_adversarial", {**MAIN, "critic_width": 4}),
-    "v3plus_features": ("feature_adversarial", {**MAIN, "critic_width": 4}),
+    "v3plus_single": ("output_adversarial", {**MAIN, "discriminator_width": 4}),
+    "v3plus_features": ("feature_adversarial", {**MAIN, "discriminator_width": 4}),
     "v3plus_max_square": ("target_prior", {**MAIN, "target_loss": "max_square"}),
     "v3plus_bn_adapt": ("bn_adapt", {"seg_weights": {"main": 1.0}}),
     "v3plus_multi": ("output_adversarial", ADV),
@@ -58,16 +75,31 @@ MODELS = {
     "v3plus_guided": {"width": 8, "aux": True},
 }
 # by the first word of a term's name
-PLAYERS = {"seg": "segmenter", "adv": "segmenter", "d": "critics", "ent": "segmenter", "target": "segmenter",
-           "weight": "segmenter"}  # fmt: skip
+PLAYERS = {"seg": "segmenter", "adv": "segmenter", "d": "discriminators", "ent": "segmenter", "target": "segmenter",
+           "weight": "segmenter", "mix": "segmenter", "masked": "segmenter", "fd": "segmenter"}  # fmt: skip
 
 
 def build(variant):
     paddle.seed(1)
     name, params = VARIANTS[variant]
     network = "small_v3plus" if variant in V3PLUS else "small_twin" if name == "clan" else "small"
-    model = build_model(Component(network, MODELS.get(variant, {"width": 8})), CLASSES)
-    return build_method(Component(name, params), model, CLASSES)
+
+    def make_segmenter():
+        return build_model(Component(network, MODELS.get(variant, {"width": 8})), CLASSES)
+
+    method = build_method(Component(name, params), make_segmenter(), CLASSES, make_segmenter)
+    for part in method.parts():
+        part.loaded()
+        for parameter in part.fixed.parameters() if hasattr(part, "fixed") else ():
+            parameter.set_value(parameter * 1.1)  # at equal features the distance pulls nowhere
+    return method.train()
+
+
+def losses(method, batch, step=0):
+    """What a step yields."""
+    for part in method.parts():
+        part.before_step([batch], Clock(step, 10))
+    return method.all_losses(batch, Clock(step, 10))
 
 
 def batch(label=None):
@@ -89,7 +121,7 @@ def test_each_loss_reaches_only_its_player(variant):
 def assert_players(method):
     players = {n: [p for g in groups for p in g.parameters] for n, groups in method.players().items()}
     seen = set()
-    for terms in method.losses(batch(), Clock(0, 10)):
+    for terms in losses(method, batch()):
         for name, term in terms.items():
             player = PLAYERS[name.split("_")[0]]
             seen.add(player)
@@ -105,7 +137,7 @@ def assert_players(method):
 @pytest.mark.parametrize("label", [255, 0])
 def test_unlabelled_and_single_class_crops_give_finite_losses_and_gradients(variant, label):
     method = build(variant)
-    for terms in method.losses(batch(label), Clock(0, 10)):
+    for terms in losses(method, batch(label)):
         sum(t.weight * t.loss for t in terms.values()).backward()
         assert all(np.isfinite(float(t.loss)) for t in terms.values())
     assert all(np.isfinite(p.grad.numpy()).all() for p in method.parameters() if p.grad is not None)
@@ -118,7 +150,7 @@ def test_certain_predictions_give_finite_losses_and_gradients(variant):
         bias = np.full(CLASSES, -1e4, np.float32)
         bias[0] = 1e4  # p is exactly 0 and 1
         next(p for name, p in head.named_parameters() if name.endswith("bias")).set_value(bias)
-    for terms in method.losses(batch(), Clock(0, 10)):
+    for terms in losses(method, batch()):
         sum(t.weight * t.loss for t in terms.values()).backward()
         assert all(np.isfinite(float(t.loss)) for t in terms.values())
     assert all(np.isfinite(p.grad.numpy()).all() for p in method.parameters() if p.grad is not None)
@@ -133,8 +165,8 @@ def test_source_only_never_looks_at_the_target():
 
 
 def test_one_weight_is_single_level_and_two_are_multi_level():
-    assert set(build("single_ls").critics) == {"main"}
-    assert set(build("multi").critics) == {"main", "aux"}
+    assert set(build("single_ls").discriminators) == {"main"}
+    assert set(build("multi").discriminators) == {"main", "aux"}
 
 
 def test_before_its_ramp_an_adversary_costs_nothing_and_then_grows():
@@ -148,8 +180,38 @@ def test_before_its_ramp_an_adversary_costs_nothing_and_then_grows():
     assert groups[1]["adv_main"].weight == pytest.approx(0.05)
 
 
+SIZES = {"source": "data.source.size=", "target": "data.target.size=", "augment.crop": "data.augment.crop="}
+
+
+@pytest.mark.parametrize("size", ["[1, 1]", "[97, 1]", "[15, 96]"])
+@pytest.mark.parametrize("key", SIZES)
+@pytest.mark.parametrize(
+    "name", ["source_only", "adaptsegnet_multi", "minent", "clan", "bn_adapt", "feature_adversarial"]
+)
+def test_images_that_are_too_small_for_the_network_are_refused_with_the_least_size(tiny, name, key, size):
+    if name == "source_only" and key == "target":
+        return  # which it never reads
+    config = tiny(f"toy/{name}", f"{SIZES[key]}{size}")
+    least = math.ceil(16 / config.method.params.get("discriminator_scale", 1))
+    message = f"data.{key}.*=.* is too small for {config.method.name}: width and height must be at least {least}$"
+    with pytest.raises(ConfigError, match=message):
+        fit(config)
+
+
+def test_the_least_size_is_large_enough(tiny):
+    for name in ("adaptsegnet_multi", "clan", "minent"):
+        size = 32 if name != "minent" else 16
+        sizes = [f"data.{d}.size=[{size}, {size}]" for d in ("source", "target", "validation")]
+        assert fit(tiny(f"toy/{name}", *sizes, "method.ramp.start=0", "schedule.stop=1"), overwrite=True).step == 1
+
+
+def test_evaluating_at_less_than_the_least_size_is_refused(tiny):
+    with pytest.raises(ConfigError, match=r"data.validation.size=\[97, 1\] is too small .*: .* at least 16$"):
+        fit(tiny("toy/source_only", "data.validation.size=[97, 1]"))
+
+
 def test_the_state_of_a_method_is_complete():
-    assert {name.split(".")[0] for name in build("multi").state_dict()} == {"segmenter", "critics"}
+    assert {name.split(".")[0] for name in build("multi").state_dict()} == {"segmenter", "discriminators"}
 
 
 def test_a_level_that_the_model_lacks_is_refused():

@@ -138,16 +138,16 @@ def test_fixed_affine_parameters_are_kept_in_the_state():
 
 
 def test_frozen_lets_gradients_through_to_the_input_only_and_restores():
-    critic = discriminator(3, width=4)
-    critic[0].bias.stop_gradient = True  # frozen() must not free what was fixed before
+    network = discriminator(3, width=4)
+    network[0].bias.stop_gradient = True  # frozen() must not free what was fixed before
     x = paddle.randn([1, 3, 64, 64])
     x.stop_gradient = False
-    with frozen(critic):
-        loss = critic(x).sum()
+    with frozen(network):
+        loss = network(x).sum()
     loss.backward()
     assert float(x.grad.abs().sum()) > 0
-    assert all(p.grad is None for p in critic.parameters())
-    assert critic[0].bias.stop_gradient and not critic[0].weight.stop_gradient
+    assert all(p.grad is None for p in network.parameters())
+    assert network[0].bias.stop_gradient and not network[0].weight.stop_gradient
 
 
 def test_inference_restores_the_mode_of_every_sublayer():

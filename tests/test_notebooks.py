@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, tiny_overrides
+from conftest import LIMIT, ROOT, tiny_overrides
 
 from paddle_adaptseg.configfile import load_config
 from paddle_adaptseg.engine import fit
@@ -24,7 +24,6 @@ start_new_kernel = pytest.importorskip("jupyter_client.manager").start_new_kerne
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WITH_OUTPUTS = "1_quick_start"
 MAX_BYTES = 1_500_000
-SECONDS = 120  # for one cell; on a quiet machine a whole notebook takes 5 to 20
 
 
 def read(path):
@@ -178,7 +177,7 @@ def test_a_notebook_runs_from_top_to_bottom(path, toy_root, tmp_path, monkeypatc
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(settings))
     before = own_folders()
     nbclient.NotebookClient(
-        notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=LIMIT, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     page, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
     assert "<h1" in page and "Traceback" not in page
@@ -201,11 +200,11 @@ def test_interrupting_the_kernel_saves_and_user_errors_are_one_line(toy_root, tm
 
     try:
         load = f"import paddle_adaptseg as p; c = p.load_config('configs/toy/source_only.yml', {keys!r})"
-        client.execute_interactive(f"{load}; p.train(c)", output_hook=watch, timeout=SECONDS)
+        client.execute_interactive(f"{load}; p.train(c)", output_hook=watch, timeout=LIMIT)
         assert "is saved; continue with" in "".join(seen) and "image/png" in "".join(seen)
         assert len(list((tmp_path / "run/states").iterdir())) == 1
         seen.clear()
-        client.execute_interactive("p.show_run('absent')", output_hook=watch, timeout=SECONDS)
+        client.execute_interactive("p.show_run('absent')", output_hook=watch, timeout=LIMIT)
         assert "error: 'absent' is no run's folder" in "".join(seen) and "paddle_adaptseg/report" not in "".join(seen)
     finally:
         client.stop_channels()

@@ -20,7 +20,7 @@ def test_a_whole_setting_is_told_and_nothing_is_written(tiny, tmp_path):
     plan = plan_run(tiny("toy/adversarial_v3plus", "schedule.stop=6"))
     text = plan.text()
     assert plan.problems == [] and text.endswith("0 problems; nothing was trained or written")
-    assert "model: small_v3plus with main" in text and "critics: " in text
+    assert "model: small_v3plus with main" in text and "discriminators: " in text
     assert "source: 6 images of GTA5" in text and "an epoch is 3 steps, 2.0 epochs in all" in text
     assert "start: from random weights" in text and not (tmp_path / "run").exists()
 

@@ -11,6 +11,7 @@ from html import unescape
 
 import numpy as np
 import pytest
+from conftest import LIMIT
 from PIL import Image
 
 from paddle_adaptseg.configfile import load_config, override
@@ -186,7 +187,7 @@ def browse(browser, page, folder, narrow=None):
     probed = folder / "probed.html"
     probed.write_text(text, encoding="utf-8")
     command = [browser, *QUIET, "--window-size=1280,900", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
-    done = subprocess.run([*command, probed.as_uri()], capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run([*command, probed.as_uri()], capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.S)
     assert found, f"the page did not load: {done.stderr[-2000:]}"

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from visualdl import LogReader
 
+from paddle_adaptseg import methods
 from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
-from paddle_adaptseg.configfile import override
+from paddle_adaptseg.configfile import load_config, override
 from paddle_adaptseg.engine import evaluate, fit
 from paddle_adaptseg.engine import run as run_module
 from paddle_adaptseg.errors import CheckpointError, ConfigError, StorageError
 from paddle_adaptseg.logger import VDL_FILE
 from paddle_adaptseg.methods import METHODS
+from paddle_adaptseg.methods.base import SourceOnly
 from paddle_adaptseg.weights.load import find_weights, weights_by_step
 from paddle_adaptseg.weights.pdparams import save_weights
 from paddle_adaptseg.weights.reader import read_weights
@@ -29,7 +33,9 @@ EXPERIMENTS = {
     "clan": "toy/clan",
     "bn_adapt": "toy/bn_adapt",
     "feature_adversarial": "toy/feature_adversarial",
+    "self_training": "toy/self_training",
 }
+MASKED = "toy/self_training_masked"
 V3PLUS = "toy/adversarial_v3plus"  # its dropout must be drawn again as it was
 EARLY = ("method.ramp.start=1", "run.keep=9")  # adaptation takes part from the second step
 
@@ -90,7 +96,7 @@ def assert_same_run(one: Path, other: Path, step: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("name", [*EXPERIMENTS.values(), V3PLUS], ids=[*EXPERIMENTS, "deeplabv3plus"])
+@pytest.mark.parametrize("name", [*EXPERIMENTS.values(), MASKED, V3PLUS], ids=[*EXPERIMENTS, "masked", "deeplabv3plus"])
 def test_straight_equals_resumed_bit_for_bit(tiny, tmp_path, interrupted, name, workers):
     config = tiny(name, *overrides(name), f"data.workers={workers}")
     straight = override(config, f"run.output={tmp_path / 'straight'}", "data.workers=0")
@@ -99,6 +105,43 @@ def test_straight_equals_resumed_bit_for_bit(tiny, tmp_path, interrupted, name, 
     result = fit(config, resume="latest")
     assert result.step == 6
     assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
+
+
+class Remembering(SourceOnly):
+    """Weighs its losses by a number that grows with every step, kept in a buffer, which is part of the state."""
+
+    def __init__(self, segmenter, seg_weights):
+        super().__init__(segmenter, seg_weights)
+        self.register_buffer("memory", paddle.ones([1]))
+
+    def losses(self, batch, clock):
+        terms = self.seg_terms(self.segmenter(batch.source_image), batch, clock)
+        yield {name: term._replace(loss=term.loss * self.memory.reshape([])) for name, term in terms.items()}
+
+    def after_step(self, clock):
+        self.memory.set_value(self.memory * 1.5)
+
+
+class Forgetting(Remembering):
+    """The same with a plain attribute, which no state holds."""
+
+    def __init__(self, segmenter, seg_weights):
+        SourceOnly.__init__(self, segmenter, seg_weights)
+        self.__dict__["memory"] = paddle.ones([1])
+
+
+@pytest.mark.parametrize("kind", [Remembering, Forgetting])
+def test_a_method_that_remembers_outside_its_state_is_noticed(tiny, tmp_path, interrupted, monkeypatch, kind):
+    monkeypatch.setattr(methods, "METHODS", {**METHODS, "remembering": kind})
+    config = tiny("toy/source_only", "method={name: remembering, seg_weights: {aux: 0.1, main: 1.0}}", *EARLY[1:])
+    fit(override(config, f"run.output={tmp_path / 'straight'}"))
+    interrupted(config, at=3)
+    fit(config, resume="latest")
+    if kind is Remembering:
+        assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
+        return
+    with pytest.raises(AssertionError, match="method/segmenter|optim/"):
+        assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
 
 
 def test_a_run_goes_on_from_any_of_its_checkpoints(tiny, tmp_path):
@@ -195,7 +238,7 @@ def test_folders_named_like_files_of_a_run_are_no_checkpoints_and_stay(tiny, tmp
     fit(override(config, "schedule.stop=4"), resume="2")  # drops what is later
     fit(override(config, "schedule.stop=4", "run.keep=1"), overwrite=True)  # and what is too many
     assert all((run / name).is_dir() for name in odd)
-    with pytest.raises(StorageError, match=r"cannot write .*step_00000005.npz': Is a directory"):
+    with pytest.raises(StorageError, match=r"cannot write .*step_00000005.pdparams': Is a directory"):
         fit(override(config, "run.save_every=1"), resume="latest")
 
 
@@ -277,3 +320,33 @@ def test_adaptation_starts_from_the_best_the_last_or_any_step_of_a_source_run(ti
     assert result.step == 6
     matrix, config = evaluate(f"{tmp_path / 'run'}@latest")
     assert config.model.name == "small_v3plus" and 100 * matrix.miou() == pytest.approx(result.miou)
+
+
+def with_old_names(run: Path, step: int) -> None:
+    """Rewrite a run's checkpoint, log and configuration as they were when discriminators were called critics."""
+    path = state_path(run, step)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    record = json.loads(members.pop("record.json"))
+    old = {name: name.replace("discriminator", "critic") for name in record["arrays"]}
+    record = {**record, "format": 1, "arrays": [old[name] for name in record["arrays"]]}
+    record["config"] = record["config"].replace("discriminator", "critic")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, new in old.items():
+            archive.writestr(f"{new}.npy", members[f"{name}.npy"])
+        archive.writestr("record.json", json.dumps(record))
+    for file in (run / "config.yml", run / "log.jsonl"):
+        file.write_text(file.read_text().replace("discriminator", "critic"))
+
+
+@pytest.mark.parametrize("name", ["toy/adaptsegnet_multi", "toy/clan"])
+def test_a_run_from_before_discriminators_had_their_name_is_resumed_bit_for_bit(tiny, tmp_path, name):
+    config = tiny(name, *EARLY)
+    fit(override(config, f"run.output={tmp_path / 'straight'}"))
+    fit(override(config, "schedule.stop=4"))
+    with_old_names(tmp_path / "run", 4)
+    found = load_config(tmp_path / "run/config.yml", ["schedule.stop=6"])
+    assert found == config
+    fit(found, resume="latest")
+    straight, resumed = (load_state(state_path(tmp_path / run, 6)).arrays for run in ("straight", "run"))
+    assert set(straight) == set(resumed) and all(np.array_equal(straight[k], resumed[k]) for k in straight)

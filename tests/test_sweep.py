@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_overrides
+from conftest import LIMIT, ROOT, tiny_overrides, wait_until
 from PIL import Image
 from visualdl import LogReader
 
@@ -34,14 +33,14 @@ def test_axes_are_yaml_values_and_seed_is_short():
 
 
 def test_every_point_of_the_grid_has_its_folder_and_configuration(tmp_path):
-    axes = [parse_axis("method.weights.main=1e-3,0.03"), parse_axis("optim.critics.lr=0.001,0.002"),
+    axes = [parse_axis("method.weights.main=1e-3,0.03"), parse_axis("optim.discriminators.lr=0.001,0.002"),
             parse_axis("optim.segmenter.lr=0.1"), parse_axis("seed=0,1")]  # fmt: skip
     trials = sweep_trials(CONFIG, axes, tmp_path, ["schedule.stop=7"])
     assert len(trials) == len({trial.job.folder for trial in trials}) == 8
     assert len({trial.setting for trial in trials}) == 4
     last = trials[-1].job
-    assert last.folder.name == "main=0.03_optim.critics.lr=0.002_optim.segmenter.lr=0.1_seed=1"
-    assert (last.config.run.seed, last.config.optim["critics"].lr, last.config.schedule.stop) == (1, 0.002, 7)
+    assert last.folder.name == "main=0.03_optim.discriminators.lr=0.002_optim.segmenter.lr=0.1_seed=1"
+    assert (last.config.run.seed, last.config.optim["discriminators"].lr, last.config.schedule.stop) == (1, 0.002, 7)
     assert {float(t.job.config.method.params["weights"]["main"]) for t in trials} == {0.001, 0.03}
     with pytest.raises(ConfigError, match="unknown key 'schedule.stopp'"):
         sweep_trials(CONFIG, [parse_axis("schedule.stopp=1,2")], tmp_path, [])
@@ -87,21 +86,14 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="watches processes through /proc")
 def test_a_killed_sweep_leaves_no_training_behind_and_goes_on(toy_root, tmp_path):
     options = [o for o in tiny_overrides(toy_root, tmp_path) if "output" not in o and "schedule" not in o]
     out = tmp_path / "out"
     command = [sys.executable, str(ROOT / "tools/sweep.py"), "--config", CONFIG, "--output", str(out)]
     command += ["--set", "method.weights.main=0.01,0.1", "--set", "seed=3", "--parallel", "1", "-o", *options]
-    command += ["method.ramp.start=0", "schedule.horizon=60", "schedule.stop=30", "run.save_every=5"]
-    command += ["run.eval_every=30"]
+    command += ["method.ramp.start=0", "schedule.horizon=60", "schedule.stop=60", "run.save_every=5"]
+    command += ["run.eval_every=60"]
     first, second = out / "main=0.01_seed=3", out / "main=0.1_seed=3"
     process = start(command)
     wait_until(lambda: (second / "states/step_00000005.npz").exists() or process.poll() is not None)
@@ -109,14 +101,14 @@ def test_a_killed_sweep_leaves_no_training_behind_and_goes_on(toy_root, tmp_path
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert len(trainings) == 1 and (first / "seconds").exists() and not (second / "seconds").exists()
-    wait_until(lambda: not alive(trainings[0]), 10)
+    wait_until(lambda: not alive(trainings[0]))
     finished = (first / "seconds").stat().st_mtime_ns
 
     process = start(command)
-    text, _ = process.communicate(timeout=120)
+    text, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, text
     assert (first / "seconds").stat().st_mtime_ns == finished, "what was finished is not trained again"
-    assert "steps 0 to 30" not in (second / "console.log").read_text().rsplit("Paddle ", 1)[1]
+    assert "steps 0 to 60" not in (second / "console.log").read_text().rsplit("Paddle ", 1)[1]
     with (out / "results.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     assert [(row["method.weights.main"], row["run.seed"]) for row in rows] == [("0.01", "3"), ("0.1", "3")]

@@ -29,7 +29,8 @@ def run(main: Callable[[], object]) -> None:
     except OSError as error:
         if error.filename is None or error.errno not in ADVICE:
             raise
-        print(f"error: cannot use '{error.filename}': {error.strerror}; {ADVICE[error.errno]}", file=sys.stderr)
+        refused = UserError(f"cannot use '{error.filename}': {error.strerror}; {ADVICE[error.errno]}")
+        print(f"error: {refused}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
         print(stopped)

@@ -18,7 +18,7 @@ FLAGS = {
     "optim.segmenter.lr": (("--learning-rate",), "base rate of the segmenter"),
     "optim.segmenter.momentum": (("--momentum",), "its momentum"),
     "optim.segmenter.weight_decay": (("--weight-decay",), "its weight decay"),
-    "optim.critics.lr": (("--learning-rate-D",), "base rate of the critics"),
+    "optim.discriminators.lr": (("--learning-rate-D",), "base rate of the discriminators"),
     "schedule.horizon": (("--num-steps",), "steps over which the rate decays"),
     "schedule.stop": (("--num-steps-stop",), "step at which training stops"),
     "schedule.power": (("--power",), "of the decay"),

@@ -39,13 +39,10 @@ pip() {  # without setuptools' warning that an installation is editable
   PYTHONWARNINGS=ignore "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" 2>&1 \
     | { grep -v "is ignored: it is neither a file nor a directory" || true; }
 }
-if ! { [ -x "$venv/bin/python" ] && usable "$venv/bin/python"; }; then
-  rm -rf "$venv"
-  "$python" -m venv "$venv"
-  pip --upgrade pip  # that of an old Python may search very long for versions that agree
-fi
+[ -x "$venv/bin/python" ] && usable "$venv/bin/python" || { rm -rf "$venv"; "$python" -m venv "$venv"; }
 echo "setup: $("$venv/bin/python" --version 2>&1), $requirements${constraints:+ with $constraints}, .[$extra] -> $venv"
 installed=$(grep -sF "$stamp " "$venv/.stamp" || true)
 rm -f "$venv/.stamp"
+pip --upgrade pip  # that of an old Python may search very long for versions that agree
 pip -r "$requirements" -e ".[$extra]" ${constraints:+-c "$constraints"}
 printf '%s\n' ${installed:+"$installed"} "$stamp $extra" > "$venv/.stamp"

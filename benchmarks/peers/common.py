@@ -19,9 +19,9 @@ from typing import Callable
 import numpy as np
 
 CLASSES, DEPTHS, DILATIONS = 19, (3, 4, 23, 3), (6, 12)
-PHASES = ("source", "target", "critics", "update")
+PHASES = ("source", "target", "discriminators", "update")
 SEG_WEIGHTS, ADV_WEIGHTS = {"main": 1.0, "aux": 0.1}, {"main": 0.001, "aux": 0.0002}
-RATE, CRITIC_RATE, HORIZON, POWER = 2.5e-4, 1e-4, 250_000, 0.9
+RATE, DISCRIMINATOR_RATE, HORIZON, POWER = 2.5e-4, 1e-4, 250_000, 0.9
 
 
 def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:

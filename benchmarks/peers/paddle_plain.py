@@ -69,7 +69,7 @@ class Network(nn.Layer):
         return {"aux": self.heads["aux"](aux), "main": self.heads["main"](main)}
 
 
-def critic() -> nn.Sequential:
+def discriminator() -> nn.Sequential:
     widths, layers = [common.CLASSES, 64, 128, 256, 512, 1], []
     for fan_in, fan_out in zip(widths, widths[1:]):
         layers += [nn.Conv2D(fan_in, fan_out, 4, 2, 1), nn.LeakyReLU(0.2)]
@@ -86,30 +86,31 @@ def enlarge(maps, image):
 
 def build(source: tuple[int, int], target: tuple[int, int]):
     network = Network()
-    critics = nn.LayerDict({k: critic() for k in common.ADV_WEIGHTS})
-    for prefix, module in (("segmenter.", network), ("critics.", critics)):
+    discriminators = nn.LayerDict({k: discriminator() for k in common.ADV_WEIGHTS})
+    for prefix, module in (("segmenter.", network), ("discriminators.", discriminators)):
         for name, parameter in module.named_parameters():
             parameter.set_value(common.weights(prefix + name, tuple(parameter.shape)))
     trained = [p for p in network.backbone.parameters() if not p.stop_gradient]
     groups = [{"params": trained}, {"params": network.heads.parameters(), "learning_rate": 10.0}]
     segmenter_step = paddle.optimizer.Momentum(common.RATE, 0.9, parameters=groups, weight_decay=5e-4)
-    critics_step = paddle.optimizer.Adam(common.CRITIC_RATE, 0.9, 0.99, parameters=critics.parameters())
+    trained = discriminators.parameters()
+    discriminators_step = paddle.optimizer.Adam(common.DISCRIMINATOR_RATE, 0.9, 0.99, parameters=trained)
 
     def step(number: int, arrays: tuple):
-        return train(network, critics, segmenter_step, critics_step, number, arrays)
+        return train(network, discriminators, segmenter_step, discriminators_step, number, arrays)
 
     return step, {"name": f"plain Paddle {paddle.__version__} as shipped"}
 
 
-def train(network, critics, segmenter_step, critics_step, number: int, arrays: tuple):
+def train(network, discriminators, segmenter_step, discriminators_step, number: int, arrays: tuple):
     """One step as the paper describes it."""
     watch, losses = common.Stopwatch(), {}
     factor = (1 - number / common.HORIZON) ** common.POWER
     segmenter_step.set_lr(common.RATE * factor)
-    critics_step.set_lr(common.CRITIC_RATE * factor)
+    discriminators_step.set_lr(common.DISCRIMINATOR_RATE * factor)
     source_image, label, target_image = map(paddle.to_tensor, arrays)
 
-    for parameter in critics.parameters():
+    for parameter in discriminators.parameters():
         parameter.stop_gradient = True
     source = enlarge(network(source_image), source_image)
     for level in common.SEG_WEIGHTS:
@@ -119,23 +120,23 @@ def train(network, critics, segmenter_step, critics_step, number: int, arrays: t
 
     target = enlarge(network(target_image), target_image)
     for level in common.ADV_WEIGHTS:
-        losses[f"adv_{level}"] = domain_loss(critics[level](F.softmax(target[level], 1)), 0.0)
+        losses[f"adv_{level}"] = domain_loss(discriminators[level](F.softmax(target[level], 1)), 0.0)
     sum(losses[f"adv_{k}"] * w for k, w in common.ADV_WEIGHTS.items()).backward()
     watch.lap("target")
 
-    for parameter in critics.parameters():
+    for parameter in discriminators.parameters():
         parameter.stop_gradient = False
     for domain, maps, answer in (("source", source, 0.0), ("target", target, 1.0)):
         for level in common.ADV_WEIGHTS:
-            loss = domain_loss(critics[level](F.softmax(maps[level].detach(), 1)), answer) / 2
+            loss = domain_loss(discriminators[level](F.softmax(maps[level].detach(), 1)), answer) / 2
             loss.backward()
             losses[f"d_{level}_{domain}"] = loss
-    watch.lap("critics")
+    watch.lap("discriminators")
 
     segmenter_step.step()
-    critics_step.step()
+    discriminators_step.step()
     segmenter_step.clear_grad()
-    critics_step.clear_grad()
+    discriminators_step.clear_grad()
     values = {name: float(loss) for name, loss in losses.items()}
     watch.lap("update")
     return values, watch.seconds

@@ -71,7 +71,7 @@ class Network(nn.Module):
         return {k: F.interpolate(v, x.shape[2:], mode="bilinear", align_corners=True) for k, v in maps.items()}
 
 
-def critic() -> nn.Sequential:
+def discriminator() -> nn.Sequential:
     widths, layers = [common.CLASSES, 64, 128, 256, 512, 1], []
     for fan_in, fan_out in zip(widths, widths[1:]):
         layers += [nn.Conv2d(fan_in, fan_out, 4, 2, 1), nn.LeakyReLU(0.2)]
@@ -84,8 +84,8 @@ def domain_loss(verdict, domain: float):
 
 def build(source: tuple[int, int], target: tuple[int, int]):
     network = Network()
-    critics = nn.ModuleDict({k: critic() for k in common.ADV_WEIGHTS})
-    for prefix, module in (("segmenter.", network), ("critics.", critics)):
+    discriminators = nn.ModuleDict({k: discriminator() for k in common.ADV_WEIGHTS})
+    for prefix, module in (("segmenter.", network), ("discriminators.", discriminators)):
         for name, parameter in module.named_parameters():
             parameter.data = torch.from_numpy(common.weights(prefix + name, tuple(parameter.shape)))
     groups = [
@@ -93,17 +93,17 @@ def build(source: tuple[int, int], target: tuple[int, int]):
         {"params": network.heads.parameters(), "lr": 10 * common.RATE},
     ]
     segmenter_step = torch.optim.SGD(groups, common.RATE, momentum=0.9, weight_decay=5e-4)
-    critics_step = torch.optim.Adam(critics.parameters(), common.CRITIC_RATE, betas=(0.9, 0.99))
+    discriminators_step = torch.optim.Adam(discriminators.parameters(), common.DISCRIMINATOR_RATE, betas=(0.9, 0.99))
 
     def step(number: int, arrays: tuple):
-        return train(network, critics, segmenter_step, critics_step, number, arrays)
+        return train(network, discriminators, segmenter_step, discriminators_step, number, arrays)
 
     about = {"name": f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads"}
-    return step, {**about, "gflop": step_gflop(network, critics, source, target)}
+    return step, {**about, "gflop": step_gflop(network, discriminators, source, target)}
 
 
 @torch.no_grad()
-def step_gflop(network, critics, source: tuple[int, int], target: tuple[int, int]) -> float:
+def step_gflop(network, discriminators, source: tuple[int, int], target: tuple[int, int]) -> float:
     """Arithmetic of the convolutions of one step in 1e9 operations, counted by hooks on one pass at each size.
 
     A backward pass costs two forward passes: for the input, which the first layer does not need, and for the weights,
@@ -114,13 +114,14 @@ def step_gflop(network, critics, source: tuple[int, int], target: tuple[int, int
     def count(layer, inputs, output):
         counted.append(2 * output[0, 0].numel() * layer.weight.numel() / 1e9)
 
-    modules = [m for part in (network, critics) for m in part.modules() if isinstance(m, nn.Conv2d)]
+    modules = [m for part in (network, discriminators) for m in part.modules() if isinstance(m, nn.Conv2d)]
     hooks = [m.register_forward_hook(count) for m in modules]
     total = 0.0
     for size in (source, target):
         network.backbone.eval()
-        for look, extra in ((lambda s=size: network(torch.zeros(1, 3, *s)), 0), (lambda s=size: judge(critics, s), 2)):
-            look()
+        passes = (lambda s=size: network(torch.zeros(1, 3, *s)), 0), (lambda s=size: verdicts(discriminators, s), 2)
+        for forward, extra in passes:
+            forward()
             total += 3 * sum(counted) - sum(counted[::5] if extra else counted[:1])
             total += extra * sum(counted) if size is target else 0.0
             counted.clear()
@@ -130,23 +131,23 @@ def step_gflop(network, critics, source: tuple[int, int], target: tuple[int, int
     return total
 
 
-def judge(critics, size: tuple[int, int]) -> None:
-    for one in critics.values():
+def verdicts(discriminators, size: tuple[int, int]) -> None:
+    for one in discriminators.values():
         one(torch.zeros(1, common.CLASSES, *size))
 
 
-def train(network, critics, segmenter_step, critics_step, number: int, arrays: tuple):
+def train(network, discriminators, segmenter_step, discriminators_step, number: int, arrays: tuple):
     """One step as the paper describes it."""
     watch, losses = common.Stopwatch(), {}
     factor = (1 - number / common.HORIZON) ** common.POWER
     for group, rate in zip(segmenter_step.param_groups, (common.RATE, 10 * common.RATE)):
         group["lr"] = rate * factor
-    critics_step.param_groups[0]["lr"] = common.CRITIC_RATE * factor
+    discriminators_step.param_groups[0]["lr"] = common.DISCRIMINATOR_RATE * factor
     segmenter_step.zero_grad()
-    critics_step.zero_grad()
+    discriminators_step.zero_grad()
     source_image, label, target_image = map(torch.from_numpy, arrays)
 
-    critics.requires_grad_(False)
+    discriminators.requires_grad_(False)
     source = network(source_image)
     for level in common.SEG_WEIGHTS:
         losses[f"seg_{level}"] = F.cross_entropy(source[level], label, ignore_index=255)
@@ -155,20 +156,20 @@ def train(network, critics, segmenter_step, critics_step, number: int, arrays: t
 
     target = network(target_image)
     for level in common.ADV_WEIGHTS:
-        losses[f"adv_{level}"] = domain_loss(critics[level](F.softmax(target[level], 1)), 0.0)
+        losses[f"adv_{level}"] = domain_loss(discriminators[level](F.softmax(target[level], 1)), 0.0)
     sum(losses[f"adv_{k}"] * w for k, w in common.ADV_WEIGHTS.items()).backward()
     watch.lap("target")
 
-    critics.requires_grad_(True)
+    discriminators.requires_grad_(True)
     for domain, maps, answer in (("source", source, 0.0), ("target", target, 1.0)):
         for level in common.ADV_WEIGHTS:
-            loss = domain_loss(critics[level](F.softmax(maps[level].detach(), 1)), answer) / 2
+            loss = domain_loss(discriminators[level](F.softmax(maps[level].detach(), 1)), answer) / 2
             loss.backward()
             losses[f"d_{level}_{domain}"] = loss
-    watch.lap("critics")
+    watch.lap("discriminators")
 
     segmenter_step.step()
-    critics_step.step()
+    discriminators_step.step()
     values = {name: float(loss) for name, loss in losses.items()}
     watch.lap("update")
     return values, watch.seconds

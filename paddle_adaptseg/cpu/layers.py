@@ -192,7 +192,9 @@ def _is_unit(conv: nn.Layer, norm: nn.Layer) -> bool:
     """Whether two layers are a convolution without bias and its batch norm."""
     if not _plain(conv, nn.Conv2D) or not _plain(norm, nn.BatchNorm2D) or conv.bias is not None:
         return False
-    return norm.weight is not None and norm.bias is not None and norm._data_format == "NCHW"
+    if norm.weight is None or norm.bias is None or norm._data_format != "NCHW":
+        return False
+    return norm.weight.stop_gradient == norm.bias.stop_gradient  # Paddle computes neither gradient alone
 
 
 def _convolves(conv: nn.Conv2D, x: Tensor, shape: Optional[Sequence[int]] = None) -> bool:

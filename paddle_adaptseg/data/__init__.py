@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator
 from pathlib import Path
+from typing import Optional
 
 from paddle_adaptseg.batch import Batch
 from paddle_adaptseg.config import Config, Domain
@@ -12,6 +13,7 @@ from paddle_adaptseg.data.catalog import dataset_spec, own_dataset
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.faults import Quarantine, Resized
 from paddle_adaptseg.data.loading import Positions, shared_memory_suffices
+from paddle_adaptseg.data.rare_classes import RareSampler, Total, class_counts
 from paddle_adaptseg.data.sampling import PairStream, batch_bytes, train_batches
 from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.labels import LABEL_SPACES, LabelSpace
@@ -78,16 +80,22 @@ def open_domain(config: Config, name: str) -> DomainFiles:
 class TrainData:
     """The training stream of a configuration, or the part of it that one of `world` processes reads.
 
-    `with_target` is false for methods that never look at the target.
+    `with_target` is false for methods that never look at the target; `total` sums an array over all processes.
     """
 
-    def __init__(self, config: Config, with_target: bool, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, config: Config, with_target: bool, rank: int = 0, world: int = 1, total: Total = lambda x: x
+    ) -> None:
         self.config, space = config, label_space(config)
         self.rank, self.world = rank, world
         data = config.data
         self.source = DomainFiles(data.source, space, labelled=True, cache=data.cache)
         self.target = DomainFiles(data.target, space, labelled=False, cache=data.cache) if with_target else None
-        self.stream = PairStream(self.source, self.target, data.augment, config.run.seed, data.quarantine)
+        self.rare: Optional[RareSampler] = None
+        if data.rare_classes is not None:
+            counts = class_counts(self.source, data.cache, rank, world, total, data.quarantine)
+            self.rare = RareSampler(counts, data.rare_classes, config.run.seed)
+        self.stream = PairStream(self.source, self.target, data.augment, config.run.seed, data.quarantine, self.rare)
         self.quarantine, self.resized = Quarantine(data.quarantine), Resized()
 
     def notes(self) -> list[str]:
@@ -104,6 +112,8 @@ class TrainData:
             if files.unknown:
                 ignored = ", ".join(files.unknown)
                 lines.append(f"{name}: labels of classes that the network does not predict are ignored: {ignored}")
+        if self.rare is not None:
+            lines.append(self.rare.note(label_space(self.config).names))
         workers = self.config.data.workers
         if workers and not shared_memory_suffices(workers, batch_bytes(self.stream, self.config.data.batch_size)):
             lines.append(f"/dev/shm is too small for {workers} loader workers; they pass batches through pipes instead")

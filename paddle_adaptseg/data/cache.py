@@ -170,9 +170,11 @@ def prepare(files: DomainFiles, root: Path, kind: str, workers: int) -> tuple[Pa
 
 def _store(files: DomainFiles, index: int, store: Format, folder: Path) -> dict[str, int]:
     """Write the copies of one item; returns their names and sizes."""
-    arrays = {"image": files.image(index)}
-    if files.labelled:
-        arrays["image"], arrays["label"], _ = files.pair(index, files.size)
+    if not files.labelled:
+        arrays = {"image": files.image(index)}
+    else:
+        image, label, _ = files.pair(index, files.size)
+        arrays = {"image": image, "label": label}
     sizes = {}
     for part, array in arrays.items():
         data = store.encode(np.ascontiguousarray(array))

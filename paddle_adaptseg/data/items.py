@@ -112,7 +112,9 @@ def _numbered(
     excluded = set(_lines(domain.exclude)) if domain.exclude else set()
     names = [f"{number:05d}" for number in range(first, last + 1)]
     found = {name: images.get((("name", name),)) for name in names}
-    missing = [n for n, ref in found.items() if ref is None and not excluded & {n, f"{n}.png", f"images/{n}.png"}]
+    missing = [
+        n for n, ref in found.items() if ref is None and not excluded & {n, f"{n}.png", f"images/{n}.png", str(int(n))}
+    ]
     return {(("name", n),): ref for n, ref in found.items() if ref}, tuple(f"{n}.png is missing" for n in missing)
 
 

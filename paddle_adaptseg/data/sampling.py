@@ -14,6 +14,7 @@ from paddle_adaptseg.config import Augment, Pixels
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.faults import Fault, Quarantine, Resized, Sample, collate, separate
 from paddle_adaptseg.data.loading import Positions, load
+from paddle_adaptseg.data.rare_classes import RareSampler, first_good, is_enough
 from paddle_adaptseg.data.transforms import augment, normalise, scaled_size
 from paddle_adaptseg.errors import DataError
 
@@ -38,9 +39,16 @@ class PairStream(Dataset):
     """
 
     def __init__(
-        self, source: DomainFiles, target: Optional[DomainFiles], change: Augment, seed: int, spares: int = 0
+        self,
+        source: DomainFiles,
+        target: Optional[DomainFiles],
+        change: Augment,
+        seed: int,
+        spares: int = 0,
+        rare: Optional[RareSampler] = None,
     ) -> None:
         super().__init__()
+        self.rare = rare  # draws the source's items, where they are not taken in turn
         self.domains = [d for d in (source, target) if d is not None]
         self.change, self.seed, self.spares = change, seed, spares
 
@@ -78,12 +86,16 @@ class PairStream(Dataset):
         sizes = [scaled_size(size, self.change, self._generator(stream, position)) for position in positions]
         return tuple((min(1.0, high / height), min(1.0, wide / width)) for wide, high in sizes)
 
-    def _generator(self, stream: int, position: int) -> np.random.Generator:
-        """The random changes to the image at a position; the first of them is its scale."""
-        return np.random.default_rng([self.seed, stream, _CHANGE, position])
+    def _generator(self, stream: int, position: int, *attempt: int) -> np.random.Generator:
+        """The random changes to the image at a position; the first of them is its scale, which no attempt changes."""
+        return np.random.default_rng([self.seed, stream, _CHANGE, position, *attempt])
 
     def _index(self, stream: int, files: DomainFiles, position: int, further: int) -> int:
-        return (shuffled_index(self.seed, stream, position, len(files)) + further) % len(files)
+        if self.rare is not None and stream == 0:
+            first = self.rare.draw(position)[1]
+        else:
+            first = shuffled_index(self.seed, stream, position, len(files))
+        return (first + further) % len(files)
 
     def _usable(
         self, stream: int, files: DomainFiles, position: int, faults: list[Fault], resized: list[str]
@@ -105,8 +117,16 @@ class PairStream(Dataset):
         size = scaled_size(files.size, self.change, rng)
         image, label, note = files.pair(index, size) if stream == 0 else (files.image(index, size), None, "")
         resized += [note] if note else []
-        image, label = augment(image, label, files.size, self.change, rng)
-        return [image] if label is None else [image, label]
+
+        def change(attempt: int) -> list[np.ndarray]:
+            again = self._generator(stream, position, attempt) if attempt else rng
+            pair = augment(image, label, files.size, self.change, again)
+            return [array for array in pair if array is not None]
+
+        if self.rare is None or stream:
+            return change(0)
+        wanted, rule = self.rare.draw(position)[0], self.rare.rule
+        return first_good(change, lambda pair: is_enough(pair[1], wanted, rule), rule.tries)[1]
 
 
 def train_batches(
@@ -131,7 +151,9 @@ def train_batches(
             label.astype("int64"),
             normalise(target[0], pixels) if target else None,
             stream.names(positions.common(number), faults),
-            *(stream.areas(domain, positions.own(number)) for domain in range(2)),
+            source_areas=stream.areas(0, positions.own(number)),
+            target_areas=stream.areas(1, positions.own(number)),
+            positions=tuple(positions.own(number)),
         )
 
 

@@ -39,10 +39,10 @@ def check_sizes(config: Config, method: Method) -> None:
 def build_state(config: Config) -> TrainState:
     """Network, method and optimisers of a configuration, initialised from its seed."""
     runtime.seed_step(config.run.seed, 0)
-    classes = len(label_space(config))
-    segmenter = build_model(config.model, classes)
-    make_segmenter = segmenter_maker(config, classes)
-    method = build_method(config.method, segmenter, classes, make_segmenter, config.data.pixels, config.run.seed)
+    names, pixels, seed = label_space(config).names, config.data.pixels, config.run.seed
+    segmenter = build_model(config.model, len(names))
+    make_segmenter = segmenter_maker(config, len(names))
+    method = build_method(config.method, segmenter, len(names), make_segmenter, pixels, seed, names)
     if config.run.sync_norm and parallel.world() > 1:
         synchronise_norms(method)
     check_sizes(config, method)

@@ -1,7 +1,7 @@
 """What several processes must share so that a step of all equals one step on their common batch.
 
-Gradients are held until a step's last backward pass and then averaged once, so that critics, frozen or not, and parts
-of a step need nothing of their own. A mean over labelled pixels is weighed by each process's share of them first.
+Gradients are held until a step's last backward pass and then averaged once, so that discriminators, frozen or not, and
+parts of a step need nothing of their own. A mean over labelled pixels is weighed by each process's share of them first.
 """
 
 from __future__ import annotations

@@ -89,4 +89,5 @@ def set_start(state: TrainState, snapshot: Optional[Snapshot], config: Config, t
     if config.run.restore_from:
         tell(fill_segmenter(state.method.segmenter, config.run.restore_from, config, config.run.restore_partial))
     with paddle.no_grad():
-        state.method.loaded()
+        for part in state.method.parts():
+            part.loaded()

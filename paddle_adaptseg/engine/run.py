@@ -19,7 +19,7 @@ from paddle_adaptseg.engine.finite import check_arrays
 from paddle_adaptseg.engine.health import HealthMonitor, last_score
 from paddle_adaptseg.engine.interrupt import Interruption
 from paddle_adaptseg.engine.memory import estimate
-from paddle_adaptseg.engine.panels import panels
+from paddle_adaptseg.engine.panels import panels, training_panel
 from paddle_adaptseg.engine.ranks import change, check_same_files, check_sync_norm, rule
 from paddle_adaptseg.engine.resume import restore_best, set_start, starting_point
 from paddle_adaptseg.engine.trainer import StepReport, run_steps
@@ -80,7 +80,8 @@ class _Run:
         class_sets(config)  # a wrong protocol is said now, not at the first evaluation
         snapshot, changes = starting_point(self.folder, config, resume, overwrite, accept_changes)
         self.state = build_state(config)
-        self.data = TrainData(config, self.state.method.uses_target, parallel.rank(), parallel.world())
+        rank, world = parallel.rank(), parallel.world()
+        self.data = TrainData(config, self.state.method.uses_target, rank, world, parallel.total)
         self.validation = open_validation(config) if config.run.eval_every else None
         read = {"source": self.data.source, "target": self.data.target, "validation": self.validation}
         check_same_files({name: files for name, files in read.items() if files is not None})
@@ -192,6 +193,9 @@ class _Run:
                 meet = None if files is self.validation else self.data.quarantine.meet
                 for name, picture in panels(model, files, self.config, meet):
                     self.log.picture(step, f"{domain}/{name}", picture)
+        mixed = training_panel(self.state.method.last, self.config) if parallel.is_first() else None
+        if mixed is not None:
+            self.log.picture(step, "training/mixed", mixed)
         improved = checkpoint.is_better(self.miou, state.best_miou)
         if improved:
             state.best_step, state.best_miou = step, self.miou

@@ -129,10 +129,13 @@ def train_step(
     images, files, readings = 0, tuple[str, ...](), {}
     state.method.train()
     state.method.observed.clear()
-    for _ in range(schedule.iter_size):
-        batch = next(batches)
+    step = [next(batches) for _ in range(schedule.iter_size)]
+    with precision.casting():
+        for part in state.method.parts():
+            part.before_step(step, clock)
+    for batch in step:
         with precision.casting():
-            for terms in state.method.losses(batch, clock):
+            for terms in state.method.all_losses(batch, clock):
                 weigh(terms)
                 backward(terms, precision.scale / schedule.iter_size)
                 collected += [(name, term.loss.detach().astype("float32")) for name, term in terms.items()]
@@ -146,7 +149,8 @@ def train_step(
     for player in state.players.values():
         player.step()
     with paddle.no_grad():
-        state.method.after_step(clock)
+        for part in state.method.parts():
+            part.after_step(clock)
     if clock.watch:
         readings = read_observed(state.method.observed, batch)
     return StepReport(losses, rates, readings, images * parallel.world(), time.perf_counter() - began)

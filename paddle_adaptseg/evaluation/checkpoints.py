@@ -31,7 +31,7 @@ from paddle_adaptseg.evaluation.metrics import miou_interval, share_agreement
 from paddle_adaptseg.evaluation.options import InferenceOptions
 from paddle_adaptseg.evaluation.predictor import Backend, Predictor, eager
 from paddle_adaptseg.evaluation.protocol import class_sets
-from paddle_adaptseg.files import sha256, write_atomically
+from paddle_adaptseg.files import check_file, sha256, write_atomically
 from paddle_adaptseg.models.ensemble import Network
 from paddle_adaptseg.weights.load import load_model, weights_by_step
 
@@ -212,6 +212,7 @@ def save_measured(path: Path, measured: Measurement, key: str) -> None:
 def load_measured(path: Path, key: str) -> Optional[Measurement]:
     """A saved measurement of exactly `key`; None when there is none. A damaged file is an error."""
     try:
+        check_file(path)
         with zipfile.ZipFile(path) as archive:
             meta = json.loads(archive.read(_META))
             if meta["key"] != key:

@@ -64,13 +64,24 @@ class Logits(ABC):
 
     @staticmethod
     @abstractmethod
-    def blend(parts: Iterable[tuple[Window, Any]], size: Size, align_corners: bool = True) -> Any:
-        """The mean at image size of the logits of windows that cover it."""
+    def resized(view: Any, size: Size, align_corners: bool = True) -> Any:
+        """A view at (height, width)."""
 
     @staticmethod
     @abstractmethod
     def pair_counts(one: Any, other: Any) -> Any:
         """How often each pair of uint8 values of two maps occurs [256, 256] int64."""
+
+    @classmethod
+    def blend(cls, parts: Iterable[tuple[Window, Any]], size: Size, align_corners: bool = True) -> Any:
+        """The mean at image size of the logits of windows that cover it."""
+        total, count = None, np.zeros((1, *size), np.float32)
+        for (rows, columns), logits in parts:
+            total = cls.view(np.zeros((1, len(logits), *size), np.float32)) if total is None else total
+            part = cls.resized(logits, (rows.stop - rows.start, columns.stop - columns.start), align_corners)
+            total[:, rows, columns] = total[:, rows, columns] + part
+            count[:, rows, columns] += 1
+        return total / cls.view(count[None])
 
 
 def on_gpu() -> bool:
@@ -139,15 +150,8 @@ class HostLogits(Logits):
         return output.numpy()[0] if isinstance(output, Tensor) else output[0]
 
     @staticmethod
-    def blend(parts: Iterable[tuple[Window, np.ndarray]], size: Size, align_corners: bool = True) -> np.ndarray:
-        total, count = np.zeros(0, np.float32), np.zeros(tuple(size), np.float32)
-        for (rows, columns), logits in parts:
-            total = total if total.size else np.zeros((len(logits), *size), np.float32)
-            place = rows.stop - rows.start, columns.stop - columns.start
-            total[:, rows, columns] += resized(logits, place, align_corners)
-            count[rows, columns] += 1
-        total /= count
-        return total
+    def resized(view: np.ndarray, size: Size, align_corners: bool = True) -> np.ndarray:
+        return resized(view, size, align_corners)
 
     pair_counts = staticmethod(metrics.pair_counts)
 
@@ -158,17 +162,18 @@ class DeviceLogits(Logits):
     on_host = False
 
     def labels(self, size: Size) -> Tensor:
-        scores = self.probabilities(size) if len(self.views) > 1 else self._resized(self.views[0], size)
+        scores = (
+            self.probabilities(size) if len(self.views) > 1 else self.resized(self.views[0], size, self.align_corners)
+        )
         return scores.argmax(axis=0).astype("uint8")
-
-    def _resized(self, view: Tensor, size: Size) -> Tensor:
-        return _resized_on_device(view, size, self.align_corners)
 
     def labels_and_confidence(self, size: Size) -> tuple[Tensor, Tensor]:
         return self.labels(size), self.probabilities(size).max(axis=0)
 
     def probabilities(self, size: Size) -> Tensor:
-        return sum(w * F.softmax(self._resized(v, size), axis=0) for v, w in zip(self.views, self.weights))
+        return sum(
+            w * F.softmax(self.resized(v, size, self.align_corners), axis=0) for v, w in zip(self.views, self.weights)
+        )
 
     def entropy_map(self, size: Size) -> Tensor:
         p = self.probabilities(size)
@@ -179,23 +184,13 @@ class DeviceLogits(Logits):
         return output[0] if isinstance(output, Tensor) else paddle.to_tensor(output[0])
 
     @staticmethod
-    def blend(parts: Iterable[tuple[Window, Tensor]], size: Size, align_corners: bool = True) -> Tensor:
-        total, count = None, np.zeros(tuple(size), np.float32)
-        for (rows, columns), logits in parts:
-            total = paddle.zeros([len(logits), *size]) if total is None else total
-            part = _resized_on_device(logits, (rows.stop - rows.start, columns.stop - columns.start), align_corners)
-            total[:, rows, columns] = total[:, rows, columns] + part
-            count[rows, columns] += 1
-        return total / paddle.to_tensor(count)
+    def resized(view: Tensor, size: Size, align_corners: bool = True) -> Tensor:
+        return resize(view.unsqueeze(0), size, align_corners)[0]
 
     @staticmethod
     def pair_counts(one: Union[Tensor, np.ndarray], other: Tensor) -> Tensor:
         pairs = paddle.to_tensor(one).astype("int64").flatten() * VALUES + other.astype("int64").flatten()
         return paddle.bincount(pairs, minlength=VALUES**2).reshape([VALUES, VALUES])
-
-
-def _resized_on_device(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
-    return resize(logits.unsqueeze(0), size, align_corners)[0]
 
 
 def _softmax(x: np.ndarray, weight: float) -> np.ndarray:

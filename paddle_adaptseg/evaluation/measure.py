@@ -25,7 +25,7 @@ from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.reading import Sample, read_ahead
 from paddle_adaptseg.errors import StopRequested
 from paddle_adaptseg.evaluation.logits import Logits
-from paddle_adaptseg.evaluation.metrics import BINS, ConfusionMatrix, boundary_counts, reliability_counts
+from paddle_adaptseg.evaluation.metrics import BINS, ConfusionMatrix, boundary_counts, pair_counts, reliability_counts
 from paddle_adaptseg.evaluation.options import PLAIN, InferenceOptions
 from paddle_adaptseg.evaluation.predictor import Predictor
 from paddle_adaptseg.evaluation.protocol import class_sets
@@ -112,7 +112,7 @@ def score(logits: Logits, sample: Sample, coarse: tuple[int, int], classes: int,
         logits.entropy(),
         np.asarray(logits.labels(coarse)),
     )
-    return ImageScores(label, logits.pair_counts(truth, label), more)
+    return ImageScores(label, pair_counts(truth, label), more)
 
 
 def score_images(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from typing import Callable, Optional
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, Optional
 
 from paddle_adaptseg.config import Component, Pixels
 from paddle_adaptseg.errors import ConfigError, suggest
+from paddle_adaptseg.methods.additions import Addition, MaskedConsistency
 from paddle_adaptseg.methods.adversarial import OutputAdversarial
 from paddle_adaptseg.methods.base import Clock, Method, SourceOnly, Term
 from paddle_adaptseg.methods.baselines import BNAdapt, FeatureAdversarial
 from paddle_adaptseg.methods.clan import CLAN
+from paddle_adaptseg.methods.feature_distance import FeatureDistance
 from paddle_adaptseg.methods.prior import TargetPrior
+from paddle_adaptseg.methods.self_training import SelfTraining
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.registry import build, lookup
 
@@ -22,13 +26,16 @@ METHODS: dict[str, type[Method]] = {
     "clan": CLAN,
     "bn_adapt": BNAdapt,
     "feature_adversarial": FeatureAdversarial,
+    "self_training": SelfTraining,
 }
+# What any method may have beside its own keys.
+ADDITIONS: dict[str, type[Addition]] = {"masked": MaskedConsistency, "feature_distance": FeatureDistance}
 
-__all__ = ["GIVEN", "METHODS", "Clock", "Method", "Term", "build_method"]
+__all__ = ["ADDITIONS", "GIVEN", "METHODS", "Clock", "Method", "Term", "build_method"]
 
 
 # What constructors may name and are given; their other keywords come from the configuration.
-GIVEN = ("segmenter", "classes", "make_segmenter", "pixels", "seed")
+GIVEN = ("segmenter", "classes", "make_segmenter", "pixels", "seed", "names")
 
 
 def build_method(
@@ -38,17 +45,31 @@ def build_method(
     make_segmenter: Optional[Callable[..., Segmenter]] = None,
     pixels: Optional[Pixels] = None,
     seed: int = 0,
+    names: Sequence[str] = (),
 ) -> Method:
     """The method a configuration names, around `segmenter`.
 
     `make_segmenter()` builds another network of the same configuration, `make_segmenter(weights)` fills it from a file.
     """
-    given = dict(zip(GIVEN, (segmenter, classes, make_segmenter, pixels or Pixels(), seed)))
-    wanted = inspect.signature(lookup(METHODS, component.name, "method")).parameters
-    taken = {k: v for k, v in given.items() if k in wanted and v is not None}
-    method = build(METHODS, component.name, component.params, "method", **taken)
+    names = names or [str(number) for number in range(classes)]
+    given = dict(zip(GIVEN, (segmenter, classes, make_segmenter, pixels or Pixels(), seed, names)))
+    own = {k: v for k, v in component.params.items() if k not in ADDITIONS}
+    method = _build(METHODS, component.name, own, "method", given)
+    for key, cls in ADDITIONS.items():
+        if component.params.get(key) is not None:
+            addition = _build({key: cls}, key, component.params[key], f"method.{key}", given)
+            addition.attach(method)
+            method.additions[key] = addition
+            unsaved = (f"additions.{key}.{part}" for part in addition.unsaved_parts)
+            method.unsaved_parts = (*method.unsaved_parts, *unsaved)
     parts = [name for name, _ in method.named_sublayers()]
     for part in (*method.eval_parts, *method.unsaved_parts):
         if part not in parts:
             raise ConfigError(f"method '{component.name}' has no part '{part}': {suggest(part, parts)}")
     return method
+
+
+def _build(table: Mapping[str, Any], name: str, params: Mapping[str, Any], kind: str, given: Mapping[str, Any]) -> Any:
+    """An entry with what it names of `given`, and its other keywords from a configuration."""
+    wanted = inspect.signature(lookup(table, name, "method")).parameters
+    return build(table, name, params, kind, **{k: v for k, v in given.items() if k in wanted and v is not None})

@@ -1,7 +1,7 @@
 """Adversarial adaptation on the network's output: AdaptSegNet (Tsai et al., CVPR 2018).
 
-Critics, one per level, learn to tell source from target output maps; the segmenter learns to make its target output
-pass as source. Which map the critics see and which GAN objective they follow are values.
+Discriminators, one per level, learn to tell source from target output maps; the segmenter learns to make its target
+output pass as source. Which map the discriminators see and which GAN objective they follow are values.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
 from paddle_adaptseg.registry import lookup
 
 
-def least_size(critic_scale: float) -> int:
-    """The least side of an image whose map a critic can look at: below 16 its last convolutions see only padding."""
-    return math.ceil(Method.least_size / critic_scale)
+def least_size(discriminator_scale: float) -> int:
+    """The least side of an image whose map suits a discriminator: below 16 its last convolutions see only padding."""
+    return math.ceil(Method.least_size / discriminator_scale)
 
 
 class OutputAdversarial(Method):
-    """One critic per level in `weights`; one key is the single-level method, two the multi-level one.
+    """One discriminator per level in `weights`; one key is the single-level method, two the multi-level one.
 
-    Critics look at maps of `critic_scale` times the image size: 1.0 in the papers, less for less memory and time.
+    Discriminators look at maps of `discriminator_scale` times the image size: 1.0 in the papers, less for less memory
+    and time.
     """
 
     def __init__(
@@ -41,17 +42,19 @@ class OutputAdversarial(Method):
         seg_weights: dict[str, float],
         gan: str = "vanilla",
         represent: str = "softmax",
-        critic_width: int = 64,
-        critic_scale: float = 1.0,
+        discriminator_width: int = 64,
+        discriminator_scale: float = 1.0,
         ramp: Optional[Ramp] = None,
     ) -> None:
         super().__init__(segmenter, seg_weights)
         self.weights = self.check_levels(weights, "method.weights")
         self.gan = lookup(GAN_LOSSES, gan.lower(), "method.gan")
         self.represent = lookup(REPRESENTATIONS, represent, "method.represent")
-        self.critic_scale, self.ramp = critic_scale, ramp or Ramp()
-        self.least_size = least_size(critic_scale)
-        self.critics = nn.LayerDict({level: self.make_critic(classes, critic_width) for level in self.weights})
+        self.discriminator_scale, self.ramp = discriminator_scale, ramp or Ramp()
+        self.least_size = least_size(discriminator_scale)
+        self.discriminators = nn.LayerDict(
+            {level: self.make_discriminator(classes, discriminator_width) for level in self.weights}
+        )
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
         logits, source = self.look(batch.source_image)
@@ -61,40 +64,43 @@ class OutputAdversarial(Method):
             return
         source = {level: blanked(x.detach(), batch.source_areas) for level, x in source.items()}
         logits, target = self.look(batch.target_image)
-        self.observe_target(logits["main"], batch.target_areas, clock)
+        self.observe_target(logits["main"], clock, batch.target_areas)
         del logits
         target = {level: blanked(x, batch.target_areas) for level, x in target.items()}
         yield self.fooling_terms(target, factor, batch.target_areas)
-        yield self.critic_terms(source, {level: x.detach() for level, x in target.items()}, batch, clock)
+        yield self.discriminator_terms(source, {level: x.detach() for level, x in target.items()}, batch, clock)
 
     def players(self) -> dict[str, list[ParamGroup]]:
-        return {**super().players(), "critics": [group("critics", self.critics.named_parameters())]}
+        mine = group("discriminators", self.discriminators.named_parameters())
+        return {**super().players(), "discriminators": [mine]}
 
-    def make_critic(self, classes: int, width: int) -> nn.Layer:
-        """A critic for what look() returns."""
+    def make_discriminator(self, classes: int, width: int) -> nn.Layer:
+        """A discriminator for what look() returns."""
         return discriminator(classes, width)
 
     def look(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The logits of an image at its size, and what the critics look at, for every level that has one."""
+        """The logits of an image at its size, and what the discriminators look at, for every level that has one."""
         logits = self.segmenter.logits(image)
         full = resize_all(logits, image.shape[2:], self.segmenter.align_corners)
-        size = [round(n * self.critic_scale) for n in image.shape[2:]]
-        smaller = full if self.critic_scale == 1.0 else resize_all(logits, size, self.segmenter.align_corners)
+        size = [round(n * self.discriminator_scale) for n in image.shape[2:]]
+        smaller = full if self.discriminator_scale == 1.0 else resize_all(logits, size, self.segmenter.align_corners)
         return full, {level: self.represent(smaller[level]) for level in self.weights}
 
     def fooling_terms(self, target: dict[str, Tensor], factor: float, areas: Areas) -> Terms:
-        """The segmenter's target output should be taken for source; no gradient reaches the critics."""
-        with frozen(self.critics):
+        """The segmenter's target output should be taken for source; no gradient reaches the discriminators."""
+        with frozen(self.discriminators):
             return {
-                f"adv_{level}": self.gan_term(self.critics[level](target[level]), SOURCE, areas, weight * factor)
+                f"adv_{level}": self.gan_term(self.discriminators[level](target[level]), SOURCE, areas, weight * factor)
                 for level, weight in self.weights.items()
             }
 
-    def critic_terms(self, source: dict[str, Tensor], target: dict[str, Tensor], batch: Batch, clock: Clock) -> Terms:
-        """The critics should name the domain of detached maps; halves, as the originals log them."""
+    def discriminator_terms(
+        self, source: dict[str, Tensor], target: dict[str, Tensor], batch: Batch, clock: Clock
+    ) -> Terms:
+        """The discriminators should name the domain of detached maps; halves, as the originals log them."""
         terms: Terms = {}
-        for level, critic in self.critics.items():
-            on_source, on_target = critic(source[level]), critic(target[level])
+        for level, network in self.discriminators.items():
+            on_source, on_target = network(source[level]), network(target[level])
             for name, verdict, answer, areas in (
                 ("source", on_source, SOURCE, batch.source_areas),
                 ("target", on_target, TARGET, batch.target_areas),
@@ -103,7 +109,7 @@ class OutputAdversarial(Method):
                 terms[f"d_{level}_{name}"] = term._replace(loss=term.loss / 2)
             if clock.watch:
                 shown = joined(on_source, batch.source_areas), joined(on_target, batch.target_areas)
-                self.observed[f"critic_accuracy_{level}"] = self.accuracy(*shown)
+                self.observed[f"discriminator_accuracy_{level}"] = self.accuracy(*shown)
         return terms
 
     def gan_term(self, verdict: Tensor, answer: float, areas: Areas, weight: float = 1.0) -> Term:

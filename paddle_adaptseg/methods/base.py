@@ -1,11 +1,13 @@
 """The one abstraction: a method turns a batch into named loss terms and says which parameters belong to which player.
 
-The trainer runs one backward pass per yielded dict, then steps every player; it knows no critic, teacher or level.
+The trainer runs one backward pass per yielded dict, then steps every player; it knows no discriminator, teacher or
+level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional
 
@@ -60,22 +62,24 @@ class Ramp:
 class Method(nn.Layer):
     """Base of all methods: a segmenter trained on labelled source images, each level with its weight.
 
-    A constructor names what it needs of `segmenter`, `classes`, `make_segmenter`, `pixels` and `seed`, which it is
-    given; its other keywords come from the configuration. Everything a method remembers is a sublayer or buffer, so
+    A constructor names what it needs of `segmenter`, `classes`, `make_segmenter`, `pixels`, `seed` and `names`; its
+    other keywords come from the configuration. Everything a method remembers is a sublayer or buffer, so
     `state_dict()` is complete. `observed` holds this step's extra readings for the log: scalars, and class maps under
     names ending in `_prediction`.
     """
 
     uses_target = True
-    least_size = 16  # of an image's sides: no network here reduces its input by more
     eval_parts: Collection[str] = ()  # sublayers that stay in evaluation mode while the others train
     unsaved_parts: Collection[str] = ()  # sublayers that never change and that the constructor fills, say from a file
+    least_size = 16  # of an image's sides: no network here reduces its input by more
 
     def __init__(self, segmenter: Segmenter, seg_weights: Optional[Mapping[str, float]]) -> None:
         super().__init__()
         self.segmenter = segmenter
         self.seg_weights = {} if seg_weights is None else self.check_levels(seg_weights, "method.seg_weights")
         self.observed: dict[str, object] = {}
+        self.last: dict[str, Tensor] = {}  # what it saw last, for pictures: one image or map of each name
+        self.additions = nn.LayerDict()  # what adds terms of its own: methods/additions.py
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
         """Yield groups of terms, each complete for one backward pass."""
@@ -88,8 +92,28 @@ class Method(nn.Layer):
     def loaded(self) -> None:
         """Called once, without gradients, when the start weights are in `segmenter`; not when a run is resumed."""
 
+    def before_step(self, batches: Sequence[Batch], clock: Clock) -> None:
+        """Called before a step with all parts of it (one, or schedule.iter_size)."""
+
     def after_step(self, clock: Clock) -> None:
         """Called without gradients when all players have stepped."""
+
+    def parts(self) -> list[Any]:
+        """The method and its additions, which have loaded(), before_step() and after_step() too."""
+        return [self, *self.additions.values()]
+
+    def all_losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
+        """The method's groups of terms, then those of its additions; the first one is that of the source."""
+        groups = self.losses(batch, clock)
+        with recorded(self.segmenter, batch.source_image) as features:
+            first = next(groups)
+        for addition in self.additions.values():
+            first.update(addition.source_terms(features, batch, clock))
+        features.clear()
+        yield first
+        yield from groups
+        for addition in self.additions.values():
+            yield from addition.losses(batch, clock)
 
     def train(self, *mode: bool) -> Method:
         """Training mode for all parts but `eval_parts`; called before every step."""
@@ -97,6 +121,8 @@ class Method(nn.Layer):
         for name, layer in self.named_sublayers():
             if any(f"{name}.".startswith(f"{part}.") for part in self.eval_parts):
                 layer.training = False  # not eval(), which also sets a mode of the whole process
+        for addition in self.additions.values():
+            addition.set_modes()
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -134,7 +160,7 @@ class Method(nn.Layer):
         if clock.watch:
             self.observed["source_prediction"] = logits.detach().argmax(axis=1)
 
-    def observe_target(self, logits: Tensor, areas: Areas, clock: Clock) -> None:
+    def observe_target(self, logits: Tensor, clock: Clock, areas: Areas = None) -> None:
         """On watched steps: how sure the network is on the target, and how it shares pixels among classes."""
         if not clock.watch:
             return
@@ -144,6 +170,27 @@ class Method(nn.Layer):
             self.observed["target_entropy"] = entropy_map(logits).mean()
             self.observed["target_classes"] = (share > 0.001).astype("float32").sum()
             self.observed["target_largest_share"] = share.max()
+
+
+@contextlib.contextmanager
+def recorded(segmenter: Segmenter, image: Tensor) -> Iterator[list]:
+    """Inside, the features that the segmenter computes of this very image are kept in a list."""
+    seen: list = []
+    plain, own = segmenter.features, vars(segmenter).get("features")
+
+    def features(given: Tensor, *more: Any) -> Any:
+        found = plain(given, *more)
+        if given is image:
+            seen.append(found)
+        return found
+
+    segmenter.features = features  # type: ignore[method-assign, assignment]
+    try:
+        yield seen
+    finally:
+        del segmenter.features
+        if own is not None:
+            segmenter.features = own  # type: ignore[method-assign]
 
 
 class SourceOnly(Method):

@@ -33,11 +33,11 @@ class BNAdapt(Method):
         yield self.seg_terms(self.segmenter(batch.source_image), batch, clock)
         with paddle.no_grad():  # a forward pass in training mode updates the running statistics
             logits = self.segmenter.logits(batch.target_image)["main"]
-            self.observe_target(logits, batch.target_areas, clock)
+            self.observe_target(logits, clock, batch.target_areas)
 
 
 class FeatureAdversarial(OutputAdversarial):
-    """The paper's ablation: one critic on the features that the main head reads (tune `weights.main` anew)."""
+    """The paper's ablation: one discriminator on the features that the main head reads (tune `weights.main` anew)."""
 
     def __init__(
         self,
@@ -45,16 +45,16 @@ class FeatureAdversarial(OutputAdversarial):
         weights: dict[str, float],
         seg_weights: dict[str, float],
         gan: str = "vanilla",
-        critic_width: int = 64,
+        discriminator_width: int = 64,
         ramp: Optional[Ramp] = None,
     ) -> None:
         if set(weights) != {"main"}:
-            raise ConfigError("feature_adversarial has one critic: method.weights must be {main: ...}")
+            raise ConfigError("feature_adversarial has one discriminator: method.weights must be {main: ...}")
         super().__init__(
-            segmenter, segmenter.feature_channels, weights, seg_weights, gan, "softmax", critic_width, 1.0, ramp
+            segmenter, segmenter.feature_channels, weights, seg_weights, gan, "softmax", discriminator_width, 1.0, ramp
         )
 
-    def make_critic(self, channels: int, width: int) -> nn.Layer:
+    def make_discriminator(self, channels: int, width: int) -> nn.Layer:
         return feature_discriminator(channels, width)
 
     def look(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -38,17 +38,17 @@ class CLAN(Method):
         lambda_weight: float = 0.01,
         lambda_local: float = 40.0,
         epsilon: float = 0.4,
-        critic_width: int = 64,
-        critic_scale: float = 1.0,
+        discriminator_width: int = 64,
+        discriminator_scale: float = 1.0,
         ramp: Optional[Ramp] = None,
     ) -> None:
         super().__init__(segmenter, None)
         if "first" not in segmenter.levels:
             raise ConfigError("clan needs a network with two heads on one stage: a model whose name ends in _twin")
-        self.preheat, self.epsilon, self.critic_scale = preheat, epsilon, critic_scale
+        self.preheat, self.epsilon, self.discriminator_scale = preheat, epsilon, discriminator_scale
         self.lambda_adv, self.lambda_weight, self.lambda_local = lambda_adv, lambda_weight, lambda_local
-        self.ramp, self.least_size = ramp or Ramp(), least_size(critic_scale)
-        self.critic = discriminator(classes, critic_width)
+        self.ramp, self.least_size = ramp or Ramp(), least_size(discriminator_scale)
+        self.discriminator = discriminator(classes, discriminator_width)
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
         source = self.segmenter.logits(batch.source_image)
@@ -62,7 +62,7 @@ class CLAN(Method):
             return
         source_map = blanked(softmax(self.scaled(source["main"].detach(), batch.source_image)), batch.source_areas)
         logits, areas = self.segmenter.logits(batch.target_image), batch.target_areas
-        self.observe_target(logits["main"], areas, clock)
+        self.observe_target(logits["main"], clock, areas)
         target = {k: self.scaled(x, batch.target_image) for k, x in logits.items()}
         disagreement = 1.0 - cosine(softmax(target["first"]), softmax(target["second"]), axis=1).unsqueeze(1)
         disagreement = joined(disagreement, areas)
@@ -72,11 +72,11 @@ class CLAN(Method):
         counted = positions(target_map, areas)
         adversarial = fade * self.lambda_adv * self.fooling(target_map, weight, areas)
         yield {"adv": Term(adversarial, pixels=counted), "weight": Term(fade * self.discrepancy())}
-        on_source = joined(self.judge(source_map), batch.source_areas)
-        on_target = joined(self.judge(target_map.detach()), areas)
+        on_source = joined(self.verdict(source_map), batch.source_areas)
+        on_target = joined(self.verdict(target_map.detach()), areas)
         if clock.watch:
             right = (on_source < 0).astype("float32").mean() + (on_target > 0).astype("float32").mean()
-            self.observed["critic_accuracy_main"] = right / 2
+            self.observed["discriminator_accuracy_main"] = right / 2
         weight = None if weight is None else weight.detach()
         yield {
             "d_source": Term(weighted_bce(on_source, SOURCE, None), pixels=positions(source_map, batch.source_areas)),
@@ -84,20 +84,20 @@ class CLAN(Method):
         }
 
     def players(self) -> dict[str, list[ParamGroup]]:
-        return {**super().players(), "critics": [group("critics", self.critic.named_parameters())]}
+        return {**super().players(), "discriminators": [group("discriminators", self.discriminator.named_parameters())]}
 
     def scaled(self, logits: Tensor, image: Tensor) -> Tensor:
-        """Logits at the size at which the critic looks at them."""
-        return resize(logits, [round(n * self.critic_scale) for n in image.shape[2:]])
+        """Logits at the size at which the discriminator looks at them."""
+        return resize(logits, [round(n * self.discriminator_scale) for n in image.shape[2:]])
 
-    def judge(self, x: Tensor) -> Tensor:
-        """The critic's verdict for every pixel."""
-        return resize(self.critic(x), x.shape[2:])
+    def verdict(self, x: Tensor) -> Tensor:
+        """The discriminator's verdict for every pixel."""
+        return resize(self.discriminator(x), x.shape[2:])
 
     def fooling(self, target_map: Tensor, weight: Optional[Tensor], areas: Areas) -> Tensor:
-        """The target map should pass as source; no gradient reaches the critic."""
-        with frozen(self.critic):
-            return weighted_bce(joined(self.judge(target_map), areas), SOURCE, weight)
+        """The target map should pass as source; no gradient reaches the discriminator."""
+        with frozen(self.discriminator):
+            return weighted_bce(joined(self.verdict(target_map), areas), SOURCE, weight)
 
     def discrepancy(self) -> Tensor:
         """2 * lambda * (cosine of the two heads' parameters + 1): keeps the heads apart."""

@@ -27,7 +27,6 @@ from paddle_adaptseg.losses import (
 )
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.padding import pictures
-from paddle_adaptseg.models.layers import resize_all
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.registry import lookup
 from paddle_adaptseg.schema import arguments
@@ -86,9 +85,9 @@ class TargetPrior(Method):
         if factor == 0.0:
             return
         image: Tensor = batch.target_image
-        logits = resize_all(self.segmenter.logits(image), image.shape[2:], self.segmenter.align_corners)
+        logits = self.segmenter(image)
         areas = batch.target_areas
-        self.observe_target(logits["main"], areas, clock)
+        self.observe_target(logits["main"], clock, areas)
         parts = {level: pictures(x, areas) for level, x in logits.items()}
         padded = areas is not None
         terms = {f"{self.prior.term}_{k}": self.term(parts[k], padded, w * factor) for k, w in self.weights.items()}

@@ -6,6 +6,7 @@ from paddle_adaptseg.config import Component
 from paddle_adaptseg.models.deeplab import DeepLabV2ResNet, DeepLabV2VGG16, TwinDeepLabV2ResNet
 from paddle_adaptseg.models.deeplabv3plus import DeepLabV3PlusMobileNetV2, DeepLabV3PlusResNet
 from paddle_adaptseg.models.encode_decode import EncodeDecode
+from paddle_adaptseg.models.resnet_v1c import DeepLabV2ResNetV1c
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.models.small import SmallSegmenter, SmallV3Plus, TwinSmallSegmenter
 from paddle_adaptseg.registry import build
@@ -13,6 +14,7 @@ from paddle_adaptseg.registry import build
 MODELS: dict[str, type[Segmenter]] = {
     "deeplabv2_resnet": DeepLabV2ResNet,
     "deeplabv2_resnet_twin": TwinDeepLabV2ResNet,
+    "deeplabv2_resnet_v1c": DeepLabV2ResNetV1c,
     "deeplabv2_vgg16": DeepLabV2VGG16,
     "deeplabv3plus_resnet": DeepLabV3PlusResNet,
     "deeplabv3plus_mobilenetv2": DeepLabV3PlusMobileNetV2,

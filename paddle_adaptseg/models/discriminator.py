@@ -1,4 +1,4 @@
-"""The critic of AdaptSegNet (Tsai et al., CVPR 2018): five 4x4 convolutions of stride 2, leaky by 0.2."""
+"""The discriminator of AdaptSegNet (Tsai et al., CVPR 2018): five 4x4 convolutions of stride 2, leaky by 0.2."""
 
 from __future__ import annotations
 

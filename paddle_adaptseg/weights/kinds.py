@@ -141,7 +141,7 @@ def _without_biases(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """CLAN-paddle's shortcuts have a bias before their norm: shifting the norm's mean by it is the same, exactly."""
     for name in [n for n in arrays if n.endswith(".downsample.0.bias")]:
         mean = name.replace(".0.bias", ".1._mean")
-        if mean in arrays and arrays[mean].shape == arrays[name].shape:
+        if mean in arrays and arrays[mean].shape == arrays[name].shape and arrays[name].dtype.kind == "f":
             arrays[mean] = arrays[mean] - arrays.pop(name)
     return arrays
 

@@ -35,6 +35,11 @@ ORIGINAL_NAMES: Mapping[str, Rules] = {
         (r"^layer6\.conv2d_list\.", "heads.second.branches."),
         *STATISTICS,
     ),
+    # mmsegmentation, and with it DAFormer; the backbone's names are ours
+    "deeplabv2_resnet_v1c": (
+        (r"^decode_head\.aspp_modules\.(\d+)\.conv\.", r"heads.main.branches.\1."),
+        *STATISTICS,
+    ),
     # pytorch-deeplab-xception, and with it Adversarial_DA_Exp
     "deeplabv3plus_resnet": (
         (r"^aspp\.aspp1\.", "pyramid.parts.0."),

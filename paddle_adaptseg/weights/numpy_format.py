@@ -23,7 +23,8 @@ class Type(Record):
     def __init__(self, text: Any, align: Any = False, copy: Any = True) -> None:
         text = text.decode("latin1") if isinstance(text, bytes) else text
         if not isinstance(text, str) or not _NUMERIC.fullmatch(text):
-            raise CheckpointError(f"it holds arrays of type '{brief(text)}', which are no weights")
+            kind = "object" if text in ("O", "O4", "O8") else brief(text)
+            raise CheckpointError(f"it holds arrays of type '{kind}', which are no weights")
         self.dtype = np.dtype(text)
 
     def build(self, state: Any, budget: Budget) -> None:

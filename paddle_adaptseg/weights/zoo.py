@@ -76,7 +76,7 @@ def head_classes(arrays: Arrays) -> Optional[int]:
     """The number of classes of the first head."""
     heads = (a for n, a in arrays.items() if re.search(r"(conv2d_list\.0|last_conv\.8|fc)\.weight$", n))
     head = next(heads, None)
-    return None if head is None else head.shape[0]
+    return head.shape[0] if head is not None and head.ndim else None
 
 
 def _line(what: str, have: object, want: object) -> str:
@@ -96,6 +96,9 @@ def zoo_page() -> str:
         "python tools/convert_weights.py FILE --check",
         "python tools/convert_weights.py FILE weights.pdparams",
         "```",
+        "",
+        "Nothing in a file is run, and reading one takes little more time and memory than its size. What claims more,",
+        "or is no weights file at all (a web page, an archive, a cut download), is refused in one line that says so.",
         "",
         "mIoU is what the authors published (paper or repository; ours: not run). sha256 is the beginning that the",
         "file's own name carries. Empty: not known here.",

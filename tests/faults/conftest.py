@@ -8,15 +8,13 @@ import os
 import select
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, tiny_overrides
+from conftest import LIMIT, ROOT, tiny_overrides, wait_until
 
 DRIVER = Path(__file__).with_name("driver.py")
-LIMIT = 90  # seconds after which something hangs
 
 
 class Driver:
@@ -63,10 +61,12 @@ class Training:
 
     def wait_for(self, text: str) -> None:
         """Wait until the training has printed something."""
-        end = time.monotonic() + 30
-        while not self.output.exists() or text not in self.text:
-            assert time.monotonic() < end, self.text
-            time.sleep(0.01)
+        wait_until(lambda: self.output.exists() and text in self.text, f"'{text}' in {self.output}")
+
+    def wait_for_pause(self) -> None:
+        """Wait until the training has stopped itself, as the fault "pause" makes it do."""
+        stat = Path(f"/proc/{self.pid}/stat")
+        wait_until(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "T", f"pause of {self.pid}")
 
     @property
     def text(self) -> str:

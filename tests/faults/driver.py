@@ -73,6 +73,7 @@ FAULTS = {
     "kill": lambda moment: kill_half_written if moment == "inside a log line" else kill,
     "terminate": lambda _: send(signal.SIGTERM),
     "ctrl-c": lambda _: send(signal.SIGINT),
+    "pause": lambda _: send(signal.SIGSTOP),
     "own group": lambda _: lambda *_: os.setpgid(0, 0),
     "limit": lambda _, size=0: limit(size),
     "kill workers": lambda _: workers(signal.SIGKILL),

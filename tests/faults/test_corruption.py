@@ -100,7 +100,7 @@ def test_a_hostile_state_is_refused_in_one_line(tmp_path, kind):
 
 
 CHANGES = {
-    "rate": (["optim.critics.lr=5e-4"], r"optim.critics.lr: 0.0\d+ -> 0.0005"),
+    "rate": (["optim.discriminators.lr=5e-4"], r"optim.discriminators.lr: 0.0\d+ -> 0.0005"),
     "method": (["method.gan=ls"], r"method.gan: vanilla -> ls"),
     "classes": (["data.classes=synthia_16"], "data.classes: cityscapes_19 -> synthia_16"),
     "model": (["model.width=16"], "model.width: 8 -> 16"),
@@ -119,9 +119,9 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_the_differences(t
 def test_changes_that_leave_the_tensors_as_they_are_can_be_accepted(tiny, capsys):
     config = tiny("toy/adaptsegnet_multi", "schedule.stop=2", "run.eval_every=0")
     fit(config)
-    changed = override(config, "optim.critics.lr=5e-4", "method.gan=ls", "schedule.stop=3")
+    changed = override(config, "optim.discriminators.lr=5e-4", "method.gan=ls", "schedule.stop=3")
     assert fit(changed, resume="latest", accept_changes=True).step == 3
-    assert "continuing with changes: method.gan: vanilla -> ls, optim.critics.lr" in capsys.readouterr().out
+    assert "continuing with changes: method.gan: vanilla -> ls, optim.discriminators.lr" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", ["data.classes=synthia_16", "model.width=16"])

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import wait_until
 from test_resume import assert_same_run
 
 KILLED = -signal.SIGKILL
@@ -59,10 +60,7 @@ def test_loader_workers_die_with_a_killed_parent_and_leave_nothing_in_shared_mem
     assert len(workers) == 2
     os.kill(training.pid, signal.SIGKILL)
     assert training.wait().code == KILLED
-    end = time.monotonic() + 10
-    while time.monotonic() < end and any(Path(f"/proc/{pid}").exists() for pid in workers):
-        time.sleep(0.2)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "the end of all workers")
     assert not [p for pid in workers for p in Path("/dev/shm").glob(f"paddle_{pid}_*")]
 
 

@@ -10,8 +10,10 @@ import sys
 import threading
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
+from conftest import LIMIT, ROOT, wait_until
 
 from paddle_adaptseg import lock
 from paddle_adaptseg.engine import fit
@@ -102,20 +104,26 @@ def test_a_lock_of_another_machine_is_stale_when_it_does_not_beat(tmp_path, caps
     assert "watching for" in capsys.readouterr().out
 
 
-def test_a_lock_of_another_machine_that_beats_is_respected(tmp_path):
+def test_a_lock_of_another_machine_that_beats_is_respected(tmp_path, monkeypatch):
     write(tmp_path, pid=1, began="1", machine="elsewhere")
-    beating = threading.Timer(0.2, os.utime, [tmp_path / NAME])
-    beating.start()
+    monkeypatch.setattr(lock, "PATIENCE", LIMIT)
+    over = threading.Event()
+
+    def beat():
+        while not over.wait(0.05):
+            os.utime(tmp_path / NAME)
+
+    threading.Thread(target=beat, daemon=True).start()
     with pytest.raises(TrainingError, match=r"another run writes to .* \(pid 1 on h, since then\)"), RunLock(tmp_path):
         pass
+    over.set()
     assert (tmp_path / NAME).exists()
 
 
 def test_a_held_lock_beats_and_notices_that_it_was_taken(tmp_path):
     with RunLock(tmp_path) as held:
         before = (tmp_path / NAME).stat().st_mtime_ns
-        time.sleep(0.3)
-        assert (tmp_path / NAME).stat().st_mtime_ns > before
+        wait_until(lambda: (tmp_path / NAME).stat().st_mtime_ns > before, "a beat")
         held.confirm()
         write(tmp_path, pid=1)
         with pytest.raises(TrainingError, match="was taken over by another run"):
@@ -126,15 +134,23 @@ def test_a_held_lock_beats_and_notices_that_it_was_taken(tmp_path):
 def test_of_many_that_start_at_once_one_gets_the_folder(tmp_path):
     write(tmp_path, pid=2**22 + 1, began="1", machine=lock._machine())
     code = (
-        "import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
+        "import sys; from pathlib import Path\n"
         "from paddle_adaptseg.lock import RunLock\n"
-        "time.sleep(float(sys.argv[3]) - time.time())\n"
-        "with RunLock(Path(sys.argv[1])): print('mine'); time.sleep(2)"
+        "from paddle_adaptseg.errors import TrainingError\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "try:\n"
+        "    with RunLock(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.readline()\n"
+        "except TrainingError: print('refused', flush=True)"
     )
-    root, at = os.path.dirname(os.path.dirname(lock.__file__)), str(time.time() + 1.5)  # noqa: PTH120
-    command = [sys.executable, "-c", code, str(tmp_path), root, at]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(6)]
-    assert [run.communicate()[0] for run in runs].count(b"mine\n") == 1
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    runs = [subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True, bufsize=1, cwd=ROOT) for _ in range(6)]
+    assert [run.stdout.readline() for run in runs] == ["ready\n"] * 6
+    for run in runs:
+        run.stdin.write("go\n")
+    said = [run.stdout.readline() for run in runs]  # the one that has the folder keeps it until all have answered
+    for run in runs:
+        run.communicate("done\n")
+    assert sorted(said) == ["mine\n"] + ["refused\n"] * 5
 
 
 def test_a_run_that_is_refused_leaves_no_folder(tiny, tmp_path):

@@ -65,8 +65,8 @@ def test_a_run_stops_with_step_term_files_last_losses_and_the_last_good_checkpoi
 
 
 @pytest.mark.parametrize("term", ["d_main_source", "d_aux_target"])
-def test_the_terms_of_critics_are_watched_as_well(tiny, poison, term):
-    poison("nan", 3, owner=OutputAdversarial, name="critic_terms", term=term)
+def test_the_terms_of_discriminators_are_watched_as_well(tiny, poison, term):
+    poison("nan", 3, owner=OutputAdversarial, name="discriminator_terms", term=term)
     with pytest.raises(TrainingError, match=f"step 3: {term} = nan"):
         fit(tiny("toy/adaptsegnet_multi", *EARLY))
 

@@ -52,7 +52,7 @@ values = st.recursive(
 
 def small(config) -> bool:
     """Whether building the networks takes no time; what is no number is refused before anything is built."""
-    widths = (config.model.params.get("width", 99), config.method.params.get("critic_width", 64))
+    widths = (config.model.params.get("width", 99), config.method.params.get("discriminator_width", 64))
     return not any(isinstance(width, (int, float)) and width > 64 for width in widths)
 
 
@@ -101,7 +101,7 @@ def mutate(tree, path, kind, value):
 @QUIET
 @example(("model", "width"), 0)  # what was found and mended
 @example(("model", "width"), -3)
-@example(("method", "critic_width"), -1)
+@example(("method", "discriminator_width"), -1)
 @example(("run", "output"), "\0")
 @example(("data", "source", "root"), ["\ud800"])
 @given(st.sampled_from(PATHS), values)

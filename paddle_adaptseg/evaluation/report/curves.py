@@ -20,7 +20,7 @@ PANELS: Mapping[str, Callable[[str], bool]] = {
     "mIoU, %": lambda name: "/mIoU" in name,
     "segmentation losses": lambda name: name.startswith("loss/seg"),
     "adaptation losses": lambda name: name.startswith("loss/") and not name.startswith(("loss/seg", "loss/d_")),
-    "critics' losses": lambda name: name.startswith("loss/d_"),
+    "discriminators' losses": lambda name: name.startswith("loss/d_"),
 }
 FIRST = next(iter(PANELS))
 
