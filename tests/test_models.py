@@ -20,6 +20,7 @@ SMALL = {
     },
     "deeplabv2_resnet": {"depths": [1, 1, 1, 1]},
     "deeplabv2_vgg16": {},
+    "deeplabv2_resnet_v1c": {"depths": [1, 1, 1, 1]},
     "small": {"width": 8},
     "deeplabv2_resnet_twin": {"depths": [1, 1, 1, 1]},
     "small_twin": {"width": 8},
