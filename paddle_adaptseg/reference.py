@@ -79,6 +79,7 @@ MEANINGS: Mapping[str, str] = {
     "run.keep": "how many of the last full states stay (the best stays too; weights stay of every checkpoint)",
     "run.restore_from": "starting weights: a file, or a run's folder (`FOLDER@latest`, `FOLDER@12000`)",
     "run.restore_partial": "load what fits although tensors are missing or left over, and list them",
+    "run.restore_labelled": "start from weights that have seen labels of Cityscapes or ADE20K, which is no adaptation",
     "run.max_hours": "end this session with a checkpoint after so many hours; 0: no limit",
     "run.on_nonfinite": "`stop`, or `skip`: take a step back whose numbers are not finite, and go on",
     "run.max_nonfinite": "steps that may be skipped in a run",
@@ -239,12 +240,7 @@ def configuration_page() -> str:
         for name, cls in table.items():
             lines += ["", f"## {section}: {name}", "", (inspect.getdoc(cls) or "").splitlines()[0], ""]
             lines += _table(rows(cls), meanings)
-    lines += [
-        "",
-        "## A data set of your own",
-        "",
-        "The YAML file that `dataset:` may name ([example](datasets.md)).",
-        "",
-    ]
+    lines += ["", "## A data set of your own", ""]
+    lines += ["The YAML file that `dataset:` may name ([example](datasets.md)).", ""]
     own = [*fields(OwnDataset), *fields(OwnClass, "classes[].")]
     return "\n".join([*lines, *_table(own, OWN)]) + "\n"

@@ -11,7 +11,7 @@ import paddle
 import parity_networks as figures
 import pytest
 
-from paddle_adaptseg.config import Component, Config, Data, Domain, Pixels
+from paddle_adaptseg.config import Component, Config, Data, Domain, Pixels, Run
 from paddle_adaptseg.errors import CheckpointError
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.weights.kind import TORCHVISION_PIXELS
@@ -32,13 +32,14 @@ def original(path, name, prefix="", salt=None):
     return {n: given.values2(f"G.{prefix}{n}", tuple(s), salt or part["salt"]) for n, s in shapes}
 
 
-def config(path, name):
+def config(path, name, accepts=True):
     """A configuration of the figure's network, under a small head where it has none."""
     section = figures.component(figures.read(path)[name]["model"])
     params = {"head": {"name": "daformer", "channels": 8, "embed_dims": 8}, **section.params}
     unused = Domain("gta5", "unused", "all", (1, 1))
     data = Data(unused, unused, unused, pixels=Pixels(**TORCHVISION_PIXELS))
-    return Config(Component("encode_decode", params), Component("source_only"), data)
+    run = Run(restore_labelled=accepts)
+    return Config(Component("encode_decode", params), Component("source_only"), data, run=run)
 
 
 def loaded(file, path, name):
@@ -189,8 +190,8 @@ FILES = {
     "NVlabs mit_b0.pth": (nvlabs, "mit", SELF_TRAINING, "mit_b0", False),
     "PaddleSeg": (paddleseg, "mit", SELF_TRAINING, "mit_b0", False),
     "DAFormer": (daformer, "mmseg_mit", SELF_TRAINING, "daformer_mit_b0", True),
-    "SegFormer": (segformer, "mmseg_mit", SELF_TRAINING, "segformer_mit_b0", True),
-    "Hugging Face SegFormer": (hf_segformer, "hf_segformer", SELF_TRAINING, "segformer_mit_b0", True),
+    "SegFormer": (segformer, "segformer", SELF_TRAINING, "segformer_mit_b0", True),
+    "Hugging Face SegFormer": (hf_segformer, "hf_segformer_trained", SELF_TRAINING, "segformer_mit_b0", True),
     "DINOv2": (hub, "dinov2", VFM, "encoder", False),
     "DINOv2 in chunks": (chunks, "dinov2", VFM, "encoder", False),
     "DINOv2 with registers": (lambda p: hub(p, "encoder_registers"), "dinov2", VFM, "encoder_registers", False),
@@ -212,6 +213,19 @@ def test_foreign_weights_load_whole_and_compute_the_same(case, tmp_path):
     elif case != "timm":  # which has no mask token
         assert re.fullmatch(r"\d+ missing: heads\..*", left) and "backbone" not in left
     check(network, path, name)
+
+
+@pytest.mark.parametrize("make", [segformer, hf_segformer])
+def test_weights_that_have_seen_the_targets_labels_are_no_start_unless_accepted(make, tmp_path):
+    refusing = config(SELF_TRAINING, "segformer_mit_b0", accepts=False)
+    with pytest.raises(CheckpointError, match="has seen labels of Cityscapes or ADE20K, .*run.restore_labelled=true"):
+        fill_segmenter(build_model(refusing.model, figures.CLASSES), make(tmp_path), refusing)
+    converted = tmp_path / "ours.pdparams"
+    convert_weights(make(tmp_path), converted, refusing)
+    with pytest.raises(CheckpointError, match="has seen labels"):
+        fill_segmenter(build_model(refusing.model, figures.CLASSES), converted, refusing)
+    backbone = config(SELF_TRAINING, "mit_b0", accepts=False)
+    assert "heads." in fill_segmenter(build_model(backbone.model, figures.CLASSES), nvlabs(tmp_path), backbone)
 
 
 def test_vfm_uda_checkpoints_bring_student_and_teacher(tmp_path):

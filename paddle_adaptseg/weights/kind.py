@@ -28,6 +28,7 @@ class Kind:
     absent: str = r"(?!)"  # a pattern of our names that such files lack
     model: Mapping[str, object] = field(default_factory=dict)
     pixels: Optional[Mapping[str, object]] = None  # None: Caffe's BGR means
+    seen: str = ""  # labels that it was trained with and that a target's network must not have seen
 
     def overrides(self) -> list[str]:
         """The configuration overrides that these weights bring along."""

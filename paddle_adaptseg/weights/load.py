@@ -89,6 +89,11 @@ def fill_segmenter(segmenter: Segmenter, origin: str, config: Config, partial: b
     """Load weights that a configuration names; returns a line that says what a partial load left out."""
     path = find_weights(origin)
     arrays, kind = translated_weights(path, config)
+    if kind.seen and not config.run.restore_labelled:
+        raise CheckpointError(
+            f"'{path}' has seen {kind.seen}, so what is trained from it is no adaptation to them; "
+            "run.restore_labelled=true starts from it all the same"
+        )
     report = load_arrays(segmenter, arrays, f"'{path}'", partial, new_heads=True, absent=kind.absent)
     return f"weights from {path}: {kind.title}" + (f"; initialised anew: {'; '.join(report)}" if report else "")
 

@@ -52,6 +52,7 @@ _HF_DINOV2: Rules = (
     (r"\.mlp\.weights_out\.", ".mlp.w3."),
     (r"^layernorm\.", "norm."),
 )
+_HF_BLOCK = r"^(segformer\.)?encoder\.block\.0\.0\.attention\.self\.query\.weight$"
 _MIT: Rules = ((r"^(patch_embed|block|norm)(?=\d)", r"backbone.\1"), *ORIGINAL_NAMES["encode_decode"])
 _DINOV2: Rules = (
     (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # stored in chunks
@@ -121,6 +122,7 @@ def _finds(pattern: str) -> Callable[[Arrays], bool]:
     return lambda arrays: any(re.search(pattern, name) for name in arrays)
 
 
+_SEEN = "labels of Cityscapes or ADE20K"
 _VIT: Mapping[str, Any] = {"model": {"name": "encode_decode"}, "pixels": TORCHVISION_PIXELS}
 TRANSFORMER_KINDS: Mapping[str, Kind] = {
     "mit": Kind(
@@ -132,16 +134,32 @@ TRANSFORMER_KINDS: Mapping[str, Kind] = {
         absent=REST,
         **_VIT,
     ),
+    "segformer": Kind(
+        f"SegFormer of its authors, trained with {_SEEN}: RGB mean and deviation",
+        has("backbone.patch_embed1.proj.weight", "decode_head.linear_c1.proj.weight"),
+        ORIGINAL_NAMES["encode_decode"],
+        _segmenter,
+        seen=_SEEN,
+        **_VIT,
+    ),
     "mmseg_mit": Kind(
-        "SegFormer or DAFormer of mmsegmentation's family, trained for segmentation: RGB mean and deviation",
+        "DAFormer and what is built on its program, trained for segmentation: RGB mean and deviation",
         lambda arrays: "backbone.patch_embed1.proj.weight" in arrays and _finds(r"^decode_head\.")(arrays),
         ORIGINAL_NAMES["encode_decode"],
         _segmenter,
         **_VIT,
     ),
+    "hf_segformer_trained": Kind(
+        f"SegFormer of Hugging Face, trained with {_SEEN}: RGB mean and deviation",
+        lambda arrays: _finds(_HF_BLOCK)(arrays) and _finds(r"^decode_head\.")(arrays),
+        _MIT,
+        _hf_segformer,
+        seen=_SEEN,
+        **_VIT,
+    ),
     "hf_segformer": Kind(
-        "SegFormer of Hugging Face: RGB mean and deviation; a classifier for ImageNet is left out",
-        _finds(r"^(segformer\.)?encoder\.block\.0\.0\.attention\.self\.query\.weight$"),
+        "ImageNet Mix Transformer of Hugging Face: RGB mean and deviation; its classifier is left out",
+        _finds(_HF_BLOCK),
         _MIT,
         _hf_segformer,
         leave_out=r"^classifier\.",
