@@ -24,6 +24,7 @@ from paddle_adaptseg.data.toy import ToySpec, write_toy_pair  # noqa: E402
 from paddle_adaptseg.methods import METHODS  # noqa: E402
 from paddle_adaptseg.methods.prior import PRIORS  # noqa: E402
 from paddle_adaptseg.models import MODELS  # noqa: E402
+from paddle_adaptseg.models.encode_decode import BACKBONES, HEADS  # noqa: E402
 
 LIMIT = 600  # seconds after which something hangs, also on a loaded machine; nothing waits for it to pass
 TINY = ToySpec(source=6, target=5, validation=3, height=48, width=96)
@@ -40,7 +41,7 @@ def toy_root(tmp_path_factory) -> Path:
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
     """Writes a plugin into the working folder, plugin(code) -> its name; what it registers is forgotten afterwards."""
-    tables = (METHODS, MODELS, DATASETS, PRIORS)
+    tables = (METHODS, MODELS, BACKBONES, HEADS, DATASETS, PRIORS)
     before, modules = [dict(table) for table in tables], set(sys.modules)
     monkeypatch.chdir(tmp_path)
 

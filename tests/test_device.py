@@ -29,6 +29,11 @@ from paddle_adaptseg.training import step as trainer
 from paddle_adaptseg.training.start import build_state
 
 SMALL = {
+    "encode_decode": {
+        "backbone": {"name": "mit", "embed_dims": [8, 16, 24, 32], "num_heads": [1, 2, 3, 4], "depths": [1, 1, 1, 1]},
+        "head": {"name": "daformer", "channels": 8, "embed_dims": 8},
+    },
+    "deeplabv2_resnet_v1c": {"depths": [1, 1, 1, 1]},
     "deeplabv2_resnet": {"depths": [1, 1, 1, 1]},
     "deeplabv2_resnet_twin": {"depths": [1, 1, 1, 1]},
     "deeplabv3plus_resnet": {"depths": [1, 1, 1, 1], "aux": True},

@@ -18,6 +18,7 @@ from paddle_adaptseg.lab.reference import KEYWORDS, MEANINGS, OPTIMISER_KEYS, co
 from paddle_adaptseg.lab.reference_self_training import VALUE_KEYS, VALUES
 from paddle_adaptseg.methods import ADDITIONS, METHODS
 from paddle_adaptseg.models import MODELS
+from paddle_adaptseg.models.encode_decode import BACKBONES, HEADS
 from paddle_adaptseg.training.run import fit
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -78,7 +79,12 @@ def test_links_between_pages_lead_somewhere(path):
 
 def test_every_key_of_a_configuration_has_a_meaning_and_the_page_is_up_to_date():
     assert {key for key, _, _ in fields(Config)} == set(MEANINGS)
-    used = {key for table in (MODELS, METHODS, ADDITIONS) for cls in table.values() for key, _, _ in keywords(cls)}
+    used = {
+        key
+        for table in (MODELS, BACKBONES, HEADS, METHODS, ADDITIONS)
+        for cls in table.values()
+        for key, _, _ in keywords(cls)
+    }
     assert used == set(KEYWORDS)
     assert {key for cls in VALUES.values() for key, _, _ in fields(cls)} == set(VALUE_KEYS)
     assert {key for cls in OPTIMISERS.values() for key, _, _ in fields(cls)} == set(OPTIMISER_KEYS)

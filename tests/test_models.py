@@ -14,8 +14,13 @@ from paddle_adaptseg.models.discriminator import discriminator
 from paddle_adaptseg.models.layers import NORMS, frozen, inference, resize
 
 SMALL = {
+    "encode_decode": {
+        "backbone": {"name": "mit", "embed_dims": [8, 16, 24, 32], "num_heads": [1, 2, 3, 4], "depths": [1, 1, 1, 1]},
+        "head": {"name": "daformer", "channels": 8, "embed_dims": 8},
+    },
     "deeplabv2_resnet": {"depths": [1, 1, 1, 1]},
     "deeplabv2_vgg16": {},
+    "deeplabv2_resnet_v1c": {"depths": [1, 1, 1, 1]},
     "small": {"width": 8},
     "deeplabv2_resnet_twin": {"depths": [1, 1, 1, 1]},
     "small_twin": {"width": 8},

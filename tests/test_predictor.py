@@ -22,6 +22,7 @@ from paddle_adaptseg.evaluation.logits import DeviceLogits, HostLogits
 from paddle_adaptseg.evaluation.measure import evaluate_model
 from paddle_adaptseg.evaluation.predictor import MAIN, Predictor, eager, windows
 from paddle_adaptseg.models import build_model
+from paddle_adaptseg.models.layers import resize, resize_by_products
 from paddle_adaptseg.models.segmenter import Ensemble
 from paddle_adaptseg.weights import arrays_of, save_weights
 
@@ -67,12 +68,18 @@ def assert_same_but_for_ties(one, other, probabilities):
 # One meaning of the resize.
 
 
-@pytest.mark.parametrize("size", [(256, 512), (100, 75), (33, 65), (20, 30), (1, 1)])
-def test_host_and_device_resize_logits_as_paddle_does_with_aligned_corners(size):
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("size", [(256, 512), (100, 75), (33, 65), (20, 30), (2, 3), (1, 1)])
+def test_host_and_device_resize_logits_as_paddle_does(size, aligned):
+    if not aligned and size == (1, 1):
+        pytest.skip("Paddle then takes the first pixel, not the middle one")
     x = np.random.default_rng(0).normal(0, 3, (19, 33, 65)).astype(np.float32)
-    paddles = F.interpolate(paddle.to_tensor(x[None]), size=list(size), mode="bilinear", align_corners=True).numpy()[0]
-    np.testing.assert_allclose(HostLogits.resized(x, size), paddles, atol=1e-4)
-    np.testing.assert_allclose(DeviceLogits.resized(paddle.to_tensor(x), size).numpy(), paddles, atol=1e-4)
+    given = paddle.to_tensor(x[None])
+    paddles = F.interpolate(given, size=list(size), mode="bilinear", align_corners=aligned).numpy()[0]
+    np.testing.assert_allclose(HostLogits.resized(x, size, aligned), paddles, atol=1e-4)
+    np.testing.assert_allclose(DeviceLogits.resized(given[0], size, aligned).numpy(), paddles, atol=1e-4)
+    with resize_by_products():
+        np.testing.assert_allclose(resize(given, size, aligned).numpy()[0], paddles, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -168,6 +168,7 @@ class Run:
     keep: int = 3
     restore_from: str = ""
     restore_partial: bool = False
+    restore_labelled: bool = False
     max_hours: float = 0.0  # end this session with a checkpoint after so long; 0: no limit
     on_nonfinite: str = "stop"  # or skip: take the step back and go on, up to max_nonfinite times
     max_nonfinite: int = 10

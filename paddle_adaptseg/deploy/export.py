@@ -27,7 +27,7 @@ from paddle_adaptseg.evaluation.programs import save_program
 from paddle_adaptseg.models.layers import resize_like
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights.load import find_weights, load_model
-from paddle_adaptseg.weights.reader import read_weights
+from paddle_adaptseg.weights.reader import read_weights, split_part
 
 
 class LabelProgram(nn.Layer):
@@ -51,7 +51,7 @@ class LabelProgram(nn.Layer):
             x = paddle.flip(x, axis=[1])
         x = (x - self.mean) / self.deviation
         logits = self.network.logits(x)["main"]
-        return resize_like(logits, x).argmax(axis=1).astype("int32")
+        return resize_like(logits, x, self.network.align_corners).argmax(axis=1).astype("int32")
 
 
 class PlainGroupNorm(nn.Layer):
@@ -116,7 +116,7 @@ def export_model(
     model, config = load_model(origin, config, overrides)
     usual = list(config.data.validation.size[::-1])
     size = None if dynamic else list(size or usual)
-    check_size(size, precision)
+    check_size(size, precision, model.fixed_size)
     network = network_runner(model, config, size)
     if form == "onnx" and not paddle.__version__.startswith("2."):
         model = load_model(origin, config)[0]  # the comparison keeps the network as it is trained
@@ -132,17 +132,19 @@ def export_model(
     write_contract(folder, contract)
     path = find_weights(origin)
     agreement, check = compare(network, folder, contract, config)
-    about = {"weights": path.name, "sha256_of_the_weights": sha256(path), **read_weights(path).origin}
+    about = {"weights": path.name, "sha256_of_the_weights": sha256(split_part(path)[0]), **read_weights(path).origin}
     text = card(contract, config, about, [check, f"made with {runtime.environment()}"])
     write_atomically(folder / "README.md", lambda handle: handle.write(text.encode()))
     made = ", ".join(f"{name} ({(folder / name).stat().st_size / 2**20:.1f} MB)" for name in files if name)
     return Exported(folder, agreement, [f"{config.model.name} from {path}", f"{folder}: {made}", check])
 
 
-def check_size(size: Optional[Sequence[int]], precision: str) -> None:
-    """Refuse sizes and precisions that cannot run."""
+def check_size(size: Optional[Sequence[int]], precision: str, fixed: bool = False) -> None:
+    """Refuse sizes and precisions that cannot run; `fixed`: the network is a program of one size."""
     if size is not None and (len(size) != 2 or min(size) < 4 * STRIDE):
         raise ConfigError(f"--size must be height,width of at least {4 * STRIDE} each, not {list(size)}")
+    if size is None and fixed:
+        raise ConfigError("this network is exported for one size (--size H,W), for which some of its numbers are made")
     if size is None and precision == "bf16":
         raise ConfigError("bf16 needs a fixed size (--size H,W): Paddle 3's oneDNN has no resize to a size known later")
 

@@ -1,10 +1,8 @@
 """An image's coarse logits, and what follows from them at any size: labels, confidence, probabilities, entropy.
 
-There is one resize of logits: bilinear with aligned corners (pixels in the corners keep their values), in which the
-originals trained and evaluated. models.layers.resize is that resize as Paddle operators, for networks and DeviceLogits.
-HostLogits computes the same with numpy, several times faster on a CPU: bilinear interpolation is linear in each axis,
-so rows are widened first, while there are few of them, and heights are filled in by blocks of rows, without a full-size
-float copy of all classes. The labels of both are equal, but for ties within rounding.
+There is one resize of logits: bilinear, with aligned corners or not as the network's originals trained and evaluated.
+models.layers.resize is that resize as Paddle operators, for networks and DeviceLogits. HostLogits computes the same
+with numpy (resizing.py), several times faster on a CPU. The labels of both are equal, but for ties within rounding.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from paddle_adaptseg.evaluation import metrics
+from paddle_adaptseg.evaluation.resizing import filled_rows, resized, widened
 from paddle_adaptseg.models.layers import resize
 
 BLOCK = 2**19  # floats of all classes at once: small enough to stay in a core's cache
@@ -34,8 +33,9 @@ class Logits(ABC):
 
     on_host: bool  # results are numpy arrays, and several threads may work at once; else Tensors, from one thread
 
-    def __init__(self, views: Sequence[Any], weights: Sequence[float] = (1.0,)) -> None:
+    def __init__(self, views: Sequence[Any], weights: Sequence[float] = (1.0,), align_corners: bool = True) -> None:
         self.views, self.weights = list(views), [weight / sum(weights) for weight in weights]
+        self.align_corners = align_corners
 
     @abstractmethod
     def labels(self, size: Size) -> Any:
@@ -64,7 +64,7 @@ class Logits(ABC):
 
     @staticmethod
     @abstractmethod
-    def resized(view: Any, size: Size) -> Any:
+    def resized(view: Any, size: Size, align_corners: bool = True) -> Any:
         """A view at (height, width)."""
 
     @staticmethod
@@ -73,12 +73,12 @@ class Logits(ABC):
         """How often each pair of uint8 values of two maps occurs [256, 256] int64."""
 
     @classmethod
-    def blend(cls, parts: Iterable[tuple[Window, Any]], size: Size) -> Any:
+    def blend(cls, parts: Iterable[tuple[Window, Any]], size: Size, align_corners: bool = True) -> Any:
         """The mean at image size of the logits of windows that cover it."""
         total, count = None, np.zeros((1, *size), np.float32)
         for (rows, columns), logits in parts:
             total = cls.view(np.zeros((1, len(logits), *size), np.float32)) if total is None else total
-            part = cls.resized(logits, (rows.stop - rows.start, columns.stop - columns.start))
+            part = cls.resized(logits, (rows.stop - rows.start, columns.stop - columns.start), align_corners)
             total[:, rows, columns] = total[:, rows, columns] + part
             count[:, rows, columns] += 1
         return total / cls.view(count[None])
@@ -141,18 +141,19 @@ class HostLogits(Logits):
         A block is freed before the next one is made, which takes its place in the cache.
         """
         height, width = size
-        wide = [_widened(view, width) for view in self.views]
+        wide = [widened(view, width, self.align_corners) for view in self.views]
         step = max(1, BLOCK // (len(wide[0]) * width))
         for top in range(0, height, step):
             rows = np.arange(top, min(top + step, height))
             use(slice(top, top + len(rows)), self._scores(wide, rows, height, averaged))
 
     def _scores(self, wide: Sequence[np.ndarray], rows: np.ndarray, height: int, averaged: bool) -> np.ndarray:
+        blocks = (filled_rows(view, rows, height, self.align_corners) for view in wide)
         if not averaged:
-            return _rows(wide[0], rows, height)
-        total = _softmax(_rows(wide[0], rows, height), self.weights[0])
-        for view, weight in zip(wide[1:], self.weights[1:]):
-            total += _softmax(_rows(view, rows, height), weight)
+            return next(blocks)
+        total = _softmax(next(blocks), self.weights[0])
+        for block, weight in zip(blocks, self.weights[1:]):
+            total += _softmax(block, weight)
         return total
 
     @staticmethod
@@ -160,10 +161,8 @@ class HostLogits(Logits):
         return output.numpy()[0] if isinstance(output, Tensor) else output[0]
 
     @staticmethod
-    def resized(view: np.ndarray, size: Size) -> np.ndarray:
-        if view.shape[1:] == tuple(size):
-            return view
-        return _rows(_widened(view, size[1]), np.arange(size[0]), size[0])
+    def resized(view: np.ndarray, size: Size, align_corners: bool = True) -> np.ndarray:
+        return resized(view, size, align_corners)
 
     pair_counts = staticmethod(metrics.pair_counts)
 
@@ -174,14 +173,18 @@ class DeviceLogits(Logits):
     on_host = False
 
     def labels(self, size: Size) -> Tensor:
-        scores = self.probabilities(size) if len(self.views) > 1 else self.resized(self.views[0], size)
+        scores = (
+            self.probabilities(size) if len(self.views) > 1 else self.resized(self.views[0], size, self.align_corners)
+        )
         return scores.argmax(axis=0).astype("uint8")
 
     def labels_and_confidence(self, size: Size) -> tuple[Tensor, Tensor]:
         return self.labels(size), self.probabilities(size).max(axis=0)
 
     def probabilities(self, size: Size) -> Tensor:
-        return sum(w * F.softmax(self.resized(v, size), axis=0) for v, w in zip(self.views, self.weights))
+        return sum(
+            w * F.softmax(self.resized(v, size, self.align_corners), axis=0) for v, w in zip(self.views, self.weights)
+        )
 
     def entropy_map(self, size: Size) -> Tensor:
         p = self.probabilities(size)
@@ -192,38 +195,13 @@ class DeviceLogits(Logits):
         return output[0] if isinstance(output, Tensor) else paddle.to_tensor(output[0])
 
     @staticmethod
-    def resized(view: Tensor, size: Size) -> Tensor:
-        return resize(view.unsqueeze(0), size)[0]
+    def resized(view: Tensor, size: Size, align_corners: bool = True) -> Tensor:
+        return resize(view.unsqueeze(0), size, align_corners)[0]
 
     @staticmethod
     def pair_counts(one: Union[Tensor, np.ndarray], other: Tensor) -> Tensor:
         pairs = paddle.to_tensor(one).astype("int64").flatten() * VALUES + other.astype("int64").flatten()
         return paddle.bincount(pairs, minlength=VALUES**2).reshape([VALUES, VALUES])
-
-
-def _neighbours(count: int, length: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For positions `wanted` of `length` over `count` samples with aligned corners: left, right, share of the right."""
-    where = wanted * ((count - 1) / max(1, length - 1))
-    left = np.minimum(where.astype(np.int64), count - 1)
-    return left, np.minimum(left + 1, count - 1), (where - left).astype(np.float32)
-
-
-def _widened(logits: np.ndarray, width: int) -> np.ndarray:
-    left, right, share = _neighbours(logits.shape[2], width, np.arange(width))
-    matrix = np.zeros((logits.shape[2], width), np.float32)
-    np.add.at(matrix, (left, np.arange(width)), 1 - share)
-    np.add.at(matrix, (right, np.arange(width)), share)
-    return np.ascontiguousarray(logits, np.float32) @ matrix
-
-
-def _rows(wide: np.ndarray, rows: np.ndarray, height: int) -> np.ndarray:
-    """Rows [C, R, W] of the full height."""
-    above, below, share = _neighbours(wide.shape[1], height, rows)
-    out = wide[:, below]
-    out -= (base := wide[:, above])
-    out *= share[:, None]
-    out += base
-    return out
 
 
 def _softmax(x: np.ndarray, weight: float) -> np.ndarray:

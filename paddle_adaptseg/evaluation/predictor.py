@@ -150,7 +150,7 @@ class Predictor:
         members = zip(model.members, model.weights) if isinstance(model, Ensemble) else [(model, 1.0)]
         self.members = [(backend(member, options), weight) for member, weight in members]
         self.model, self.pixels, self.options, self.size = model, pixels, options, size
-        self.kind = kind_of_logits()
+        self.kind, self.align_corners = kind_of_logits(), _align_corners(model)
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
@@ -185,7 +185,7 @@ class Predictor:
                     view = self._view(forward, batch)
                     views.append(view[:, :, ::-1] if mirrored else view)
                     weights.append(weight)
-        return self.kind(views, weights)
+        return self.kind(views, weights, self.align_corners)
 
     def _view(self, forward: Forward, batch: Tensor) -> Any:
         """Logits of the whole image, or the mean of overlapping windows' at image size."""
@@ -193,7 +193,15 @@ class Predictor:
         if window is None:
             return self.kind.view(forward(batch))
         parts = ((place, self.kind.view(forward(batch[:, :, place[0], place[1]]))) for place in windows(size, window))
-        return self.kind.blend(parts, size)
+        return self.kind.blend(parts, size, self.align_corners)
+
+
+def _align_corners(model: Network) -> bool:
+    """How a network's logits are resized; an ensemble's members must agree."""
+    known = {member.align_corners for member in (model.members if isinstance(model, Ensemble) else [model])}
+    if len(known) > 1:
+        raise ConfigError("these models do not form an ensemble: some resize their logits with aligned corners")
+    return known.pop()
 
 
 def working_size(shape: Sequence[int], usual: Sequence[int]) -> tuple[int, int]:

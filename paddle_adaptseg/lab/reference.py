@@ -25,7 +25,9 @@ from paddle_adaptseg.methods.base import Ramp
 from paddle_adaptseg.methods.losses import GAN_LOSSES, REPRESENTATIONS
 from paddle_adaptseg.methods.prior import PRIORS
 from paddle_adaptseg.models import MODELS
+from paddle_adaptseg.models.encode_decode import BACKBONES, HEADS
 from paddle_adaptseg.models.layers import NORMS
+from paddle_adaptseg.models.meanings import PART_KEYWORDS
 
 
 def _one_of(names: typing.Iterable[str]) -> str:
@@ -78,6 +80,7 @@ MEANINGS: Mapping[str, str] = {
     "run.keep": "how many of the last full states stay (the best stays too; weights stay of every checkpoint)",
     "run.restore_from": "starting weights: a file, or a run's folder (`FOLDER@latest`, `FOLDER@12000`)",
     "run.restore_partial": "load what fits although tensors are missing or left over, and list them",
+    "run.restore_labelled": "start from weights that have seen labels of Cityscapes or ADE20K, which is no adaptation",
     "run.max_hours": "end this session with a checkpoint after so many hours; 0: no limit",
     "run.on_nonfinite": "`stop`, or `skip`: take a step back whose numbers are not finite, and go on",
     "run.max_nonfinite": "steps that may be skipped in a run",
@@ -102,6 +105,7 @@ OPTIMISER_KEYS: Mapping[str, str] = {
 }
 # Keywords of networks and methods mean the same wherever they occur.
 KEYWORDS: Mapping[str, str] = {
+    **PART_KEYWORDS,
     "depths": "blocks of the four stages: `[3, 4, 23, 3]` is ResNet-101, `[3, 4, 6, 3]` ResNet-50",
     "norm": _one_of(NORMS),
     "aspp_branches": "pyramid branches that act: 2 as in AdaptSegNet's released weights, or 4",
@@ -110,7 +114,7 @@ KEYWORDS: Mapping[str, str] = {
     "aux": "whether there is an auxiliary head",
     "variant": "`plain`, or `vd`: deep stem and averaged shortcuts (PaddleSeg)",
     "output_stride": "8 or 16: how much smaller than the image the last features are",
-    "width": "channels: of the pyramid and decoder (DeepLabV3+), of the first stage (small)",
+    "width": "channels: of the pyramid and decoder (DeepLabV3+), of the first stage (small), of the tokens (dinov2)",
     "seg_weights": "weight of the source's cross entropy on each level",
     "weights": "weight of the adaptation's loss on each level; a level without a key has none",
     "gan": f"the discriminators' objective: {_one_of(GAN_LOSSES)}",
@@ -178,7 +182,7 @@ def keywords(cls: Any) -> Iterator[tuple[str, str, str]]:
     """Key, type and default of what a network's or method's constructor takes from a configuration."""
     hints = typing.get_type_hints(cls.__init__)
     for name, parameter in inspect.signature(cls.__init__).parameters.items():
-        if name not in ("self", *GIVEN):
+        if name not in ("self", "widths", *GIVEN):
             yield name, type_text(hints[name]), _default(parameter.default, parameter.empty)
 
 
@@ -199,6 +203,8 @@ OPTIM = (
 TABLES: tuple[tuple[str, Mapping[str, Any], Callable, Mapping[str, str]], ...] = (
     ("optim", OPTIMISERS, fields, OPTIMISER_KEYS),
     ("model", MODELS, keywords, KEYWORDS),
+    ("model.backbone", BACKBONES, keywords, KEYWORDS),
+    ("model.head", HEADS, keywords, KEYWORDS),
     ("method", METHODS, keywords, KEYWORDS),
     ("added to any method", ADDITIONS, keywords, KEYWORDS),
     ("value", reference_self_training.VALUES, fields, reference_self_training.VALUE_KEYS),
@@ -234,12 +240,7 @@ def configuration_page() -> str:
         for name, cls in table.items():
             lines += ["", f"## {section}: {name}", "", (inspect.getdoc(cls) or "").splitlines()[0], ""]
             lines += _table(rows(cls), meanings)
-    lines += [
-        "",
-        "## A data set of your own",
-        "",
-        "The YAML file that `dataset:` may name ([example](datasets.md)).",
-        "",
-    ]
+    lines += ["", "## A data set of your own", ""]
+    lines += ["The YAML file that `dataset:` may name ([example](datasets.md)).", ""]
     own = [*fields(OwnDataset), *fields(OwnClass, "classes[].")]
     return "\n".join([*lines, *_table(own, OWN)]) + "\n"

@@ -86,11 +86,13 @@ class MobileNetV2(nn.Layer):
 PYRAMIDS: Mapping[int, tuple[int, ...]] = {8: (12, 24, 36), 16: (6, 12, 18)}
 
 
-def conv_norm(fan_in: int, fan_out: int, kernel: int, norm: NormPolicy, dilation: int = 1) -> nn.Sequential:
+def conv_norm(
+    fan_in: int, fan_out: int, kernel: int, norm: NormPolicy, dilation: int = 1, groups: int = 1
+) -> nn.Sequential:
     """Convolution without bias, norm, ReLU."""
     init = ParamAttr(initializer=nn.initializer.KaimingNormal())
     padding = dilation * (kernel // 2)
-    conv = nn.Conv2D(fan_in, fan_out, kernel, 1, padding, dilation, weight_attr=init, bias_attr=False)
+    conv = nn.Conv2D(fan_in, fan_out, kernel, 1, padding, dilation, groups, weight_attr=init, bias_attr=False)
     return nn.Sequential(conv, norm(fan_out), nn.ReLU())
 
 

@@ -16,10 +16,12 @@ from paddle.autograd import PyLayer
 
 from paddle_adaptseg.config.schema import EVERY_STAGE
 from paddle_adaptseg.core.errors import ConfigError, suggest
+from paddle_adaptseg.models.dinov2 import Block
+from paddle_adaptseg.models.mit import MixBlock
 from paddle_adaptseg.models.resnet import Bottleneck
 from paddle_adaptseg.models.small import BasicBlock
 
-BLOCKS = (Bottleneck, BasicBlock)  # what can run again
+BLOCKS = (Bottleneck, BasicBlock, MixBlock, Block)  # what can run again
 
 
 def _forward(block: nn.Layer, x: Tensor) -> Tensor:

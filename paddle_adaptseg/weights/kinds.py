@@ -4,46 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 import numpy as np
 
-from paddle_adaptseg.weights.names import ORIGINAL_NAMES, STATISTICS, Rules, apply
-
-Arrays = Mapping[str, np.ndarray]
+from paddle_adaptseg.weights.kind import REST, TORCHVISION_PIXELS, Arrays, Kind, has
+from paddle_adaptseg.weights.names import ORIGINAL_NAMES, STATISTICS, apply
+from paddle_adaptseg.weights.transformer_kinds import TRANSFORMER_KINDS
 
 _BACKBONE = (r"^(conv1|bn1|layer[1-4])\.", r"backbone.\1.")
 _FEATURES = (r"^features\.", "backbone.")
 _VGG_SHIFT = tuple((rf"^features\.{n}\.", f"backbone.{n - 1}.") for n in (24, 26, 28))  # pool4 is gone
-_REST = r"^(heads|pyramid|decoder)\."  # all but the backbone
-TORCHVISION_PIXELS = {"order": "rgb", "mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of weights: how to recognise it, how to rename it, what to leave out, what it needs."""
-
-    title: str
-    matches: Callable[[Arrays], bool]
-    rules: Rules = ()
-    leave_out: str = r"(?!)"  # a pattern of original names that have no place here
-    absent: str = r"(?!)"  # a pattern of our names that such files lack
-    model: Mapping[str, object] = field(default_factory=dict)
-    pixels: Optional[Mapping[str, object]] = None  # None: Caffe's BGR means
-
-    def overrides(self) -> list[str]:
-        """The configuration overrides that these weights bring along."""
-        return [f"model.{k}={v}" for k, v in self.model.items()] + self.pixel_overrides()
-
-    def pixel_overrides(self) -> list[str]:
-        """The configuration overrides that say what pixels these weights expect."""
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in (self.pixels or {}).items()}
-        return [f"data.pixels.{k}={v}".replace(" ", "") for k, v in plain.items()]
-
-
-def _has(*names: str) -> Callable[[Arrays], bool]:
-    return lambda arrays: all(name in arrays for name in names)
 
 
 def _head_width(arrays: Arrays, head: str) -> int:
@@ -56,10 +27,11 @@ def _deeplab(aux: int, main: int) -> Callable[[Arrays], bool]:
 
 
 KINDS: Mapping[str, Kind] = {
+    **TRANSFORMER_KINDS,  # before "ours": some say backbone.*, but have a decode_head
     # Before "ours": both say backbone.*, but only these have a pyramid called aspp.
     "v3plus": Kind(
         "DeepLabV3+ ResNet of pytorch-deeplab-xception (Adversarial_DA_Exp)",
-        _has("aspp.aspp1.atrous_conv.weight", "decoder.last_conv.8.weight"),
+        has("aspp.aspp1.atrous_conv.weight", "decoder.last_conv.8.weight"),
         ORIGINAL_NAMES["deeplabv3plus_resnet"],
         model={"name": "deeplabv3plus_resnet", "stride_in": "3x3"},
     ),
@@ -69,19 +41,19 @@ KINDS: Mapping[str, Kind] = {
     ),
     "paddleseg_resnet_vd": Kind(
         "ImageNet ResNet_vd of PaddleSeg and PaddleClas: RGB mean and deviation, deep stem, averaged shortcuts",
-        _has("conv1_1._conv.weight", "bb_0_0.short._conv.weight"),
+        has("conv1_1._conv.weight", "bb_0_0.short._conv.weight"),
         ORIGINAL_NAMES["resnet_vd"],
         leave_out=r"^(out|fc)\.",
-        absent=_REST,
+        absent=REST,
         model={"name": "deeplabv2_resnet", "stride_in": "3x3", "variant": "vd"},
         pixels=TORCHVISION_PIXELS,
     ),
     "initial": Kind(
         "AdaptSegNet's initial ResNet-101 (ImageNet and COCO); its 21-class head is left out",
-        _has("Scale.conv1.weight"),
+        has("Scale.conv1.weight"),
         ((r"^Scale\.", ""), _BACKBONE, *STATISTICS),
         leave_out=r"^Scale\.layer5\.",
-        absent=_REST,
+        absent=REST,
         model={"name": "deeplabv2_resnet"},
     ),
     "clan": Kind(
@@ -112,31 +84,31 @@ KINDS: Mapping[str, Kind] = {
     ),
     "vgg": Kind(
         "DeepLabV2 VGG-16 (AdaptSegNet, ADVENT, CLAN)",
-        _has("features.0.weight", "classifier.conv2d_list.0.weight"),
+        has("features.0.weight", "classifier.conv2d_list.0.weight"),
         ORIGINAL_NAMES["deeplabv2_vgg16"],
         model={"name": "deeplabv2_vgg16"},
     ),
     "imagenet_resnet": Kind(
         "ImageNet ResNet of torchvision or paddle.vision: RGB mean and deviation, stride in the 3x3 convolution",
-        _has("conv1.weight", "layer4.0.conv3.weight", "fc.weight"),
+        has("conv1.weight", "layer4.0.conv3.weight", "fc.weight"),
         (_BACKBONE, *STATISTICS),
         leave_out=r"^fc\.",
-        absent=_REST,
+        absent=REST,
         model={"name": "deeplabv2_resnet", "stride_in": "3x3"},
         pixels=TORCHVISION_PIXELS,
     ),
     "imagenet_mobilenetv2": Kind(
         "ImageNet MobileNetV2 of torchvision or paddle.vision: RGB mean and deviation",
-        _has("features.0.0.weight", "features.17.conv.2.weight"),
+        has("features.0.0.weight", "features.17.conv.2.weight"),
         ((r"^features\.", "backbone.features."), *STATISTICS),
         leave_out=r"^(classifier|features\.18)\.",
-        absent=_REST,
+        absent=REST,
         model={"name": "deeplabv3plus_mobilenetv2"},
         pixels=TORCHVISION_PIXELS,
     ),
     "imagenet_vgg": Kind(
         "ImageNet VGG-16 of torchvision or paddle.vision: RGB mean and deviation; fc6, fc7 and head are missing",
-        _has("features.0.weight", "features.28.weight", "classifier.0.weight"),
+        has("features.0.weight", "features.28.weight", "classifier.0.weight"),
         (*_VGG_SHIFT, _FEATURES),
         leave_out=r"^classifier\.",
         absent=r"^(heads|backbone\.(29|31))\.",
@@ -153,8 +125,8 @@ def identify(arrays: Arrays) -> Optional[str]:
 
 def translate(arrays: Arrays, kind: str, branches: Optional[int] = None) -> dict[str, np.ndarray]:
     """Arrays under our names, without what has no place here and without pyramid branches beyond `branches`."""
-    rules, leave_out = KINDS[kind].rules, re.compile(KINDS[kind].leave_out)
-    translated = {}
+    rules, leave_out, prepare = KINDS[kind].rules, re.compile(KINDS[kind].leave_out), KINDS[kind].prepare
+    arrays, translated = prepare(arrays) if prepare else arrays, {}
     for original, array in arrays.items():
         if leave_out.search(original) or original.endswith("num_batches_tracked"):
             continue

@@ -22,7 +22,7 @@ from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.segmenter import Ensemble, Network, Segmenter
 from paddle_adaptseg.weights import coverage, load_arrays, save_weights
 from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
-from paddle_adaptseg.weights.reader import Weights, read_weights
+from paddle_adaptseg.weights.reader import Weights, read_weights, split_part
 
 # Keys of a network that change its meaning but not its tensors, or its tensors throughout; and their usual values.
 ARCHITECTURE = {"stride_in": "1x1", "variant": "plain"}
@@ -31,13 +31,13 @@ ARCHITECTURE = {"stride_in": "1x1", "variant": "plain"}
 def find_weights(origin: str | Path) -> Path:
     """The weights file that a path names: itself, or a run folder's best, else newest.
 
-    FOLDER@best, FOLDER@latest and FOLDER@12000 name one of a run's.
+    FOLDER@best, FOLDER@latest and FOLDER@12000 name one of a run's; FILE@teacher a part of a self-training checkpoint.
     """
     path, which = Path(origin), ""
+    if split_part(path)[0].is_file():
+        return path  # a file, or a part of one
     if not path.exists() and "@" in path.name:
         path, which = path.with_name(path.name.rpartition("@")[0]), path.name.rpartition("@")[2]
-    if path.is_file() and not which:
-        return path
     if not path.exists():
         raise CheckpointError(f"weights '{path}' do not exist")
     steps = weights_by_step(path)
@@ -85,6 +85,11 @@ def fill_segmenter(segmenter: Segmenter, origin: str, config: Config, partial: b
     """Load weights that a configuration names; returns a line that says what a partial load left out."""
     path = find_weights(origin)
     arrays, kind = translated_weights(path, config)
+    if kind.seen and not config.run.restore_labelled:
+        raise CheckpointError(
+            f"'{path}' has seen {kind.seen}, so what is trained from it is no adaptation to them; "
+            "run.restore_labelled=true starts from it all the same"
+        )
     report = load_arrays(segmenter, arrays, f"'{path}'", partial, new_heads=True, absent=kind.absent)
     return f"weights from {path}: {kind.title}" + (f"; initialised anew: {'; '.join(report)}" if report else "")
 
@@ -134,7 +139,7 @@ def provenance(source: Path, kind: Optional[str], config: Config) -> dict[str, o
     params = config.model.params
     return {
         "source": source.name,
-        "sha256": sha256(source),
+        "sha256": sha256(split_part(source)[0]),
         "kind": kind,
         "aspp_branches": params.get("aspp_branches"),
         "norm": params.get("norm"),

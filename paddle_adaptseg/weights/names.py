@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Callable, Union
 
-Rules = tuple[tuple[str, str], ...]
+Rules = tuple[tuple[str, Union[str, Callable[[re.Match], str]]], ...]
 
 STATISTICS: Rules = ((r"\.running_mean$", "._mean"), (r"\.running_var$", "._variance"))
 
@@ -57,6 +58,20 @@ ORIGINAL_NAMES: Mapping[str, Rules] = {
         (r"^decoder\.last_conv\.4\.", "decoder.refine.2.0."),
         (r"^decoder\.last_conv\.5\.", "decoder.refine.2.1."),
         (r"^decoder\.last_conv\.8\.", "heads.main.1."),
+        *STATISTICS,
+    ),
+    # mmsegmentation's SegFormer, DAFormer and the programs built on it; and VFM-UDA, whose encoder has DINOv2's names
+    "encode_decode": (
+        (r"^decode_head\.", "heads.main."),
+        (r"\.dwconv\.dwconv\.", ".dwconv."),
+        (r"\.linear_c([1-4])\.", lambda found: f".linear_c.{int(found.group(1)) - 1}."),
+        (r"\.depthwise_conv\.", ".0."),
+        (r"\.pointwise_conv\.", ".1."),
+        (r"\.image_pool\.1\.", ".image_pool.project."),
+        (r"^(heads\..*)\.conv\.", r"\1.0."),
+        (r"^(heads\..*)\.bn\.", r"\1.1."),
+        (r"^encoder\.", "backbone."),
+        (r"^(upscale|out)\.", r"heads.main.\1."),
         *STATISTICS,
     ),
     "deeplabv2_vgg16": (

@@ -17,12 +17,19 @@ from paddle_adaptseg.core.errors import CheckpointError, shorten
 from paddle_adaptseg.weights import ORIGIN, RECORD
 from paddle_adaptseg.weights.limits import Budget, Metered, brief, regular_size
 from paddle_adaptseg.weights.numpy_format import PLAIN, Array
+from paddle_adaptseg.weights.safetensors_format import is_safetensors, read_safetensors
 from paddle_adaptseg.weights.torch_format import TensorView, is_legacy, is_zip, read_legacy, read_zip
 from paddle_adaptseg.weights.unpickle import load_one
 
 _PADDLE_NAMES = "StructuredToParameterName@@"
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
-PREFIXES = ("module.", "model.")
+PREFIXES = ("module.", "model.", "network.")
+# Parts of a checkpoint of self-training, and how their names begin in those of DAFormer, HRDA, MIC and VFM-UDA.
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "student": ("model.", "network."),
+    "teacher": ("ema_model.", "network_ema."),
+    "imagenet": ("imnet_model.",),
+}
 MAX_TENSORS = 20_000
 MAX_RECORD = 2**20
 
@@ -35,13 +42,23 @@ class Weights(NamedTuple):
     origin: Mapping[str, Any] = {}  # where the tensors came from, in our own files
 
 
-def read_weights(path: Path) -> Weights:
-    """Arrays, and what our own files say beside them. Nothing in a file can be run; arrays are read-only views."""
+def split_part(path: Path) -> tuple[Path, str]:
+    """FILE@teacher as the file and the part; without a part, the path and "student"."""
+    name, _, part = path.name.rpartition("@")
+    return (path.with_name(name), part) if name and part in PARTS and not path.exists() else (path, "student")
+
+
+def read_weights(origin: Path) -> Weights:
+    """Arrays, and what our own files say beside them. Nothing in a file can be run; arrays are read-only views.
+
+    Of a checkpoint of self-training FILE@teacher and FILE@imagenet name other parts than the student.
+    """
+    path, part = split_part(origin)
     try:
         size = regular_size(path)
         budget = Budget(size)
         with path.open("rb") as file:
-            return _named_arrays(_content(file, budget, size), budget)
+            return _named_arrays(_content(file, budget, size), budget, part)
     except OSError as error:
         raise CheckpointError(f"cannot read weights '{path}': {error.strerror or error}") from None
     except CheckpointError as error:
@@ -55,7 +72,12 @@ def _read_pickle(file: BinaryIO, budget: Budget, size: int) -> Any:
     return load_one(Metered(file, size), PLAIN, budget)
 
 
-FORMATS = ((is_legacy, read_legacy), (is_zip, read_zip), (lambda head: True, _read_pickle))
+FORMATS = (
+    (is_legacy, read_legacy),
+    (is_zip, read_zip),
+    (is_safetensors, read_safetensors),
+    (lambda head: True, _read_pickle),
+)
 
 
 def _content(file: BinaryIO, budget: Budget, size: int) -> Any:
@@ -68,7 +90,7 @@ def _content(file: BinaryIO, budget: Budget, size: int) -> Any:
     return read(file, budget, size)
 
 
-def _named_arrays(content: Any, budget: Budget) -> Weights:
+def _named_arrays(content: Any, budget: Budget, part: str) -> Weights:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"it holds a {type(content).__name__}, not named weights")
     text, origin = content.get(RECORD, ""), content.get(ORIGIN, "{}")
@@ -90,7 +112,7 @@ def _named_arrays(content: Any, budget: Budget) -> Weights:
             arrays[name] = array
     if odd or not arrays:
         raise CheckpointError(f"it holds more than named arrays (not an array: {shorten(odd) or 'all'})")
-    return Weights(_unprefixed(arrays), *_record(text, origin))
+    return Weights(_unprefixed(_chosen(arrays, part)), *_record(text, origin))
 
 
 def _record(text: Any, origin: Any) -> tuple[str, Mapping[str, Any]]:
@@ -108,9 +130,22 @@ def _record(text: Any, origin: Any) -> tuple[str, Mapping[str, Any]]:
 def _array(value: Any) -> np.ndarray | None:
     if isinstance(value, TensorView):
         return value.array()
+    if isinstance(value, np.ndarray):
+        return value
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
         value = value[1]  # Paddle's (name, array)
     return value.array if isinstance(value, Array) else None
+
+
+def _chosen(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    """The tensors of one part of a checkpoint of self-training; all of any other file."""
+    found = [key for key, prefixes in PARTS.items() if any(name.startswith(prefixes) for name in arrays)]
+    if found in ([], ["student"]) and part == "student":
+        return arrays
+    if part not in found:
+        raise CheckpointError(f"it has no part '{part}', only {shorten(found) or 'one network'} (name one: FILE@PART)")
+    names = [(name, prefix) for name in arrays for prefix in PARTS[part] if name.startswith(prefix)]
+    return {name[len(prefix) :]: arrays[name] for name, prefix in names}
 
 
 def _unprefixed(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,0 +1,49 @@
+"""Bilinear resizing of logits with numpy: the same as models.layers.resize, several times faster on a CPU.
+
+Bilinear interpolation is linear in each axis, so rows are widened first, while there are few of them, and heights are
+filled in by blocks of rows, without a full-size float copy of all classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def resized(logits: np.ndarray, size: Sequence[int], align_corners: bool = True) -> np.ndarray:
+    """Logits [C, h, w] at (height, width)."""
+    if logits.shape[1:] == tuple(size):
+        return logits
+    return filled_rows(widened(logits, size[1], align_corners), np.arange(size[0]), size[0], align_corners)
+
+
+def widened(logits: np.ndarray, width: int, align_corners: bool) -> np.ndarray:
+    """Logits [C, h, width]."""
+    left, right, share = _neighbours(logits.shape[2], width, np.arange(width), align_corners)
+    matrix = np.zeros((logits.shape[2], width), np.float32)
+    np.add.at(matrix, (left, np.arange(width)), 1 - share)
+    np.add.at(matrix, (right, np.arange(width)), share)
+    return np.ascontiguousarray(logits, np.float32) @ matrix
+
+
+def filled_rows(wide: np.ndarray, rows: np.ndarray, height: int, align_corners: bool) -> np.ndarray:
+    """Rows [C, R, W] of the full height."""
+    above, below, share = _neighbours(wide.shape[1], height, rows, align_corners)
+    out = wide[:, below]
+    out -= (base := wide[:, above])
+    out *= share[:, None]
+    out += base
+    return out
+
+
+def _neighbours(
+    count: int, length: int, wanted: np.ndarray, align_corners: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For positions `wanted` of `length` over `count` samples: left, right, share of the right."""
+    if align_corners:
+        where = wanted * ((count - 1) / max(1, length - 1))
+    else:
+        where = ((wanted + 0.5) * (count / length) - 0.5).clip(0, count - 1)
+    left = np.minimum(where.astype(np.int64), count - 1)
+    return left, np.minimum(left + 1, count - 1), (where - left).astype(np.float32)

@@ -1,0 +1,43 @@
+"""SegFormer's head (Xie et al., NeurIPS 2021): every stage to one width and size, then mixed pixel by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import paddle
+from paddle import ParamAttr, Tensor, nn
+
+from paddle_adaptseg.config.conversion import lookup
+from paddle_adaptseg.models.deeplabv3plus import conv_norm
+from paddle_adaptseg.models.layers import NORMS, normal_init, resize_like
+from paddle_adaptseg.models.transformer import channels_first, channels_last
+
+
+class StageEmbedding(nn.Layer):
+    """A linear layer on the channels of a stage [N, C, h, w]."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        spread = ParamAttr(initializer=nn.initializer.Uniform(-(channels**-0.5), channels**-0.5))
+        self.proj = nn.Linear(channels, width, weight_attr=spread, bias_attr=spread)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return channels_first(self.proj(channels_last(x)))
+
+
+class SegFormerHead(nn.Layer):
+    """The features of four stages to logits at the first one's size."""
+
+    def __init__(
+        self, classes: int, widths: Sequence[int], embed_dim: int = 256, dropout: float = 0.1, norm: str = "batch"
+    ) -> None:
+        super().__init__()
+        policy = lookup(NORMS, norm, "model.head.norm")
+        self.linear_c = nn.LayerList([StageEmbedding(width, embed_dim) for width in widths])
+        self.linear_fuse = conv_norm(embed_dim * len(widths), embed_dim, 1, policy)
+        self.dropout = nn.Dropout2D(dropout)
+        self.linear_pred = nn.Conv2D(embed_dim, classes, 1, weight_attr=normal_init())
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        embedded = [resize_like(embed(x), stages[0], False) for embed, x in zip(self.linear_c, stages)]
+        return self.linear_pred(self.dropout(self.linear_fuse(paddle.concat(embedded, axis=1))))
