@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from conftest import LIMIT
 
 from paddle_adaptseg.cpu import accelerate, library
 from paddle_adaptseg.cpu.arena import arena
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(library.library() is None, reason="this Paddle s
 def run(script: str, *numbers: int, **environment: str):
     command = [sys.executable, str(TESTS / script), *map(str, numbers)]
     given = {**os.environ, "PYTHONPATH": str(TESTS.parent), **environment}
-    done = subprocess.run(command, capture_output=True, text=True, env=given, timeout=7200)
+    done = subprocess.run(command, capture_output=True, text=True, env=given, timeout=LIMIT)
     assert done.stdout.endswith("all done\n"), (done.returncode, done.stdout[-500:], done.stderr[-2000:])
 
 

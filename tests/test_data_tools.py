@@ -13,7 +13,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_overrides
+from conftest import LIMIT, ROOT, tiny_overrides
 from PIL import Image
 from test_tools import tool
 
@@ -210,7 +210,7 @@ def test_three_preparations_at_once_on_one_cache_all_succeed(pair, tmp_path):
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
         for _ in range(3)
     ]
-    said = [process.communicate(timeout=120)[0] for process in running]
+    said = [process.communicate(timeout=LIMIT)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], said
     assert len([*(tmp_path / "cache").iterdir()]) == 2, "a source, a target and nothing left over"
 

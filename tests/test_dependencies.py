@@ -172,8 +172,8 @@ def test_pictures_are_read_in_a_process_that_imports_paddle_first(toy_root):
     path = next((toy_root / "GTA5/labels").iterdir())
     code = (
         "import sys; from paddle_adaptseg import runtime; runtime.import_paddle()\n"
-        "from paddle_adaptseg.data import decode, stores\n"
-        "decode.decode_ids(stores.Ref(sys.argv[1], sys.argv[2]))"
+        "from paddle_adaptseg.data import decode, files\n"
+        "decode.decode_ids(files.Ref(sys.argv[1], sys.argv[2]))"
     )
     command = [sys.executable, "-c", code, str(path.parent), path.name]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0

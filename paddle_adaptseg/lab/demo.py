@@ -21,7 +21,7 @@ from paddle_adaptseg.evaluation.visual import colourise, grid
 from paddle_adaptseg.lab.launch import Job, run_jobs
 from paddle_adaptseg.weights.load import load_model
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "toy"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "toy"
 METHODS = {"source-only": "source_only", "adapted": "adaptsegnet_multi"}
 PICTURES = 6  # rows of the picture grid
 

@@ -22,7 +22,7 @@ from paddle_adaptseg.core.runtime import cpu_count
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 SECONDS = "seconds"  # file in a run's folder: how long its (last) process trained
-TRAIN = Path(__file__).resolve().parent.parent / "tools" / "train.py"
+TRAIN = Path(__file__).resolve().parents[2] / "tools" / "train.py"
 
 
 @dataclass(frozen=True)
