@@ -177,13 +177,13 @@ class DeepLabV3Plus(Segmenter):
         return {"main": self.decoder(self.pyramid(last), low), "aux": stage3}
 
     def groups(self) -> list[ParamGroup]:
-        """Backbone at the base rate, pyramid, decoder and heads at `head_rate` times it."""
+        """Backbone at the base learning rate, pyramid, decoder and heads at `head_rate` times it."""
         rest = [named for part in (self.pyramid, self.decoder, self.heads) for named in part.named_parameters()]
         return [group("backbone", self.backbone.named_parameters()), group("heads", rest, self.head_rate)]
 
 
 class DeepLabV3PlusResNet(DeepLabV3Plus):
-    """On a ResNet whose last stage is dilated by 1, 2 and 4 times its rate; depths (3, 4, 6, 3) is ResNet-50."""
+    """On a ResNet whose last stage is dilated by 1, 2 and 4 times its dilation rate; depths (3, 4, 6, 3) is ResNet-50."""
 
     stride_in = "3x3"
 
