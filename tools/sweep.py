@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a grid over any keys of a configuration; results as CSV, Markdown, picture and VisualDL HParams. Resumable."""
+"""Train a grid over any keys of a configuration; results as CSV, Markdown, a figure and VisualDL HParams. Resumable."""
 
 from __future__ import annotations
 

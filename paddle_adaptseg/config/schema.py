@@ -129,10 +129,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Rate = lr * (1 - step/horizon)^power. The originals set the horizon to 250k but stop at 150k.
+    """Learning rate = lr * (1 - step/horizon)^power. The originals set the horizon to 250k but stop at 150k.
 
-    While step < warmup it is lr * step/warmup; with a `warmup_ratio` it is the decayed learning rate times a factor that grows
-    linearly from the ratio to 1 (the "linear" warm-up of mmcv).
+    While step < warmup it is lr * step/warmup; with a `warmup_ratio` it is the decayed learning rate times a factor
+    that grows linearly from the ratio to 1 (the "linear" warm-up of mmcv).
     """
 
     horizon: int = 250_000

@@ -78,7 +78,7 @@ def open_domain(config: Config, name: str) -> DomainFiles:
 class TrainData:
     """The training stream of a configuration, or the part of it that one of `world` processes reads.
 
-    `with_target` is false for methods that never look at the target.
+    `with_target` is false for methods that do not use the target.
     """
 
     def __init__(self, config: Config, with_target: bool, rank: int = 0, world: int = 1) -> None:

@@ -183,7 +183,7 @@ class DeepLabV3Plus(Segmenter):
 
 
 class DeepLabV3PlusResNet(DeepLabV3Plus):
-    """On a ResNet whose last stage is dilated by 1, 2 and 4 times its dilation rate; depths (3, 4, 6, 3) is ResNet-50."""
+    """On a ResNet whose last stage is dilated by 1, 2 and 4 times its rate; depths (3, 4, 6, 3) is ResNet-50."""
 
     stride_in = "3x3"
 
