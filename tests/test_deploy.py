@@ -194,7 +194,7 @@ def test_a_model_stays_open_until_its_own_file_changes(weights, trained, tmp_pat
     shutil.copytree(trained[0], run)
     for name in ("lock.json", "log.jsonl", "config.yml"):
         paddle_adaptseg.predict(image, run)
-        (run / name).write_text(f"{name} changes while a training goes on")
+        (run / name).write_text(f"{name} changes while training continues")
     assert len(opened) == 1
     shutil.copy(weights, run / "best.pdparams")
     paddle_adaptseg.predict(image, run)

@@ -52,7 +52,7 @@ def read_ahead(
             images = tuple(files.image(index, size) for size in sizes)
             return Sample(index, files.stem(index), images, files.label(index, label_size))
         except DataError as error:
-            raise DataError(f"{error}; an evaluation passes over no image") from None
+            raise DataError(f"{error}; an evaluation cannot skip an image") from None
 
     if not workers:
         yield from map(read, indices)

@@ -218,7 +218,7 @@ def evaluate(
 
     origins = [origin] if isinstance(origin, (str, Path)) else list(origin)
     model, config = load_models(origins, config, overrides, weights)
-    class_sets(config)  # a wrong protocol is said before the images are read
+    class_sets(config)  # a wrong protocol is reported before the images are read
     return evaluate_model(model, config, save=Path(save) if save else None, options=options), config
 
 

@@ -1,7 +1,7 @@
 """Where things are on AI Studio (and elsewhere): mounted data sets, the folder that is kept, and what runs short.
 
 AI Studio mounts each data set as `~/data/dataN`, mostly as zip archives, and restores that folder when it is reset;
-`~/work` is kept. Archives are told apart by their listings, since N and their names say nothing.
+`~/work` is kept. Archives are identified by their contents, since N and their names do not identify them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whose weights a file holds, told by names and shapes; our names for them, and what they were trained with."""
+"""The origin of a weights file, recognised by names and shapes; our names for them, and what they were trained with."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Kind:
     matches: Callable[[Arrays], bool]
     rules: Rules = ()
     leave_out: str = r"(?!)"  # a pattern of original names that have no place here
-    absent: str = r"(?!)"  # a pattern of our names that such files lack
+    absent: str = r"(?!)"  # a pattern of our names that such files do not have
     model: Mapping[str, object] = field(default_factory=dict)
     pixels: Optional[Mapping[str, object]] = None  # None: Caffe's BGR means
 

@@ -76,7 +76,7 @@ def test_one_unusable_item_too_many_stops_the_run(broken):
 def test_an_evaluation_never_passes_over_an_image(broken, pair):  # noqa: F811
     image = next((pair / "Cityscapes/leftImg8bit/val").rglob("*.png"))
     image.write_bytes(image.read_bytes()[:100])
-    with pytest.raises(DataError, match=f"cannot read '{image}'.*an evaluation passes over no image"):
+    with pytest.raises(DataError, match=f"cannot read '{image}'.*an evaluation cannot skip an image"):
         fit(broken("data.quarantine=9", faults=[]))
 
 

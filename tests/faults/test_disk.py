@@ -1,4 +1,4 @@
-"""A full disk is one clear line; checkpoints written before stay valid; after space is made the run goes on exactly."""
+"""A full disk is one clear line; checkpoints written before stay valid; after space is made the run resumes exactly."""
 
 from __future__ import annotations
 
