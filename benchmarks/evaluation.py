@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Seconds an image for a whole evaluation, decoding and scoring included, against plain Paddle and plain PyTorch.
 
-python benchmarks/evaluation.py [--images 3] [--rounds 3]: ResNet-101 DeepLabV2 (random weights) reads made-up pictures
+python benchmarks/evaluation.py [--images 3] [--rounds 3]: ResNet-101 DeepLabV2 (random weights) reads made-up images
 at 1024x512 and is scored at 2048x1024. Each way runs in a process of its own with its own thread settings; they take
 turns. The plain ways do what the originals' evaluations do: Pillow, numpy transpose and argmax, a pass over the label
 for each class.
@@ -28,7 +28,7 @@ CITY = "benchcity"
 
 
 def write_scenes(root: Path, count: int) -> None:
-    """Pictures and raw-id labels in Cityscapes' layout, with a camera's noise."""
+    """Images and raw-id labels in Cityscapes' layout, with a camera's noise."""
     from paddle_adaptseg.core.labels import CITYSCAPES_IDS
     from paddle_adaptseg.data.toy import make_scene
 

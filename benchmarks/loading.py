@@ -130,10 +130,10 @@ def formats() -> None:
     print(f"| raw | {len(data) / 1e6:.2f} MB | 1 ms | {read * 1000:.1f} ms |")
 
 
-def originals_iou(truth: list[Path], predictions: list[Path]) -> np.ndarray:
-    """A pass over the truth for every raw id, then a masked histogram, one pair after the other."""
+def originals_iou(ground_truth: list[Path], predictions: list[Path]) -> np.ndarray:
+    """A pass over the ground truth for every raw id, then a masked histogram, one pair after the other."""
     histogram = np.zeros((19, 19))
-    for one, other in zip(truth, predictions):
+    for one, other in zip(ground_truth, predictions):
         label, prediction = np.array(Image.open(one)), np.array(Image.open(other))
         mapped = np.copy(label)
         for raw in range(-1, 34):
@@ -145,14 +145,14 @@ def originals_iou(truth: list[Path], predictions: list[Path]) -> np.ndarray:
 
 
 def comparing(root: Path, count: int) -> None:
-    truth, guesses = root / "gtFine/val/ulm", root / "out"
-    for folder in (truth, guesses):
+    ground_truth, guesses = root / "gtFine/val/ulm", root / "out"
+    for folder in (ground_truth, guesses):
         folder.mkdir(parents=True)
     for index in range(count):
         label = cv2.resize(make_scene(1, index, 0, 512, 1024)[1], (2048, 1024), interpolation=cv2.INTER_NEAREST)
-        Image.fromarray(RAW[label]).save(truth / f"ulm_{index:06d}_000019_gtFine_labelIds.png")
+        Image.fromarray(RAW[label]).save(ground_truth / f"ulm_{index:06d}_000019_gtFine_labelIds.png")
         Image.fromarray(np.roll(label, 9, 1)).save(guesses / f"ulm_{index:06d}_000019_leftImg8bit.png")
-    pairs = sorted(truth.iterdir()), sorted(guesses.iterdir())
+    pairs = sorted(ground_truth.iterdir()), sorted(guesses.iterdir())
     began = time.perf_counter()
     expected = originals_iou(*pairs)
     base = (time.perf_counter() - began) / count

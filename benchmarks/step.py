@@ -33,7 +33,7 @@ from paddle_adaptseg.training.step import train_step  # noqa: E402
 
 
 def noise(count: int, size: tuple[int, int], seed: int) -> Batch:
-    """Pictures of noise, small enough that random weights do not run away, and labels in blocks."""
+    """Images of noise, small enough that random weights do not run away, and labels in blocks."""
     random, (width, height) = np.random.RandomState(seed), size
     images = [random.uniform(-1, 1, (count, 3, height, width)).astype(np.float32) for _ in range(2)]
     label = random.randint(0, 5, (count, -(-height // 8), -(-width // 8))).repeat(8, 1).repeat(8, 2)

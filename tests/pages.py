@@ -182,7 +182,7 @@ def stop_before_training(tool, arguments, world, monkeypatch, capsys) -> None:
 
 
 def run(tool, arguments, world, monkeypatch, capsys) -> None:
-    """Run it, with the small network's weights wherever it reads some, and small inputs wherever it reads pictures."""
+    """Run it, with the small network's weights wherever it reads some, and small inputs wherever it reads images."""
     if tool == "export" and "onnx" in arguments:
         pytest.importorskip("paddle2onnx", reason="the extra 'deploy' is not installed")
     line = " ".join([tool, *arguments])
@@ -206,15 +206,15 @@ HOW: dict[str, Callable] = {"train": plan, "compare": stop_before_training, "swe
 
 
 def make_input(path: Path) -> None:
-    """A picture, a short film or a plugin, when a command names one."""
-    picture = np.full((96, 192, 3), 90, np.uint8)
+    """An image, a short video or a plugin, when a command names one."""
+    image = np.full((96, 192, 3), 90, np.uint8)
     if path.suffix in (".jpg", ".png") and not path.exists():
-        cv2.imwrite(str(path), picture)
+        cv2.imwrite(str(path), image)
     elif path.suffix == ".mp4":
-        film = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 5, (192, 96))
+        video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 5, (192, 96))
         for _ in range(2):
-            film.write(picture)
-        film.release()
+            video.write(image)
+        video.release()
     elif path.suffix == ".py":
         path.touch()
 

@@ -110,7 +110,7 @@ def bulk(run: str, report: str) -> str:
 
 
 def predict(weights: str, inputs: str, output: str) -> str:
-    """Labels of a folder's pictures, and what failed."""
+    """Labels of a folder's images, and what failed."""
     tally = predict_files(open_runner(weights), [inputs], Path(output), ["label"])
     return f"{tally.images} {tally.problems}"
 

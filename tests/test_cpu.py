@@ -130,24 +130,24 @@ def test_pooling_channels_last_is_paddles(kernel, stride, padding, ceil, size):
 
 
 def test_a_whole_backbone_copies_no_map_between_its_operations(monkeypatch):
-    """Only what comes in and what goes out may be copied: kernels, the picture, and gradients from outside.
+    """Only what comes in and what goes out may be copied: kernels, the image, and gradients from outside.
 
     On AVX2, gradients of kernels have to copy their maps, because oneDNN is slow without.
     """
-    network, copied, find = ResNet((2, 1, 1, 1), NORMS["batch_fixed_affine"]), [], Operation._way
+    network, copied, find = ResNet((2, 1, 1, 1), NORMS["batch_fixed_affine"]), [], Operation._layout
 
     def watched(self, name, tensor):
-        way = find(self, name, tensor)
-        if way.copy is not None and name not in self.chosen:
+        layout = find(self, name, tensor)
+        if layout.copy is not None and name not in self.chosen:
             copied.append((name, tuple(tensor.shape)))
-        return way
+        return layout
 
-    monkeypatch.setattr(Operation, "_way", watched)
+    monkeypatch.setattr(Operation, "_layout", watched)
     with accelerate(network):
         y = network(paddle.randn([1, 3, 64, 64]))[-1]
         (y * 1.0).sum().backward()
-    picture = (1, 3, 64, 64)
-    assert {shape for _, shape in copied} <= {picture, tuple(y.shape)}
+    image = (1, 3, 64, 64)
+    assert {shape for _, shape in copied} <= {image, tuple(y.shape)}
     assert len(copied) <= 3
 
 
@@ -442,9 +442,9 @@ def test_batch_statistics_are_as_exact_as_paddles(size):
     paddle.seed(0)
     conv, norm = nn.Conv2D(1, 16, 1, bias_attr=False), nn.BatchNorm2D(16, momentum=0.0)
     x = paddle.randn([1, 1, *size]) * 3 + 2
-    truth = x.numpy().astype(np.float64).reshape(-1)[:, None] * conv.weight.numpy().astype(np.float64).reshape(1, -1)
-    mean, variance = truth.mean(0), truth.var(0)
-    expected = ((truth - mean) / np.sqrt(variance + norm._epsilon)).T.reshape(1, 16, *size)
+    exact = x.numpy().astype(np.float64).reshape(-1)[:, None] * conv.weight.numpy().astype(np.float64).reshape(1, -1)
+    mean, variance = exact.mean(0), exact.var(0)
+    expected = ((exact - mean) / np.sqrt(variance + norm._epsilon)).T.reshape(1, 16, *size)
     network, errors = nn.Sequential(conv, norm), []
     for context in (accelerate(network), accelerate(nn.ReLU())):
         with context:

@@ -79,7 +79,7 @@ def tried(seed: int) -> None:
 
 
 def compare(network: nn.Layer, x: paddle.Tensor) -> None:
-    """What oneDNN computes is about as near to the truth as what Paddle computes, or nearer."""
+    """What oneDNN computes is about as near to the exact result as what Paddle computes, or nearer."""
     before = {name: value.numpy() for name, value in network.state_dict().items()}
     with accelerate(network):
         ours = looked_at(network, x)
@@ -87,10 +87,10 @@ def compare(network: nn.Layer, x: paddle.Tensor) -> None:
     paddles = looked_at(network, x)
     network.set_state_dict(before)
     network.to(dtype="float64")
-    truth = looked_at(network, x.astype("float64"))
-    assert set(ours) == set(paddles) == set(truth)
-    largest = max(np.linalg.norm(value) for value in truth.values())
-    for name, value in truth.items():
+    exact = looked_at(network, x.astype("float64"))
+    assert set(ours) == set(paddles) == set(exact)
+    largest = max(np.linalg.norm(value) for value in exact.values())
+    for name, value in exact.items():
         allowed = 10 * np.linalg.norm(paddles[name] - value) + 1e-4 * np.linalg.norm(value) + 1e-6 * largest
         assert np.linalg.norm(ours[name] - value) <= allowed, name
 

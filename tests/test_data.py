@@ -143,7 +143,7 @@ def test_scaling_and_cutting_keep_image_and_label_aligned_and_the_size_fixed(toy
     files = DomainFiles(domain(toy_root / "GTA5"), CITYSCAPES_19, True)
     change, rng = Augment(scale=(factor, factor), crop=crop), np.random.default_rng(1)
     size = scaled_size(files.size, change, rng)
-    coded = np.repeat(files.label(0, size)[..., None], 3, 2)  # the label as a picture: both must move alike
+    coded = np.repeat(files.label(0, size)[..., None], 3, 2)  # the label as an image: both must move alike
     image, label = augment(coded, files.label(0, size), files.size, change, rng)
     width, height = crop or files.size
     assert image.shape == (height, width, 3) and label.shape == (height, width)
@@ -178,4 +178,4 @@ def test_evaluation_reads_everything_in_order(tiny):
     for workers in (0, 2):
         samples = list(read_ahead(open_validation(config), range(3), workers=workers))
         assert [s.stem for s in samples] == [f"toyville_00000{i}_000019_leftImg8bit" for i in range(3)]
-        assert samples[0].images[0].shape == (48, 96, 3) and samples[0].truth.shape == (48, 96)
+        assert samples[0].images[0].shape == (48, 96, 3) and samples[0].ground_truth.shape == (48, 96)

@@ -44,7 +44,7 @@ def truncate(path):
 FAULTS = {  # what is done to which file, and what the report must say of it
     "missing pair": ("labels/00001.png", lambda p: p.unlink(), "images/00001.png has no label"),
     "zero-byte file": ("images/00002.png", lambda p: p.write_bytes(b""), "the file is empty"),
-    "truncated picture": ("images/00003.png", truncate, "the picture is damaged"),
+    "truncated image": ("images/00003.png", truncate, "the image is damaged"),
     "colour label": (
         "labels/00005.png",
         lambda p: Image.fromarray(np.zeros((32, 64, 3), np.uint8)).save(p),
@@ -277,25 +277,25 @@ def predictions(pair, folder, change=lambda label: label):
 
 def test_saved_predictions_are_scored_as_the_originals_script_does(pair, tmp_path):
     predictions(pair, tmp_path / "right")
-    truth = pair / "Cityscapes/gtFine/val"
-    matrix = score_folders(truth, tmp_path / "right", "cityscapes", CITYSCAPES_19, workers=2)
+    ground_truth = pair / "Cityscapes/gtFine/val"
+    matrix = score_folders(ground_truth, tmp_path / "right", "cityscapes", CITYSCAPES_19, workers=2)
     assert matrix.images == 3 and matrix.miou() == 1.0 and matrix.counts.sum() == 3 * 32 * 64
     predictions(pair, tmp_path / "road", np.zeros_like)
-    done = tool("compute_iou", truth, tmp_path / "road", "--protocols", "synthia_16,synthia_13")
+    done = tool("compute_iou", ground_truth, tmp_path / "road", "--protocols", "synthia_16,synthia_13")
     assert done.returncode == 0, done.stderr
     share = matrix.counts[0, 0] / matrix.counts.sum()
     assert f"===> {'road:':<12} {100 * share:6.2f}" in done.stdout
     assert "(synthia_16, 16 classes)" in done.stdout and "(synthia_13, 13 classes)" in done.stdout
     assert "as the original programs" not in done.stdout
-    for path in truth.rglob("*_labelIds.png"):  # the bus becomes unlabelled, and is predicted all the same
+    for path in ground_truth.rglob("*_labelIds.png"):  # the bus becomes unlabelled, and is predicted all the same
         label = np.asarray(Image.open(path))
         Image.fromarray(np.where(label == 28, 0, label).astype(np.uint8)).save(path)
-    done = tool("compute_iou", truth, tmp_path / "right")
+    done = tool("compute_iou", ground_truth, tmp_path / "right")
     assert "(cityscapes_19, as the original programs" not in done.stdout
     Image.fromarray(np.full((32, 64), CITYSCAPES_19.names.index("bus"), np.uint8)).save(
         tmp_path / "right/toyville_000001_000019_leftImg8bit.png"
     )
-    done = tool("compute_iou", truth, tmp_path / "right")
+    done = tool("compute_iou", ground_truth, tmp_path / "right")
     assert done.stdout.count("===> mIoU") == 2 and "as the original programs count it" in done.stdout, done.stdout
     assert "absent from the ground truth: bus)" in done.stdout
 
@@ -304,7 +304,7 @@ def test_saved_predictions_are_scored_as_the_originals_script_does(pair, tmp_pat
     ("fault", "message"),
     [
         (lambda p: p.unlink(), "1 of 3 predictions are missing: .*toyville_000001"),
-        (lambda p: Image.fromarray(np.zeros((16, 64), np.uint8)).save(p), "is 64x16, but its truth .* is 64x32"),
+        (lambda p: Image.fromarray(np.zeros((16, 64), np.uint8)).save(p), "is 64x16, but its ground truth .* is 64x32"),
         (lambda p: Image.fromarray(np.full((32, 64), 19, np.uint8)).save(p), "prediction 19 is not one of 19 classes"),
         (lambda p: p.write_bytes(b""), "the file is empty"),
     ],

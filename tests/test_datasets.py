@@ -27,15 +27,15 @@ from paddle_adaptseg.evaluation.protocol import class_sets
 from paddle_adaptseg.training.run import fit
 
 H, W = 12, 19
-TRUTH = np.tile(np.arange(W, dtype=np.uint8), (H, 1))  # every class a column
-TRUTH[0] = 255
+GROUND_TRUTH = np.tile(np.arange(W, dtype=np.uint8), (H, 1))  # every class a column
+GROUND_TRUTH[0] = 255
 RAW = {name: raw for raw, name in CITYSCAPES_IDS.items()}
 
 
 def raw_ids():
     table = np.zeros(256, np.uint8)  # 0: unlabelled
     table[:19] = [RAW[n] for n in CITYSCAPES_19.names]
-    return table[TRUTH]
+    return table[GROUND_TRUTH]
 
 
 def write_image(path, seed, kind="PNG"):
@@ -58,7 +58,7 @@ def write_synthia_label(path):
     for raw, name in SYNTHIA_IDS.items():
         table[CITYSCAPES_19.names.index(name)] = raw
     label = np.zeros((H, W, 3), np.uint16)
-    label[..., 2] = table[TRUTH]
+    label[..., 2] = table[GROUND_TRUTH]
     label[..., 1] = 976
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), label)
@@ -104,18 +104,18 @@ def crosscity(root, n):
 def acdc(root, n):
     for part, tail in (("rgb_anon", "rgb_anon"), ("gt", "gt_labelTrainIds")):
         path = root / f"{part}/fog/val/GOPR0476/GOPR0476_frame_{n:06d}_{tail}.png"
-        write_image(path, n) if part == "rgb_anon" else write_ids(path, TRUTH)
+        write_image(path, n) if part == "rgb_anon" else write_ids(path, GROUND_TRUTH)
 
 
 def dark_zurich(root, n):
     write_image(root / f"rgb_anon/val/night/GOPR0356/GOPR0356_frame_{n:06d}_rgb_anon.png", n)
-    write_ids(root / f"gt/val/night/GOPR0356/GOPR0356_frame_{n:06d}_gt_labelTrainIds.png", TRUTH)
+    write_ids(root / f"gt/val/night/GOPR0356/GOPR0356_frame_{n:06d}_gt_labelTrainIds.png", GROUND_TRUTH)
     write_image(root / f"gt/val/night/GOPR0356/GOPR0356_frame_{n:06d}_gt_invGray.png", n)
 
 
 def bdd100k(root, n):
     write_image(root / f"images/10k/val/7d06fefd-{n:08d}.jpg", n, "JPEG")
-    write_ids(root / f"labels/sem_seg/masks/val/7d06fefd-{n:08d}.png", TRUTH)
+    write_ids(root / f"labels/sem_seg/masks/val/7d06fefd-{n:08d}.png", GROUND_TRUTH)
 
 
 WRITERS = {
@@ -164,7 +164,7 @@ def test_a_data_set_in_its_true_format_reads_to_the_right_train_ids(tmp_path, na
     assert len(files) == 3
     for index in range(3):
         assert files.image(index).shape == (H, W, 3)
-        assert files.label(index).tolist() == TRUTH.tolist()
+        assert files.label(index).tolist() == GROUND_TRUTH.tolist()
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -202,9 +202,9 @@ def test_zip_and_folder_give_identical_batches_in_every_worker(tiny, toy_root, t
 
 def test_cityscapes_labels_may_be_train_ids(tmp_path):
     for n in (1, 2):
-        cityscapes(tmp_path, n, kind="labelTrainIds", ids=TRUTH)
+        cityscapes(tmp_path, n, kind="labelTrainIds", ids=GROUND_TRUTH)
     files = DomainFiles(Domain("cityscapes", Roots([str(tmp_path)]), "val", (W, H)), CITYSCAPES_19, labelled=True)
-    assert (files.label(0) == TRUTH).all()
+    assert (files.label(0) == GROUND_TRUTH).all()
 
 
 def test_images_and_labels_may_differ_in_size(tmp_path):
@@ -213,7 +213,7 @@ def test_images_and_labels_may_differ_in_size(tmp_path):
     files = DomainFiles(domain, CITYSCAPES_19, labelled=True)
     assert files.image(0).shape == (H, W, 3) and files.label(0, files.size).shape == (H, W)
     image, label, note = files.pair(0, (2 * W, 2 * H))
-    assert image.shape == (2 * H, 2 * W, 3) and (label == TRUTH.repeat(2, 0).repeat(2, 1)).all()
+    assert image.shape == (2 * H, 2 * W, 3) and (label == GROUND_TRUTH.repeat(2, 0).repeat(2, 1)).all()
     assert note.endswith(f"labels/00001.png' is {W}x{H}, but its image is 60x40")
 
 
@@ -241,17 +241,17 @@ def test_files_of_all_patterns_are_read_and_the_first_pattern_counts(tmp_path):
 
 def test_each_image_is_read_with_the_label_source_that_has_its_label(tmp_path):
     cityscapes(tmp_path, 1)
-    cityscapes(tmp_path, 2, kind="labelTrainIds", ids=TRUTH)
+    cityscapes(tmp_path, 2, kind="labelTrainIds", ids=GROUND_TRUTH)
     cityscapes(tmp_path, 3)
-    cityscapes(tmp_path, 3, kind="labelTrainIds", ids=np.zeros_like(TRUTH))  # its raw ids count
+    cityscapes(tmp_path, 3, kind="labelTrainIds", ids=np.zeros_like(GROUND_TRUTH))  # its raw ids count
     domain = Domain("cityscapes", Roots([str(tmp_path)]), "val", (W, H))
     assert list_items(domain, True).alone == ()
     files = DomainFiles(domain, CITYSCAPES_19, labelled=True)
     assert [files.items[n].source for n in range(3)] == [0, 1, 0]
-    assert all((files.label(n) == TRUTH).all() for n in range(3))
+    assert all((files.label(n) == GROUND_TRUTH).all() for n in range(3))
     folder, _ = prepare(files, tmp_path / "cache", "png", workers=1)
     prepared = DomainFiles(domain, CITYSCAPES_19, labelled=True, cache=str(tmp_path / "cache"))
-    assert prepared.cache.folder == folder and all((prepared.label(n, (W, H)) == TRUTH).all() for n in range(3))
+    assert prepared.cache.folder == folder and all((prepared.label(n, (W, H)) == GROUND_TRUTH).all() for n in range(3))
 
 
 def test_the_official_split_is_a_formula_and_a_gap_is_named(tmp_path):
@@ -347,7 +347,7 @@ def test_cityscapes_is_divided_by_city(tmp_path):
     [
         (
             lambda p: Image.fromarray(np.zeros((H, W, 3), np.uint8)).save(p),
-            "must be a 16-bit colour picture, but is uint8",
+            "must be a 16-bit colour image, but is uint8",
         ),
         (lambda p: Image.fromarray(np.zeros((H, W), np.uint8)).save(p), "but is uint8, 1 channels"),
         (lambda p: cv2.imwrite(str(p), np.full((H, W, 3), 976, np.uint16)), "holds the id 976"),
@@ -466,7 +466,7 @@ def test_a_label_space_that_shares_no_class_is_refused_and_a_partial_one_is_told
     assert "source: labels of classes that the network does not predict are ignored: terrain, train, truck" in notes
 
 
-def test_pictures_with_an_orientation_are_read_as_stored(tmp_path):
+def test_images_with_an_orientation_are_read_as_stored(tmp_path):
     path = tmp_path / "photo.jpg"
     pixels = np.zeros((40, 80, 3), np.uint8)
     pixels[:, :40] = 255

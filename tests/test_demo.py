@@ -1,4 +1,4 @@
-"""Trainings side by side, and the demo's tables and picture."""
+"""Trainings side by side, and the demo's tables and figure."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def job(root, folder, *more):
     return Job(("--config", str(path), "-o", *overrides), load_config(path, overrides))
 
 
-def test_jobs_train_side_by_side_and_the_picture_shows_them(toy_root, tmp_path, monkeypatch):
+def test_jobs_train_side_by_side_and_the_figure_shows_them(toy_root, tmp_path, monkeypatch):
     jobs = {name: job(toy_root, tmp_path / name, f"run.seed={i}") for i, name in enumerate(demo.METHODS)}
     run_jobs(list(jobs.values()), parallel=2)
     assert all(one.done_steps() == 6 and (one.folder / "console.log").read_text() for one in jobs.values())
-    demo.picture(jobs, tmp_path / "demo.png")
+    demo.figure(jobs, tmp_path / "demo.png")
     with Image.open(tmp_path / "demo.png") as sheet:
         assert sheet.size[0] == 4 * (2 * 96 + 4) + 4
         assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 100

@@ -168,7 +168,7 @@ def test_trainings_side_by_side_as_in_the_demo_open_no_connection(tmp_path, toy_
     assert {"compare.py", "train.py"} <= commands
 
 
-def test_pictures_are_read_in_a_process_that_imports_paddle_first(toy_root):
+def test_images_are_read_in_a_process_that_imports_paddle_first(toy_root):
     path = next((toy_root / "GTA5/labels").iterdir())
     code = (
         "import sys; from paddle_adaptseg import runtime; runtime.import_paddle()\n"

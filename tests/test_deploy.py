@@ -1,4 +1,4 @@
-"""Exported programs agree with the network, and pictures and films come out labelled and under their own names."""
+"""Exported programs agree with the network, and images and videos come out labelled and under their own names."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_the_resize_of_programs_equals_the_operator():
         np.testing.assert_allclose(mine.numpy(), resize(x, size).numpy(), atol=1e-5)
 
 
-def test_pictures_keep_their_shape_when_it_is_not_the_usual_one():
+def test_images_keep_their_shape_when_it_is_not_the_usual_one():
     assert working_size((1024, 2048, 3), (512, 1024)) == (512, 1024)
     assert working_size((1000, 1000, 3), (512, 1024)) == (728, 728)
     assert working_size((2000, 20, 3), (64, 64))[1] == 8
@@ -116,16 +116,16 @@ def test_pictures_keep_their_shape_when_it_is_not_the_usual_one():
 
 @pytest.fixture
 def inputs(tmp_path):
-    """Pictures in folders, one of them broken, and a film."""
+    """Images in folders, one of them broken, and a video."""
     rng, folder = np.random.default_rng(0), tmp_path / "in"
     (folder / "deep").mkdir(parents=True)
     for name in ("a.png", "deep/b.jpg", "deep/a.png"):
         Image.fromarray(rng.integers(0, 255, (40, 60, 3), np.uint8)).save(folder / name)
-    (folder / "broken.jpg").write_bytes(b"no picture")
-    film = cv2.VideoWriter(str(folder / "drive.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 5, (64, 48))
+    (folder / "broken.jpg").write_bytes(b"no image")
+    video = cv2.VideoWriter(str(folder / "drive.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 5, (64, 48))
     for _ in range(4):
-        film.write(rng.integers(0, 255, (48, 64, 3), np.uint8))
-    film.release()
+        video.write(rng.integers(0, 255, (48, 64, 3), np.uint8))
+    video.release()
     return folder
 
 
@@ -138,13 +138,13 @@ def test_everything_readable_is_labelled_and_the_rest_is_reported(weights, input
     names = {f"{stem}{ending}.png" for stem in ("a", "deep/a", "deep/b") for ending in endings} | {"drive_side.mp4"}
     assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == names
     labels = decode_ids(Ref(str(out / "deep"), "a.png"))
-    with Image.open(inputs / "deep/a.png") as picture:
-        assert (labels == runner.labels(np.asarray(picture))).all() and len(np.unique(labels)) > 1
+    with Image.open(inputs / "deep/a.png") as image:
+        assert (labels == runner.labels(np.asarray(image))).all() and len(np.unique(labels)) > 1
     capture = cv2.VideoCapture(str(out / "drive_side.mp4"))
     assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FRAME_WIDTH)) == (4, 128)
 
 
-def test_a_film_can_be_cut_short_and_a_missing_camera_is_an_error(weights, inputs, tmp_path):
+def test_a_video_can_be_cut_short_and_a_missing_camera_is_an_error(weights, inputs, tmp_path):
     with runtime.quiet():
         tally = predict_files(open_runner(weights), [str(inputs / "drive.mp4"), "97"], tmp_path / "out", [], limit=2)
     assert tally.images == 2 and tally.problems == ["camera 97 cannot be opened"]
@@ -194,7 +194,7 @@ def test_a_model_stays_open_until_its_own_file_changes(weights, trained, tmp_pat
     shutil.copytree(trained[0], run)
     for name in ("lock.json", "log.jsonl", "config.yml"):
         paddle_adaptseg.predict(image, run)
-        (run / name).write_text(f"{name} changes while a training goes on")
+        (run / name).write_text(f"{name} changes while training continues")
     assert len(opened) == 1
     shutil.copy(weights, run / "best.pdparams")
     paddle_adaptseg.predict(image, run)
@@ -232,7 +232,7 @@ def test_a_notebook_gets_labels_and_a_figure(weights, inputs):
     assert repr(found).startswith("labels of a ") and len(repr(found)) < 300
     assert paddle_adaptseg.predict(inputs / "a.png", weights).labels.shape == (40, 60)
     for wrong in (image[..., 0], image / 255, [1, 2]):
-        with pytest.raises(DataError, match="needs an RGB picture"):
+        with pytest.raises(DataError, match="needs an RGB image"):
             paddle_adaptseg.predict(wrong, weights)
 
 

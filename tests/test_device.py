@@ -87,16 +87,16 @@ def test_the_device_normalises_like_the_cpu_from_constants_made_once(order):
 @pytest.mark.parametrize("classes", [19, 16, 2])
 def test_the_device_counts_what_the_host_counts_ignored_pixels_too(classes):
     rng = np.random.default_rng(classes)
-    truth = rng.choice([*range(19), 255], (3, 37, 53)).astype(np.uint8)  # classes outside a subset are ignored
-    prediction = rng.integers(0, classes, truth.shape).astype(np.int64)
-    pairs = DeviceLogits.pair_counts(truth, paddle.to_tensor(prediction))
+    ground_truth = rng.choice([*range(19), 255], (3, 37, 53)).astype(np.uint8)  # classes outside a subset are ignored
+    prediction = rng.integers(0, classes, ground_truth.shape).astype(np.int64)
+    pairs = DeviceLogits.pair_counts(ground_truth, paddle.to_tensor(prediction))
     assert pairs.dtype == paddle.int64
-    np.testing.assert_array_equal(pairs.numpy(), host_counts(truth, prediction))
+    np.testing.assert_array_equal(pairs.numpy(), host_counts(ground_truth, prediction))
     one, other = ConfusionMatrix(classes), ConfusionMatrix(classes)
     one.add_pairs(pairs.numpy())
-    other.update(truth, prediction)
+    other.update(ground_truth, prediction)
     np.testing.assert_array_equal(one.counts, other.counts)
-    assert one.counts.sum() == (truth < classes).sum()
+    assert one.counts.sum() == (ground_truth < classes).sum()
 
 
 @pytest.mark.parametrize("classes", ["cityscapes_19", "synthia_16"])

@@ -267,7 +267,7 @@ def test_reading_ahead_keeps_the_order_and_says_what_is_broken(tiny, workers, tm
     shutil.copytree(toy_root, tmp_path / "toy")
     broken = override(config, f"data.source.root={tmp_path / 'toy/GTA5'}")
     files = open_domain(broken, "source")
-    next((tmp_path / "toy/GTA5/images").glob("*3.png")).write_bytes(b"no picture")
+    next((tmp_path / "toy/GTA5/images").glob("*3.png")).write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot read"):
         list(read_ahead(files, range(6), workers=workers))
 

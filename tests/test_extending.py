@@ -259,9 +259,9 @@ def test_tools_take_plugins_for_the_configuration_inside_the_weights(
 
     fit(tiny("toy/source_only", f"plugins=[{plugin('')}]", "schedule.stop=1", "run.eval_every=0"))
     forget(tmp_path / "mine.py")
-    picture = next((toy_root / "Cityscapes/leftImg8bit/val").rglob("*.png"))
+    image = next((toy_root / "Cityscapes/leftImg8bit/val").rglob("*.png"))
     arguments = {
-        "predict": ["--model", "run", str(picture), "--output", "labels"],
+        "predict": ["--model", "run", str(image), "--output", "labels"],
         "export": ["--restore-from", "run", "--output", "exported"],
     }[tool]
     with pytest.raises(CheckpointError, match="needs plugins"):

@@ -27,9 +27,9 @@ def test_a_subset_counts_only_its_own_classes():
 
 def test_iou_counts_by_hand():
     matrix = ConfusionMatrix(3)
-    truth = np.array([[0, 0, 1], [1, 255, 0]], np.uint8)
+    ground_truth = np.array([[0, 0, 1], [1, 255, 0]], np.uint8)
     prediction = np.array([[0, 1, 1], [1, 2, 2]], np.uint8)
-    matrix.update(truth, prediction)
+    matrix.update(ground_truth, prediction)
     np.testing.assert_allclose(matrix.iou(), [1 / 3, 2 / 3, np.nan])
     assert matrix.miou() == pytest.approx(0.5)
     assert matrix.miou([0]) == pytest.approx(1 / 3)
@@ -38,14 +38,14 @@ def test_iou_counts_by_hand():
 
 def test_images_accumulate_in_one_matrix():
     rng = np.random.default_rng(0)
-    truth, prediction = rng.integers(0, 4, (2, 5, 7)), rng.integers(0, 4, (2, 5, 7))
+    ground_truth, prediction = rng.integers(0, 4, (2, 5, 7)), rng.integers(0, 4, (2, 5, 7))
     one, parts = ConfusionMatrix(4), ConfusionMatrix(4)
-    one.update(truth, prediction)
-    for t, p in zip(truth, prediction):
+    one.update(ground_truth, prediction)
+    for t, p in zip(ground_truth, prediction):
         part = ConfusionMatrix(4)
         part.update(t, p)
         parts.merge(part)
-    assert (one.counts == parts.counts).all() and one.counts.sum() == truth.size
+    assert (one.counts == parts.counts).all() and one.counts.sum() == ground_truth.size
 
 
 def test_wrong_predictions_are_refused():
@@ -75,9 +75,9 @@ def test_the_mean_of_the_originals_counts_0_for_a_class_that_is_predicted_but_ab
 
 
 def test_counting_pairs_is_exact_beyond_what_float32_counts():
-    truth = np.zeros((3, 2**23), np.uint8)
+    ground_truth = np.zeros((3, 2**23), np.uint8)
     matrix = ConfusionMatrix(2)
-    matrix.update(truth, truth)
+    matrix.update(ground_truth, ground_truth)
     assert matrix.counts.tolist() == [[3 * 2**23, 0], [0, 0]]
 
 

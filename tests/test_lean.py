@@ -228,7 +228,7 @@ def test_the_memory_estimate_is_near_what_tensors_really_take(more):
     assert told == pytest.approx(measured, rel=WITHIN)
 
 
-def test_the_estimate_grows_with_the_picture_and_shrinks_with_recomputation(tiny):
+def test_the_estimate_grows_with_the_image_and_shrinks_with_recomputation(tiny):
     def told(*more):
         config = tiny("toy/adaptsegnet_multi", *more)
         return estimate(build_state(config).method, config)

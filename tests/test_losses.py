@@ -123,10 +123,10 @@ def test_focal_loss_by_hand_and_without_labels():
 
 
 def test_weighted_bce_and_cosine():
-    verdict = paddle.to_tensor([[[[0.0, 2.0]]]])
+    output = paddle.to_tensor([[[[0.0, 2.0]]]])
     weight = paddle.to_tensor([[[[3.0, 1.0]]]])
     expected = (3 * math.log(2) + math.log(1 + math.exp(2))) / 2
-    assert float(weighted_bce(verdict, SOURCE, weight)) == pytest.approx(expected, rel=1e-6)
+    assert float(weighted_bce(output, SOURCE, weight)) == pytest.approx(expected, rel=1e-6)
     one, other = paddle.to_tensor([[1.0, 0.0]]), paddle.to_tensor([[1.0, 1.0]])
     assert float(cosine(one, other)) == pytest.approx(1 / math.sqrt(2), rel=1e-5)
     assert cosine(one, other, axis=0).numpy().tolist() == pytest.approx([1.0, 0.0], abs=1e-5)

@@ -1,4 +1,4 @@
-"""What notebooks call: training that goes on, and pictures of runs, predictions, data and reports."""
+"""What notebooks call: training that resumes, and images of runs, predictions, data and reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from paddle_adaptseg.lab.notebook import _titles
 
 
 def pixels(shown) -> np.ndarray:
-    """The picture that a notebook would show."""
+    """The image that a notebook would show."""
     with Image.open(io.BytesIO(shown._repr_png_())) as picture:
         return np.asarray(picture.convert("RGB"))
 
@@ -95,7 +95,7 @@ def test_other_runs_stand_beside_the_first(log):
     assert (pixels(paddle_adaptseg.show_run(log)) != pixels(paddle_adaptseg.show_run(log, other))).any()
 
 
-def test_predictions_of_several_runs_stand_beside_the_truth(tiny, tmp_path):
+def test_predictions_of_several_runs_stand_beside_the_ground_truth(tiny, tmp_path):
     config = tiny("toy/source_only", "schedule.stop=2")
     paddle_adaptseg.train(config)
     folder = config.run.output

@@ -51,7 +51,7 @@ def pointwise(variant):
 
 
 def padded(fill, image, areas):
-    """The images with `fill` where the areas say that there is no picture."""
+    """The images with `fill` where the areas mark padding."""
     image = image.numpy().copy()
     for one, (down, right) in zip(image, areas):
         one[..., round(one.shape[-2] * down) :, :] = fill
@@ -60,7 +60,7 @@ def padded(fill, image, areas):
 
 
 def scaled_batch(fill=0.0, areas=AREAS):
-    """A batch of smaller pictures, padded with `fill`."""
+    """A batch of smaller images, padded with `fill`."""
     whole = batch()
     return replace(
         whole,
@@ -111,7 +111,7 @@ def test_areas_that_are_whole_images_change_nothing(variant):
 
 
 @pytest.mark.parametrize("variant", [v for v in ADAPTING if VARIANTS[v][0] == "target_prior"])
-def test_a_prior_on_a_padded_image_is_the_prior_on_its_picture(variant):
+def test_a_prior_on_a_padded_image_is_the_prior_on_the_image_without_padding(variant):
     method = pointwise(variant)
     given, (down, right) = scaled_batch(), AREAS[0]
     one = replace(given, target_image=given.target_image[:1], target_areas=AREAS[:1])
@@ -123,7 +123,7 @@ def test_a_prior_on_a_padded_image_is_the_prior_on_its_picture(variant):
 
 
 @pytest.mark.parametrize("variant", ADAPTING)
-def test_processes_with_pictures_of_different_sizes_have_the_mean_of_their_common_batch(variant):
+def test_processes_with_images_of_different_sizes_have_the_mean_of_their_common_batch(variant):
     method = pointwise(variant)
     common, _ = outcome(method, scaled_batch())
     parts = []

@@ -193,7 +193,7 @@ def test_every_checkpoint_of_a_run_is_measured_once_by_all_and_told_by_the_first
     assert list((together["folder"] / "report").glob("*.html"))
 
 
-def test_the_pictures_of_a_folder_are_shared_and_what_failed_is_told_by_all(together):
+def test_the_images_of_a_folder_are_shared_and_what_failed_is_told_by_all(together):
     (said,) = set(together["predict"])
     assert said.startswith("3 [") and "broken.png" in said
     assert len(list((together["folder"] / "labels").rglob("*.png"))) == 3

@@ -43,7 +43,7 @@ def test_a_wrong_configuration_is_an_error_and_no_plan(tiny):
 def test_the_start_is_loaded_as_training_would_load_it(tiny, tmp_path):
     config = tiny("toy/source_only", "schedule.stop=2", "run.eval_every=0")
     fit(config)
-    assert "start: goes on in" in plan_run(config, resume="latest").text()
+    assert "start: resumes in" in plan_run(config, resume="latest").text()
     (problem,) = plan_run(config).problems
     assert "already holds a run at step 2" in problem
     assert "start: from random weights (what is there is dropped)" in plan_run(config, overwrite=True).text()

@@ -86,7 +86,7 @@ def test_the_page_needs_no_network_and_no_name_becomes_markup(findings, tmp_path
     assert f"{lift:+.1f} target lift over the baseline" in " ".join(text.split())
 
 
-def test_every_picture_is_also_a_file(findings, tmp_path):
+def test_every_figure_is_also_a_file(findings, tmp_path):
     write_report(findings, tmp_path)
     made = {p.name for p in tmp_path.glob("*.png")}
     assert made == {"curve.png", "classes_target.png", "classes_source.png", "confusion_target.png",

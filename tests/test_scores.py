@@ -37,16 +37,16 @@ def columns(*classes, height=5):
 
 
 def test_boundary_iou_by_hand():
-    truth, prediction = columns(0, 0, 0, 1, 1, 1), columns(0, 0, 0, 0, 1, 1)
-    narrow = boundary_counts(truth, prediction, 2, band=1)  # truth: columns 2 and 3, prediction: 3 and 4
+    ground_truth, prediction = columns(0, 0, 0, 1, 1, 1), columns(0, 0, 0, 0, 1, 1)
+    narrow = boundary_counts(ground_truth, prediction, 2, band=1)  # ground truth: columns 2 and 3, prediction: 3 and 4
     assert narrow.tolist() == [[0, 0], [5, 5], [5, 5]]
-    wide = boundary_counts(truth, prediction, 2, band=2)  # columns 1 to 4 and 2 to 5; right in 2 and 4
+    wide = boundary_counts(ground_truth, prediction, 2, band=2)  # columns 1 to 4 and 2 to 5; right in 2 and 4
     assert wide.tolist() == [[5, 5], [10, 10], [10, 10]]
     np.testing.assert_allclose(boundary_iou(wide), [1 / 3, 1 / 3])
-    assert boundary_iou(boundary_counts(truth, truth, 2, band=2)).tolist() == [1, 1]
+    assert boundary_iou(boundary_counts(ground_truth, ground_truth, 2, band=2)).tolist() == [1, 1]
 
 
-def test_ignored_pixels_and_the_edge_of_the_picture_are_no_boundary():
+def test_ignored_pixels_and_the_edge_of_the_image_are_no_boundary():
     counts = boundary_counts(columns(0, 0, 255, 1, 1), columns(0, 0, 1, 1, 1), 2, band=1)
     assert not counts.any() and np.isnan(boundary_iou(counts)).all()
     across = boundary_counts(columns(0, 255, 1), columns(0, 0, 1), 2, band=2)

@@ -1,4 +1,4 @@
-"""Pictures have the right colours and shapes; the machine's settings never override the user's."""
+"""Images have the right colours and shapes; the machine's settings never override the user's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_labels_get_the_colours_of_cityscapes_and_ignored_pixels_are_black():
     assert np.asarray(image.convert("RGB")).tolist() == expected
 
 
-def test_panels_and_grids_put_pictures_side_by_side():
+def test_panels_and_grids_put_images_side_by_side():
     image, label = np.full((6, 8, 3), 7, np.uint8), np.zeros((6, 8), np.uint8)
     strip = panel(image, label, np.zeros((12, 16), np.uint8), np.zeros((6, 8)), CITYSCAPES_19)
     assert strip.shape == (6, 32, 3)

@@ -15,11 +15,11 @@ FLAGS = {
     "method.weights.aux": (("--lambda-adv-target1",), "weight of the auxiliary adversarial loss"),
     "method.weights.main": (("--lambda-adv-target2",), "weight of the main adversarial loss"),
     "method.gan": (("--gan",), "Vanilla or LS"),
-    "optim.segmenter.lr": (("--learning-rate",), "base rate of the segmenter"),
+    "optim.segmenter.lr": (("--learning-rate",), "learning rate of the segmenter"),
     "optim.segmenter.momentum": (("--momentum",), "its momentum"),
     "optim.segmenter.weight_decay": (("--weight-decay",), "its weight decay"),
-    "optim.discriminators.lr": (("--learning-rate-D",), "base rate of the discriminators"),
-    "schedule.horizon": (("--num-steps",), "steps over which the rate decays"),
+    "optim.discriminators.lr": (("--learning-rate-D",), "learning rate of the discriminators"),
+    "schedule.horizon": (("--num-steps",), "steps over which the learning rate decays"),
     "schedule.stop": (("--num-steps-stop",), "step at which training stops"),
     "schedule.power": (("--power",), "of the decay"),
     "schedule.iter_size": (("--iter-size",), "batches whose gradients are summed in a step"),
@@ -42,16 +42,16 @@ def train_parser(description: str) -> argparse.ArgumentParser:
         parser.add_argument(*flags, dest=key, help=f"{text} ({key})")
     for flag, (setting, text) in SWITCHES.items():
         parser.add_argument(flag, dest="switches", action="append_const", const=setting, default=[], help=text)
-    parser.add_argument("--continue-train", action="store_true", help="go on from a checkpoint of this run's folder")
+    parser.add_argument("--continue-train", action="store_true", help="resume from a checkpoint in this run's folder")
     parser.add_argument("--start-iter", help="latest (default), best or a step; needs --continue-train")
     parser.add_argument("--accept-changes", action="store_true", help="continue although settings or Paddle changed")
     parser.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds a run")
-    parser.add_argument("--dry-run", action="store_true", help="build all and print the plan; exit code 1: files lack")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan only; exit code 1 if files are missing")
     return parser
 
 
 def overrides(args: argparse.Namespace) -> list[str]:
-    """What the flags set, then the overrides as they stand, so that the last word is theirs."""
+    """What the flags set, then the overrides as they stand, which take precedence."""
     values = {key: value for key, value in vars(args).items() if "." in key and value is not None}
     flags = (f"{key}={json.dumps(value) if key in TEXT else value}" for key, value in values.items())
     return [*flags, *args.switches, *args.override]

@@ -13,7 +13,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("dataset", nargs="?", help="a name of the catalog or a YAML file of your own")
     parser.add_argument("root", nargs="*", help="its folder or archives")
     parser.add_argument("--split", help="default: the data set's first")
-    parser.add_argument("--unlabelled", action="store_true", help="do not look for labels")
+    parser.add_argument("--unlabelled", action="store_true", help="do not check labels")
     parser.add_argument("--config", help="check source, target and validation of this configuration instead")
     parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     parser.add_argument("--limit", type=int, help="read at most so many images of each, evenly spread; default: all")

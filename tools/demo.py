@@ -29,11 +29,11 @@ def main() -> int:
     if args.table:
         text = f"# The demo's recipe over seeds\n\nWritten by `make demo-seeds` on {runtime.environment()}.\n\n"
         Path(args.table).write_text(text + demo.seeds_table(comparisons) + "\n", encoding="utf-8")
-    picture = first["adapted"].folder.parent / "demo.png"
-    demo.picture(first, picture)
-    print(f"\npicture:     {picture}")
+    path = first["adapted"].folder.parent / "demo.png"
+    demo.figure(first, path)
+    print(f"\nfigure:      {path}")
     print(f"checkpoints: {', '.join(str(job.folder) for job in first.values())}")
-    print(f"curves:      .venv/bin/visualdl --logdir {picture.parent}")
+    print(f"curves:      .venv/bin/visualdl --logdir {path.parent}")
     mean = {name: sum(c.miou(name) for c in comparisons) / len(comparisons) for name in demo.METHODS}
     before, after = mean.values()
     print(f"lift: source-only {before:.2f}, adapted {after:.2f}, {after - before:+.2f} mIoU")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Export weights as a program that takes an RGB picture and gives class indices, for Paddle Inference or ONNX."""
+"""Export weights as a program that takes an RGB image and gives class indices, for Paddle Inference or ONNX."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Label pictures, folders, films or a camera with weights or an exported program. Exit code 1 if any input failed."""
+"""Label images, folders, videos or a camera with weights or an exported program. Exit code 1 if any input failed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from _cli import run
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="weights, a run's folder, or an exported folder")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, folders, patterns, films, a camera")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, patterns, videos, a camera")
     parser.add_argument("--output", required=True, help="folder for the results, named as their inputs")
-    parser.add_argument("--write", default="label,color,overlay", help="of label,color,overlay,side (films: side)")
-    parser.add_argument("--max-frames", type=int, help="stop a film or camera after so many frames")
+    parser.add_argument("--write", default="label,color,overlay", help="of label,color,overlay,side (videos: side)")
+    parser.add_argument("--max-frames", type=int, help="stop a video or camera after this many frames")
     parser.add_argument("--config", help="YAML file; default: the configuration saved in the weights")
     parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()

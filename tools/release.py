@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build the archives of a release, look into them, and use the wheel in a fresh environment. Uploads nothing."""
+"""Build the archives of a release, inspect them, and use the wheel in a fresh environment. Uploads nothing."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def main() -> int:
         subprocess.run([sys.executable, "-m", "venv", fresh], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel.resolve()], check=True)
         found = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}  # what it depends on is not installed twice
-        said = subprocess.run([python, "-c", USE], check=True, text=True, cwd=fresh, env=found, capture_output=True)
-        print(said.stdout.strip())
+        output = subprocess.run([python, "-c", USE], check=True, text=True, cwd=fresh, env=found, capture_output=True)
+        print(output.stdout.strip())
     print("built: " + ", ".join(str(path) for path in sorted(folder.iterdir())))
     return 0
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a grid over any keys of a configuration; results as CSV, Markdown, picture and VisualDL HParams. Resumable."""
+"""Train a grid over any keys of a configuration; results as CSV, Markdown, a figure and VisualDL HParams. Resumable."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main() -> int:
     folder = Path(args.output or f"checkpoint/sweep/{config.parent.name}_{config.stem}")
     trials = sweep_trials(args.config, [parse_axis(text) for text in args.set], folder, args.override)
     ensure_toy(trials[0].job.config.data.source.root)
-    print(f"{len(trials)} trainings in {folder}; the same command goes on where it was interrupted", flush=True)
+    print(f"{len(trials)} trainings in {folder}; the same command resumes an interrupted sweep", flush=True)
     settings = run_sweep(trials, args.parallel or runtime.cpu_count())
     seeds = len(settings[0].scores)
     paths = write_sweep(trials, settings, folder, f"{config.parent.name}/{config.stem}, {seeds} seed{'s'[: seeds > 1]}")

@@ -107,7 +107,7 @@ def step_gflop(network, discriminators, source: tuple[int, int], target: tuple[i
     """Arithmetic of the convolutions of one step in 1e9 operations, counted by hooks on one pass at each size.
 
     A backward pass costs two forward passes: for the input, which the first layer does not need, and for the weights,
-    which the fooling pass does not need.
+    which the adversarial pass does not need.
     """
     counted: list[float] = []
 
@@ -140,8 +140,8 @@ def train(network, discriminators, segmenter_step, discriminators_step, number: 
     """One step as the paper describes it."""
     watch, losses = common.Stopwatch(), {}
     factor = (1 - number / common.HORIZON) ** common.POWER
-    for group, rate in zip(segmenter_step.param_groups, (common.RATE, 10 * common.RATE)):
-        group["lr"] = rate * factor
+    for group, base in zip(segmenter_step.param_groups, (common.RATE, 10 * common.RATE)):
+        group["lr"] = base * factor
     discriminators_step.param_groups[0]["lr"] = common.DISCRIMINATOR_RATE * factor
     segmenter_step.zero_grad()
     discriminators_step.zero_grad()

@@ -141,10 +141,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Rate = lr * (1 - step/horizon)^power. The originals set the horizon to 250k but stop at 150k.
+    """Learning rate = lr * (1 - step/horizon)^power. The originals set the horizon to 250k but stop at 150k.
 
-    While step < warmup it is lr * step/warmup; with a `warmup_ratio` it is the decayed rate times a factor that grows
-    linearly from the ratio to 1 (the "linear" warm-up of mmcv).
+    While step < warmup it is lr * step/warmup; with a `warmup_ratio` it is the decayed learning rate times a factor
+    that grows linearly from the ratio to 1 (the "linear" warm-up of mmcv).
     """
 
     horizon: int = 250_000
@@ -170,7 +170,7 @@ class Run:
     restore_partial: bool = False
     restore_labelled: bool = False
     max_hours: float = 0.0  # end this session with a checkpoint after so long; 0: no limit
-    on_nonfinite: str = "stop"  # or skip: take the step back and go on, up to max_nonfinite times
+    on_nonfinite: str = "stop"  # or skip: undo the step and continue, up to max_nonfinite times
     max_nonfinite: int = 10
     accelerate: Switch = Switch("auto")  # on a CPU, blocks and losses are computed by oneDNN
     deterministic: bool = False  # also choose deterministic cuDNN kernels

@@ -30,7 +30,7 @@ class CheckpointError(UserError):
 
 
 class TrainingError(UserError):
-    """Training produced something that must not go on, such as a loss that is not finite."""
+    """Training cannot continue, for example because a loss is not finite."""
 
 
 class StorageError(UserError):
@@ -38,7 +38,7 @@ class StorageError(UserError):
 
 
 class Stopped(Exception):
-    """Not an error: a run was asked to end, and everything it needs to go on is saved. `code` is the exit code."""
+    """Not an error: a run was asked to end, and everything needed to resume it is saved. `code` is the exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)

@@ -66,7 +66,7 @@ def import_paddle() -> None:
     with warnings.catch_warnings(), contextlib.redirect_stderr(caught):
         warnings.filterwarnings("ignore", message="No ccache")
         import paddle  # noqa: F401
-    warnings.filterwarnings("ignore", message="When training, we now always track")  # said once per run by batch norm
+    warnings.filterwarnings("ignore", message="When training, we now always track")  # given once per run by batch norm
     kept = [line for line in caught.getvalue().splitlines() if "OMP_NUM_THREADS" not in line]
     if kept:
         print("\n".join(kept), file=sys.stderr)

@@ -14,7 +14,7 @@ from paddle import Tensor, nn
 
 from paddle_adaptseg.cpu.arena import empty
 from paddle_adaptseg.cpu.gradient import Gradients, differentiable
-from paddle_adaptseg.cpu.onednn import empty_last, lies_last, whole
+from paddle_adaptseg.cpu.onednn import contiguous, empty_last, lies_last
 from paddle_adaptseg.cpu.operations import Geometry, add, convolution, output_shape, pair, relu_backward
 
 
@@ -42,7 +42,7 @@ def convolve(
 
         return y, gradient
 
-    return differentiable(operation, whole(x), whole(weight), *([] if bias is None else [whole(bias)]))
+    return differentiable(operation, contiguous(x), contiguous(weight), *([] if bias is None else [contiguous(bias)]))
 
 
 def summed(x: Tensor, convs: Sequence[nn.Conv2D]) -> Tensor:
@@ -69,7 +69,9 @@ def summed(x: Tensor, convs: Sequence[nn.Conv2D]) -> Tensor:
 
         return total, gradient
 
-    return differentiable(operation, whole(x), *(whole(p) for conv in convs for p in (conv.weight, conv.bias)))
+    return differentiable(
+        operation, contiguous(x), *(contiguous(p) for conv in convs for p in (conv.weight, conv.bias))
+    )
 
 
 def run_forward(

@@ -15,7 +15,7 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from paddle_adaptseg.cpu.onednn import whole
+from paddle_adaptseg.cpu.onednn import contiguous
 
 Gradients = Callable[[Tensor], tuple[Optional[Tensor], ...]]
 Operation = Callable[..., tuple[Tensor, Gradients]]
@@ -62,7 +62,7 @@ class _Node(PyLayer):
         if paddle.is_grad_enabled():
             _refuse("gradients of accelerated operations cannot be differentiated again (create_graph)")
         gradient, ctx.gradient = ctx.gradient, None
-        found = gradient(whole(dy))
+        found = gradient(contiguous(dy))
         return found if len(found) > 1 else found[0]
 
 

@@ -37,7 +37,7 @@ _LAST = (0, 2, 3, 1)  # axes of a map from the slowest to the fastest, channels 
 
 
 class Refused(Exception):
-    """oneDNN said no."""
+    """oneDNN returned an error code."""
 
 
 class _Argument(ctypes.Structure):
@@ -48,11 +48,11 @@ class _Version(ctypes.Structure):
     _fields_ = (("major", c_int), ("minor", c_int), ("patch", c_int))  # and more that is not asked for
 
 
-class Made(NamedTuple):
+class Primitive(NamedTuple):
     """A primitive, the description that it was made from, and the bytes that it needs while it runs."""
 
     description: c_void_p
-    primitive: c_void_p
+    handle: c_void_p
     scratchpad: int
 
 
@@ -77,7 +77,7 @@ class Library:
         if status != 0:
             raise Refused(f"{name}: {status}")
 
-    def make(self, create: str, *arguments: object, after: Optional[Callable[[c_void_p], None]] = None) -> Made:
+    def make(self, create: str, *arguments: object, after: Optional[Callable[[c_void_p], None]] = None) -> Primitive:
         """A primitive of the kind that `create` names; `after` adds what it does to its results to its attributes."""
         description, primitive, attributes = c_void_p(), c_void_p(), c_void_p()
         self.call("primitive_attr_create", byref(attributes))
@@ -89,7 +89,7 @@ class Library:
             self.call("primitive_create", byref(primitive), description)
         finally:
             self.dll.dnnl_primitive_attr_destroy(attributes)
-        return Made(description, primitive, self.size(self.queried(description, "scratchpad")))
+        return Primitive(description, primitive, self.size(self.queried(description, "scratchpad")))
 
     def queried(self, description: c_void_p, what: str) -> c_void_p:
         """A layout that the library has chosen."""
@@ -99,10 +99,10 @@ class Library:
         """Bytes of an array."""
         return self.dll.dnnl_memory_desc_get_size(layout)
 
-    def name(self, made: Made) -> str:
+    def name(self, primitive: Primitive) -> str:
         """Which implementation the library has chosen."""
         text = ctypes.c_char_p()
-        self.call("primitive_desc_query", made.description, _IMPLEMENTATION, 0, byref(text))
+        self.call("primitive_desc_query", primitive.description, _IMPLEMENTATION, 0, byref(text))
         return (text.value or b"").decode()
 
     def memory(self, layout: c_void_p, tensor: Tensor) -> c_void_p:
@@ -110,16 +110,16 @@ class Library:
         self.call("memory_create", byref(result), layout, self.engine, c_void_p(tensor.data_ptr()))
         return result
 
-    def run(self, made: Made, memories: Mapping[int, c_void_p]) -> None:
+    def run(self, primitive: Primitive, memories: Mapping[int, c_void_p]) -> None:
         """Run a primitive to its end."""
         given, pad = dict(memories), c_void_p()
-        if made.scratchpad:
-            room = empty([-(-made.scratchpad // 4)])
-            pad = given[_SCRATCHPAD] = self.memory(self.queried(made.description, "scratchpad"), room)
+        if primitive.scratchpad:
+            room = empty([-(-primitive.scratchpad // 4)])
+            pad = given[_SCRATCHPAD] = self.memory(self.queried(primitive.description, "scratchpad"), room)
         arguments = (_Argument * len(given))(*((number, memory.value) for number, memory in given.items()))
-        self.call("primitive_execute", made.primitive, self.stream, len(given), arguments)
+        self.call("primitive_execute", primitive.handle, self.stream, len(given), arguments)
         self.call("stream_wait", self.stream)
-        if made.scratchpad:
+        if primitive.scratchpad:
             self.dll.dnnl_memory_destroy(pad)
 
 

@@ -1,6 +1,6 @@
 """An operation of oneDNN on Paddle's tensors, which it takes by name.
 
-Maps may lie row by row or channels last, which is how oneDNN computes; what lies otherwise than an operation wants is
+Maps may lie row by row or channels last, which is how oneDNN computes; what  otherwise than an operation wants is
 copied for it. operations.py says which operations there are.
 """
 
@@ -14,7 +14,7 @@ import paddle
 from paddle import Tensor
 
 from paddle_adaptseg.cpu.arena import empty
-from paddle_adaptseg.cpu.library import FROM, TO, Made, layout, opened
+from paddle_adaptseg.cpu.library import FROM, TO, Primitive, layout, opened
 
 _NUMBERS: Mapping[str, int] = {
     "src": 1,
@@ -49,17 +49,17 @@ def lies_last(x: Tensor) -> bool:
     return list(x.strides) == [channels * height * width, 1, width * channels, channels]
 
 
-def whole(x: Tensor) -> Tensor:
+def contiguous(x: Tensor) -> Tensor:
     """A tensor without gaps in memory, in rows or channels last."""
     return x if x.is_contiguous() or (x.ndim == 4 and lies_last(x)) else x.contiguous()
 
 
-class Way(NamedTuple):
-    """How a tensor lies, how the primitive wants it, and the copy between them, if they differ."""
+class Layout(NamedTuple):
+    """How a tensor lies in memory, how the primitive wants it, and the copy between them, if they differ."""
 
-    lies: c_void_p
+    actual: c_void_p
     wanted: c_void_p
-    copy: Optional[Made]
+    copy: Optional[Primitive]
     floats: int  # the size of what is wanted
 
 
@@ -68,7 +68,7 @@ class Operation:
 
     def __init__(
         self,
-        made: Made,
+        primitive: Primitive,
         outputs: Sequence[str],
         hint: Optional[Operation] = None,
         chosen: Sequence[str] = _KERNELS,
@@ -78,14 +78,14 @@ class Operation:
 
         `last`: whether it wants the other maps channels last, or in rows.
         """
-        self.made, self.outputs, self.hint, self.chosen, self.last = made, outputs, hint, chosen, last
-        self.ways: dict[tuple[str, tuple[int, ...], bool], Way] = {}
+        self.primitive, self.outputs, self.hint, self.chosen, self.last = primitive, outputs, hint, chosen, last
+        self.layouts: dict[tuple[str, tuple[int, ...], bool], Layout] = {}
 
     def __del__(self) -> None:
         lib = opened()
-        for made in (self.made, *(way.copy for way in self.ways.values() if way.copy is not None)):
-            lib.dll.dnnl_primitive_destroy(made.primitive)
-            lib.dll.dnnl_primitive_desc_destroy(made.description)
+        for primitive in (self.primitive, *(item.copy for item in self.layouts.values() if item.copy is not None)):
+            lib.dll.dnnl_primitive_destroy(primitive.handle)
+            lib.dll.dnnl_primitive_desc_destroy(primitive.description)
 
     def workspace(self) -> Tensor:
         """Memory for what a forward pass notes down for its backward pass."""
@@ -94,47 +94,47 @@ class Operation:
     def __call__(self, tensors: Mapping[str, Tensor]) -> None:
         """Run; results are written into the tensors given for them."""
         lib, memories, alive, buffers = opened(), dict[int, c_void_p](), list[c_void_p](), list[Tensor]()
-        after: list[tuple[Made, c_void_p, c_void_p]] = []
+        after: list[tuple[Primitive, c_void_p, c_void_p]] = []
         for name, tensor in tensors.items():
-            way = self._way(name, tensor)
-            memory = lib.memory(way.lies, tensor)
+            tensor_layout = self._layout(name, tensor)
+            memory = lib.memory(tensor_layout.actual, tensor)
             alive.append(memory)
-            if way.copy is not None:
-                buffers.append(empty([way.floats]))
-                inner = lib.memory(way.wanted, buffers[-1])
+            if tensor_layout.copy is not None:
+                buffers.append(empty([tensor_layout.floats]))
+                inner = lib.memory(tensor_layout.wanted, buffers[-1])
                 alive.append(inner)
                 if name in self.outputs:
-                    after.append((way.copy, inner, memory))
+                    after.append((tensor_layout.copy, inner, memory))
                 else:
-                    lib.run(way.copy, {FROM: memory, TO: inner})
+                    lib.run(tensor_layout.copy, {FROM: memory, TO: inner})
                 memory = inner
             memories[_NUMBERS[name]] = memory
-        lib.run(self.made, memories)
+        lib.run(self.primitive, memories)
         for copy, inner, memory in after:
             lib.run(copy, {FROM: inner, TO: memory})
         for memory in alive:
             lib.dll.dnnl_memory_destroy(memory)
 
-    def _way(self, name: str, tensor: Tensor) -> Way:
+    def _layout(self, name: str, tensor: Tensor) -> Layout:
         shape = tuple(tensor.shape)
         is_map = len(shape) == 4 and name not in _KERNELS
         key = (name, shape, is_map and lies_last(tensor))
         assert key[2] or tensor.is_contiguous(), f"{name} {shape} has gaps in memory"
-        if key not in self.ways:
-            self.ways[key] = self._find_way(*key, is_map)
-        return self.ways[key]
+        if key not in self.layouts:
+            self.layouts[key] = self._find_layout(*key, is_map)
+        return self.layouts[key]
 
-    def _find_way(self, name: str, shape: tuple[int, ...], last: bool, is_map: bool) -> Way:
+    def _find_layout(self, name: str, shape: tuple[int, ...], last: bool, is_map: bool) -> Layout:
         lib = opened()
         if name == "workspace":
             wanted = self._queried(name)
-            return Way(wanted, wanted, None, 0)
-        lies, copy = layout(shape, last), None
+            return Layout(wanted, wanted, None, 0)
+        actual, copy = layout(shape, last), None
         wanted = self._queried(name) if name in self.chosen else layout(shape, is_map and self.last)
-        if not lib.dll.dnnl_memory_desc_equal(lies, wanted):
-            one, other = (wanted, lies) if name in self.outputs else (lies, wanted)
+        if not lib.dll.dnnl_memory_desc_equal(actual, wanted):
+            one, other = (wanted, actual) if name in self.outputs else (actual, wanted)
             copy = lib.make("reorder", one, lib.engine, other, lib.engine)
-        return Way(lies, wanted, copy, -(-lib.size(wanted) // 4))
+        return Layout(actual, wanted, copy, -(-lib.size(wanted) // 4))
 
     def _queried(self, name: str) -> c_void_p:
-        return opened().queried(self.made.description, name)
+        return opened().queried(self.primitive.description, name)

@@ -39,22 +39,24 @@ def convolution(kind: str, geometry: Geometry, bias: bool, slope: Optional[float
     numbers = [dims(values) for values in (strides, [d - 1 for d in dilation], padding, padding)]
     if kind == "forward":
         described = maps[0], kernels, shift, maps[1]
-        made = lib.make("convolution_forward", lib.engine, _TRAINING, _DIRECT, *described, *numbers, after=_relu(slope))
-        return Operation(made, ["dst"])
+        primitive = lib.make(
+            "convolution_forward", lib.engine, _TRAINING, _DIRECT, *described, *numbers, after=_relu(slope)
+        )
+        return Operation(primitive, ["dst"])
     hint = convolution("forward", geometry, bias)
-    head, tail = (lib.engine, _DIRECT), (*numbers, hint.made.description)
+    head, tail = (lib.engine, _DIRECT), (*numbers, hint.primitive.description)
     if kind == "backward_data":
-        made = lib.make("convolution_backward_data", *head, maps[0], kernels, maps[1], *tail)
-        return Operation(made, ["diff_src"], hint)
-    made = lib.make("convolution_backward_weights", *head, maps[0], kernels, shift, maps[1], *tail)
+        primitive = lib.make("convolution_backward_data", *head, maps[0], kernels, maps[1], *tail)
+        return Operation(primitive, ["diff_src"], hint)
+    primitive = lib.make("convolution_backward_weights", *head, maps[0], kernels, shift, maps[1], *tail)
     skips = kernel[2:] == (1, 1) and max(strides) > 1
-    if not skips and not lib.name(made).startswith(_GENERAL):
-        return Operation(made, ["diff_weights", "diff_bias"], hint)
+    if not skips and not lib.name(primitive).startswith(_GENERAL):
+        return Operation(primitive, ["diff_weights", "diff_bias"], hint)
     # AVX2 has no kernel of its own for channels last. AVX-512's for a strided 1x1 writes past its workspace when there
     # are fewer than 16 channels (oneDNN 3.2 and 3.6), which corrupts the heap.
     free = free_layout(src), free_layout(output_shape(geometry))
-    made = lib.make("convolution_backward_weights", *head, free[0], kernels, shift, free[1], *tail)
-    return Operation(made, ["diff_weights", "diff_bias"], hint, ("src", "diff_dst", "diff_weights"))
+    primitive = lib.make("convolution_backward_weights", *head, free[0], kernels, shift, free[1], *tail)
+    return Operation(primitive, ["diff_weights", "diff_bias"], hint, ("src", "diff_dst", "diff_weights"))
 
 
 @lru_cache(maxsize=1024)
@@ -90,8 +92,8 @@ def moments(shape: tuple[int, ...]) -> Operation:
 
 def _norm(shape: tuple[int, ...], epsilon: float, kind: int, flags: int) -> Operation:
     lib, maps = opened(), layout(shape, last=True)
-    made = lib.make("batch_normalization_forward", lib.engine, kind, maps, maps, c_float(epsilon), flags)
-    return Operation(made, ["dst"])
+    primitive = lib.make("batch_normalization_forward", lib.engine, kind, maps, maps, c_float(epsilon), flags)
+    return Operation(primitive, ["dst"])
 
 
 @lru_cache(maxsize=1024)
@@ -100,17 +102,17 @@ def norm_backward(shape: tuple[int, ...], epsilon: float, given: bool) -> Operat
     lib, maps = opened(), layout(shape, last=True)
     flags = _SCALE_AND_SHIFT | given * _GIVEN_STATISTICS
     hint = _norm(shape, epsilon, _TRAINING, flags)
-    numbers = c_float(epsilon), flags, hint.made.description
-    made = lib.make("batch_normalization_backward", lib.engine, _BACKWARD, maps, maps, maps, *numbers)
-    return Operation(made, ["diff_src"], hint)
+    numbers = c_float(epsilon), flags, hint.primitive.description
+    primitive = lib.make("batch_normalization_backward", lib.engine, _BACKWARD, maps, maps, maps, *numbers)
+    return Operation(primitive, ["diff_src"], hint)
 
 
 @lru_cache(maxsize=256)
 def add(shape: tuple[int, ...], relu: bool) -> Operation:
     """src + other to dst, which may be one of them; ReLU included on demand."""
     lib, maps = opened(), layout(shape, last=True)
-    made = lib.make("binary", lib.engine, _ADD, maps, maps, maps, after=_relu(0.0 if relu else None))
-    return Operation(made, ["dst"])
+    primitive = lib.make("binary", lib.engine, _ADD, maps, maps, maps, after=_relu(0.0 if relu else None))
+    return Operation(primitive, ["dst"])
 
 
 @lru_cache(maxsize=256)
@@ -120,8 +122,10 @@ def relu_backward(shape: tuple[int, ...], slope: float = 0.0) -> Operation:
     numbers = c_float(slope), c_float(0)
     forward = lib.make("eltwise_forward", lib.engine, _TRAINING, _RELU_OF_RESULT, maps, maps, *numbers)
     hint = Operation(forward, ["dst"])
-    made = lib.make("eltwise_backward", lib.engine, _RELU_OF_RESULT, maps, maps, maps, *numbers, forward.description)
-    return Operation(made, ["diff_src"], hint)
+    primitive = lib.make(
+        "eltwise_backward", lib.engine, _RELU_OF_RESULT, maps, maps, maps, *numbers, forward.description
+    )
+    return Operation(primitive, ["diff_src"], hint)
 
 
 def _relu(slope: Optional[float]) -> Optional[Callable[[c_void_p], None]]:
@@ -141,8 +145,8 @@ def _relu(slope: Optional[float]) -> Optional[Callable[[c_void_p], None]]:
 def max_pool(window: Window) -> Operation:
     """src to dst and, in workspace, which value each was."""
     lib, maps = opened(), (layout(window[0], last=True), layout(window[1], last=True))
-    made = lib.make("pooling_forward", lib.engine, _TRAINING, _MAX, *maps, *_window(window))
-    return Operation(made, ["dst"])
+    primitive = lib.make("pooling_forward", lib.engine, _TRAINING, _MAX, *maps, *_window(window))
+    return Operation(primitive, ["dst"])
 
 
 @lru_cache(maxsize=256)
@@ -150,8 +154,8 @@ def max_pool_backward(window: Window) -> Operation:
     """diff_dst and workspace to diff_src."""
     lib, hint = opened(), max_pool(window)
     maps = layout(window[0], last=True), layout(window[1], last=True)
-    made = lib.make("pooling_backward", lib.engine, _MAX, *maps, *_window(window), hint.made.description)
-    return Operation(made, ["diff_src"], hint)
+    primitive = lib.make("pooling_backward", lib.engine, _MAX, *maps, *_window(window), hint.primitive.description)
+    return Operation(primitive, ["diff_src"], hint)
 
 
 @lru_cache(maxsize=256)

@@ -13,9 +13,9 @@ from paddle import Tensor
 
 from paddle_adaptseg.cpu.convolution import added, through_relu
 from paddle_adaptseg.cpu.gradient import Gradients, differentiable
-from paddle_adaptseg.cpu.onednn import empty_last, whole
+from paddle_adaptseg.cpu.onednn import contiguous, empty_last
 from paddle_adaptseg.cpu.operations import add
-from paddle_adaptseg.cpu.unit import Found, Kept, Unit
+from paddle_adaptseg.cpu.unit import Saved, TensorGradients, Unit
 
 
 def residual(x: Tensor, units: Sequence[Unit], shortcut: Optional[Unit]) -> Tensor:
@@ -24,26 +24,26 @@ def residual(x: Tensor, units: Sequence[Unit], shortcut: Optional[Unit]) -> Tens
 
     def operation(wanted: Sequence[bool], x: Tensor, *flat: Tensor) -> tuple[Tensor, Gradients]:
         parameters = [flat[3 * i : 3 * i + 3] for i in range(len(every))]
-        y, kept = _forward(x, every, parameters, shortcut is not None)
+        y, saved = _forward(x, every, parameters, shortcut is not None)
         result = y.detach()  # y itself would keep its graph alive through what is kept for it
-        return y, lambda dy: _backward(x, result, every, parameters, kept, shortcut is not None, wanted, dy)
+        return y, lambda dy: _backward(x, result, every, parameters, saved, shortcut is not None, wanted, dy)
 
-    return differentiable(operation, whole(x), *(p for unit in every for p in unit.parameters()))
+    return differentiable(operation, contiguous(x), *(p for unit in every for p in unit.parameters()))
 
 
 def _forward(
     x: Tensor, units: Sequence[Unit], parameters: Sequence[Sequence[Tensor]], projected: bool
-) -> tuple[Tensor, list[Kept]]:
-    kept, y, main = [], x, len(units) - projected
+) -> tuple[Tensor, list[Saved]]:
+    saved, y, main = [], x, len(units) - projected
     for index in range(main):
         y, one = units[index].forward(y, parameters[index], relu=index < main - 1)
-        kept.append(one)
+        saved.append(one)
     other = x
     if projected:
         other, one = units[-1].forward(x, parameters[-1], relu=False)
-        kept.append(one)
+        saved.append(one)
     add(tuple(y.shape), relu=True)({"src": y, "other": other, "dst": y})
-    return y, kept
+    return y, saved
 
 
 def _backward(
@@ -51,21 +51,21 @@ def _backward(
     y: Tensor,
     units: Sequence[Unit],
     parameters: Sequence[Sequence[Tensor]],
-    kept: list[Kept],
+    saved: list[Saved],
     projected: bool,
     wanted: Sequence[bool],
     dy: Tensor,
-) -> Found:
+) -> TensorGradients:
     """Gradients of x and of all parameters; what was kept is let go of when it has been read."""
     flags = [wanted[1 + 3 * i : 4 + 3 * i] for i in range(len(units))]
     dy = through_relu(y, dy, empty_last(y.shape))
-    side = kept.pop() if projected else None
-    found: list[Found] = []
+    side = saved.pop() if projected else None
+    found: list[TensorGradients] = []
     dx, free = dy, empty_last(y.shape)
-    for index in reversed(range(len(kept))):
-        last, before = kept.pop(), x
+    for index in reversed(range(len(saved))):
+        last, before = saved.pop(), x
         if index:
-            before = units[index - 1].normalised(kept[-1], parameters[index - 1], True, empty_last(kept[-1].z.shape))
+            before = units[index - 1].normalised(saved[-1], parameters[index - 1], True, empty_last(saved[-1].z.shape))
         needs = (bool(index) or wanted[0], *flags[index])
         dx, gradients = units[index].backward(before, last, parameters[index], dx, free, needs)
         found.insert(0, gradients)

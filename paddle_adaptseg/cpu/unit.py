@@ -23,16 +23,16 @@ from paddle_adaptseg.cpu.convolution import (
     through_relu,
 )
 from paddle_adaptseg.cpu.gradient import Gradients, differentiable
-from paddle_adaptseg.cpu.onednn import empty_last, whole
+from paddle_adaptseg.cpu.onednn import contiguous, empty_last
 from paddle_adaptseg.cpu.operations import moments, norm, norm_backward, output_shape
 
 ROWS = 256  # so many values are added up in float32, and their sums in float64
 
-Found = tuple[Optional[Tensor], ...]
+TensorGradients = tuple[Optional[Tensor], ...]
 
 
 @dataclass(frozen=True)
-class Kept:
+class Saved:
     """What a unit's backward pass needs: the convolution's result and the statistics it was normalised with."""
 
     z: Tensor
@@ -54,38 +54,38 @@ class Unit:
 
     def parameters(self) -> tuple[Tensor, ...]:
         """Kernel, scale and shift: in the order of the gradients that backward() gives."""
-        return whole(self.conv.weight), self.norm.weight, self.norm.bias
+        return contiguous(self.conv.weight), self.norm.weight, self.norm.bias
 
-    def forward(self, x: Tensor, parameters: Sequence[Tensor], relu: bool, rows: bool = False) -> tuple[Tensor, Kept]:
+    def forward(self, x: Tensor, parameters: Sequence[Tensor], relu: bool, rows: bool = False) -> tuple[Tensor, Saved]:
         """norm(conv(x)), channels last or in `rows`, and what backward() needs; statistics move as Paddle's do."""
         geometry, layer = geometry_of(self.conv, x.shape), self.norm
         z = run_forward(x, parameters[0], [], geometry, empty_last(output_shape(geometry)))
         y = empty(z.shape) if rows else empty_last(z.shape)
         given = bool(layer._use_global_stats) or not layer.training
         if given:
-            kept = Kept(z, layer._mean.clone(), layer._variance.clone(), given)
+            saved = Saved(z, layer._mean.clone(), layer._variance.clone(), given)
         else:
-            kept = Kept(z, *statistics(z, empty_last(z.shape) if rows else y), given)
-            for running, now in ((layer._mean, kept.mean), (layer._variance, kept.variance)):
+            saved = Saved(z, *statistics(z, empty_last(z.shape) if rows else y), given)
+            for running, now in ((layer._mean, saved.mean), (layer._variance, saved.variance)):
                 running.scale_(layer._momentum)
                 running.add_(now * (1 - layer._momentum))
-        return self.normalised(kept, parameters, relu, y), kept
+        return self.normalised(saved, parameters, relu, y), saved
 
-    def normalised(self, kept: Kept, parameters: Sequence[Tensor], relu: bool, y: Tensor) -> Tensor:
+    def normalised(self, saved: Saved, parameters: Sequence[Tensor], relu: bool, y: Tensor) -> Tensor:
         """The result from what was kept, written into `y`."""
-        given = {"src": kept.z, "mean": kept.mean, "variance": kept.variance, "dst": y}
+        given = {"src": saved.z, "mean": saved.mean, "variance": saved.variance, "dst": y}
         given.update(scale=parameters[1], shift=parameters[2])
         norm(tuple(y.shape), self.norm._epsilon, relu)(given)
         return y
 
     def backward(
-        self, x: Tensor, kept: Kept, parameters: Sequence[Tensor], dy: Tensor, free: Tensor, wanted: Sequence[bool]
-    ) -> tuple[Optional[Tensor], Found]:
+        self, x: Tensor, saved: Saved, parameters: Sequence[Tensor], dy: Tensor, free: Tensor, wanted: Sequence[bool]
+    ) -> tuple[Optional[Tensor], TensorGradients]:
         """Gradients of x and of the parameters, as far as `wanted` says; memory to write in is `free`, or is `dy`."""
         scale, shift = (paddle.empty(p.shape, dtype="float32") for p in parameters[1:])
-        given = {"src": kept.z, "mean": kept.mean, "variance": kept.variance, "scale": parameters[1]}
+        given = {"src": saved.z, "mean": saved.mean, "variance": saved.variance, "scale": parameters[1]}
         given.update(diff_dst=dy, diff_src=free, diff_scale=scale, diff_shift=shift)
-        norm_backward(tuple(kept.z.shape), self.norm._epsilon, kept.given)(given)
+        norm_backward(tuple(saved.z.shape), self.norm._epsilon, saved.given)(given)
         geometry = geometry_of(self.conv, x.shape)
         kernel = gradients_of_kernel(x, parameters[0], geometry, free, wanted[1:2])
         dx = gradient_of_map(x, parameters[0], geometry, free, last=True) if wanted[0] else None
@@ -95,8 +95,8 @@ class Unit:
 def statistics(z: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of every channel of a map; `free`, another such map, is overwritten.
 
-    oneDNN sums a whole map in float32, which leaves four digits of a large one. So it is told to take the map for one
-    of few rows and many channels, and its many means and variances are put together in float64.
+    oneDNN sums a whole map in float32, which leaves four digits of a large one. So the map is passed as one
+    of few rows and many channels, and the means and variances of the parts are combined in float64.
     """
     count, channels = z.size // z.shape[1], z.shape[1]
     parts = max(1, count // ROWS)
@@ -118,16 +118,16 @@ def normed(x: Tensor, unit: Unit, relu: bool, rows: bool = False) -> Tensor:
     """norm(conv(x)) and a ReLU on demand, channels last or in `rows`."""
 
     def operation(wanted: Sequence[bool], x: Tensor, *parameters: Tensor) -> tuple[Tensor, Gradients]:
-        y, kept = unit.forward(x, parameters, relu, rows)
+        y, saved = unit.forward(x, parameters, relu, rows)
 
-        def gradient(dy: Tensor) -> Found:
+        def gradient(dy: Tensor) -> TensorGradients:
             free = empty_last(dy.shape)
             if relu:
-                result = unit.normalised(kept, parameters, relu, empty_last(dy.shape))
+                result = unit.normalised(saved, parameters, relu, empty_last(dy.shape))
                 dy = through_relu(result, dy, free)
-            dx, gradients = unit.backward(x, kept, parameters, dy, free, wanted)
+            dx, gradients = unit.backward(x, saved, parameters, dy, free, wanted)
             return (dx, *gradients)
 
         return y, gradient
 
-    return differentiable(operation, whole(x), *unit.parameters())
+    return differentiable(operation, contiguous(x), *unit.parameters())

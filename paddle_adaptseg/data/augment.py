@@ -53,7 +53,7 @@ def augment(
 
 
 def cut(array: np.ndarray, width: int, height: int, corner: np.ndarray, fill: int) -> np.ndarray:
-    """A window of (height, width) at a relative corner; what lies outside the picture is `fill`."""
+    """A window of (height, width) at a relative corner; what lies outside the image is `fill`."""
     down, right = max(0, height - array.shape[0]), max(0, width - array.shape[1])
     if down or right:
         array = cv2.copyMakeBorder(array, 0, down, 0, right, cv2.BORDER_CONSTANT, value=(fill,) * 3)

@@ -7,7 +7,7 @@ from typing import Optional
 
 from paddle import Tensor
 
-# For each image of a batch the shares of its height and width that show the picture, from the top left corner; the
+# For each image of a batch the shares of its height and width without padding, from the top left corner; the
 # rest is padding. None: nothing is ever padded, in this batch or another.
 Areas = Optional[tuple[tuple[float, float], ...]]
 
@@ -18,7 +18,7 @@ class Batch:
 
     source_image: Tensor
     source_label: Tensor
-    target_image: Optional[Tensor]  # None for methods that never look at the target
+    target_image: Optional[Tensor]  # None for methods that do not use the target
     files: tuple[str, ...] = ()  # where it came from, for error messages
     source_areas: Areas = None
     target_areas: Areas = None

@@ -22,7 +22,7 @@ from paddle_adaptseg.data.decode import LABELS, decode_rgb
 from paddle_adaptseg.data.pairs import Item, Listing, survey
 from paddle_adaptseg.data.reading import spread
 
-SHEET, CELL = 12, (320, 160)  # pictures on a contact sheet, and the size of each
+SHEET, CELL = 12, (320, 160)  # images on a contact sheet, and the size of each
 
 
 @dataclass
@@ -133,7 +133,7 @@ def describe(report: Report, space: LabelSpace) -> Iterator[str]:
 
 
 def contact_sheet(domain: Domain, space: LabelSpace, labelled: bool, path: Path) -> None:
-    """Pictures spread over the domain, each beside itself with its label laid over it."""
+    """Images spread over the domain, each beside itself with its label laid over it."""
     listing = survey(domain, labelled)
     chosen = sorted({*np.linspace(0, len(listing.items) - 1, SHEET).astype(int)}) if listing.items else []
     cells = [cell for index in chosen if (cell := _cell(listing.items[index], listing, space)) is not None]

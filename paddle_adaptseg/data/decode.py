@@ -21,13 +21,13 @@ TAIL = 4096  # bytes at the end of a JPEG among which its end mark must be
 
 
 def image_size(ref: Ref, data: bytes) -> tuple[int, int]:
-    """(width, height) from a picture's header, before anything large is allocated."""
-    with _open(ref, data) as picture:
-        return picture.size
+    """(width, height) from an image's header, before anything large is allocated."""
+    with _open(ref, data) as opened:
+        return opened.size
 
 
 def decode_rgb(ref: Ref, size: Optional[Sequence[int]] = None) -> np.ndarray:
-    """An RGB picture [H, W, 3] uint8, resized to (width, height) by Pillow's antialiased bicubic filter if given."""
+    """An RGB image [H, W, 3] uint8, resized to (width, height) by Pillow's antialiased bicubic filter if given."""
     return decode_sized(ref, size)[0]
 
 
@@ -39,8 +39,8 @@ def decode_sized(ref: Ref, size: Optional[Sequence[int]] = None) -> tuple[np.nda
     if size is None or tuple(size) == stored:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), stored
     # OpenCV decodes faster, Pillow resizes as the originals did; "raw BGR" swaps channels on the way for nothing.
-    picture = Image.frombuffer("RGB", stored, image, "raw", "BGR", 0, 1)
-    return np.asarray(picture.resize(tuple(size), Image.BICUBIC)), stored
+    decoded = Image.frombuffer("RGB", stored, image, "raw", "BGR", 0, 1)
+    return np.asarray(decoded.resize(tuple(size), Image.BICUBIC)), stored
 
 
 def _decode(ref: Ref, data: bytes, flags: int) -> np.ndarray:
@@ -51,32 +51,32 @@ def _decode(ref: Ref, data: bytes, flags: int) -> np.ndarray:
     except (cv2.error, MemoryError):
         image = None
     if image is None:
-        raise DataError(f"cannot read '{ref}': the picture is damaged")
+        raise DataError(f"cannot read '{ref}': the image is damaged")
     return image
 
 
 def decode_ids(ref: Ref) -> np.ndarray:
-    """Ids from an 8-bit picture. A palette picture (GTA5) gives its indices, which are the ids."""
-    with _open(ref, ref.read()) as picture:
-        if picture.mode not in ("P", "L"):
+    """Ids from an 8-bit image. A palette image (GTA5) gives its indices, which are the ids."""
+    with _open(ref, ref.read()) as opened:
+        if opened.mode not in ("P", "L"):
             raise DataError(
-                f"label '{ref}' must hold 8-bit ids, but its mode is {picture.mode}: a colour picture is no label"
+                f"label '{ref}' must hold 8-bit ids, but its mode is {opened.mode}: a colour image is not a label"
             )
         try:
-            return np.asarray(picture)
+            return np.asarray(opened)
         except Exception as error:  # Pillow's decoders raise many kinds for damaged files
             raise DataError(f"cannot read '{ref}': {error or type(error).__name__}") from None
 
 
 def decode_red16(ref: Ref) -> np.ndarray:
-    """SYNTHIA: the class is the red channel of a 16-bit picture; Pillow would cut it to 8 bits."""
+    """SYNTHIA: the class is the red channel of a 16-bit image; Pillow would cut it to 8 bits."""
     data = ref.read()
     image_size(ref, data)
     label = _decode(ref, data, cv2.IMREAD_UNCHANGED)
     if label.ndim != 3 or label.dtype != np.uint16:
         depth = f"{label.dtype}, {1 if label.ndim == 2 else label.shape[2]} channels"
         raise DataError(
-            f"label '{ref}' must be a 16-bit colour picture, but is {depth} (use GT/LABELS of SYNTHIA, not GT/COLOR)"
+            f"label '{ref}' must be a 16-bit colour image, but is {depth} (use GT/LABELS of SYNTHIA, not GT/COLOR)"
         )
     red = label[:, :, 2]  # OpenCV's order is blue, green, red
     if not red.any() and label.any():
@@ -94,12 +94,12 @@ LABELS: Mapping[str, Callable[[Ref], np.ndarray]] = {"ids": decode_ids, "red16":
 
 def _open(ref: Ref, data: bytes) -> Image.Image:
     try:
-        picture = Image.open(io.BytesIO(data))
-        if picture.size[0] * picture.size[1] > MAX_PIXELS:  # Pillow itself only warns up to twice its limit
+        opened = Image.open(io.BytesIO(data))
+        if opened.size[0] * opened.size[1] > MAX_PIXELS:  # Pillow itself only warns up to twice its limit
             raise Image.DecompressionBombError
-        return picture
+        return opened
     except Image.DecompressionBombError:
         raise DataError(f"'{ref}' has more than {MAX_PIXELS // 10**6} million pixels; it is refused") from None
     except Exception as error:  # Pillow's readers raise many kinds for damaged files
-        reason = "the file is empty" if not data else "it is no picture or is damaged"
+        reason = "the file is empty" if not data else "it is not an image or is damaged"
         raise DataError(f"cannot read '{ref}': {reason}") from error

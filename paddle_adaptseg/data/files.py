@@ -21,7 +21,7 @@ Fields = tuple[tuple[str, str], ...]  # what a pattern's {fields} matched, sorte
 _FIELD = re.compile(r"\{(\w+)\}")
 _HIDDEN = re.compile(r"(^|/)(__MACOSX/|\._)")  # what macOS adds to archives
 _UNREAD = (".rar", ".7z", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # archives that must be unpacked first
-MAX_BYTES = 256 * 2**20  # no picture of these data sets comes near it; a bomb does
+MAX_BYTES = 256 * 2**20  # no image of these data sets comes near it; a decompression bomb does
 
 
 class Ref(NamedTuple):
@@ -169,4 +169,4 @@ def _refuse_unprintable(store: str, name: str) -> None:
 
 def _refuse_huge(ref: Ref, size: int, verb: str) -> None:
     if size > MAX_BYTES:
-        raise DataError(f"'{ref}' {verb} {size / 2**20:.0f} MB, which no picture of a data set needs")
+        raise DataError(f"'{ref}' {verb} {size / 2**20:.0f} MB, which no image of a data set needs")

@@ -69,7 +69,7 @@ def load(
     memory on a stream of its own while a step computes. What is no array stays on the host.
     """
     check_semaphores(workers)
-    Image.core.set_blocks_max(8)  # Pillow keeps its memory between pictures: a tenth faster, and workers inherit it
+    Image.core.set_blocks_max(8)  # Pillow keeps its memory between images: a tenth faster, and workers inherit it
     loader = DataLoader(
         _Guarded(dataset),
         batch_sampler=positions,

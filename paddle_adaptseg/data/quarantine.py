@@ -73,7 +73,7 @@ class Resized:
         self.lines.update(lines)
 
     def news(self) -> Iterator[str]:
-        """What a user should be told since the last call."""
+        """Messages for the user since the last call."""
         while self.fresh:
             yield self.fresh.pop(0)
 

@@ -27,7 +27,7 @@ class Sample:
     index: int
     stem: str
     images: tuple[np.ndarray, ...]
-    truth: np.ndarray
+    ground_truth: np.ndarray
 
 
 def spread(count: int, limit: Optional[int]) -> list[int]:
@@ -41,18 +41,18 @@ def read_ahead(
     files: DomainFiles,
     indices: Sequence[int],
     scales: Sequence[float] = (1.0,),
-    truth_size: Optional[Sequence[int]] = None,
+    label_size: Optional[Sequence[int]] = None,
     workers: int = 0,
 ) -> Iterator[Sample]:
-    """Samples in order: images at `scales` of the domain's size, labels at `truth_size` or as stored."""
+    """Samples in order: images at `scales` of the domain's size, labels at `label_size` or as stored."""
 
     def read(index: int) -> Sample:
         sizes = [tuple(max(1, round(scale * side)) for side in files.size) for scale in scales]
         try:
             images = tuple(files.image(index, size) for size in sizes)
-            return Sample(index, files.stem(index), images, files.label(index, truth_size))
+            return Sample(index, files.stem(index), images, files.label(index, label_size))
         except DataError as error:
-            raise DataError(f"{error}; an evaluation passes over no image") from None
+            raise DataError(f"{error}; an evaluation cannot skip an image") from None
 
     if not workers:
         yield from map(read, indices)

@@ -76,7 +76,7 @@ class PairStream(Dataset):
         )
 
     def areas(self, stream: int, positions: Sequence[int]) -> Areas:
-        """What of each image shows the picture and is no padding; None where the settings never pad."""
+        """The part of each image that is not padding; None where the settings never pad."""
         if stream >= len(self.domains):
             return None
         size = self.domains[stream].size

@@ -78,8 +78,8 @@ def card(contract: Contract, config: Config, origin: Mapping[str, object], check
     table = "\n".join(f"| {key} | {value} |" for key, value in rows)
     return (
         f"# {config.method.name} on {config.model.name}\n\n| | |\n|---|---|\n{table}\n\n"
-        f"## Input and output\nOne RGB picture, uint8, `[1, H, W, 3]`, {shape} (height x width). "
-        f"Normalising is inside. The network was evaluated at {wanted}; scale pictures to that first.\n"
+        f"## Input and output\nOne RGB image, uint8, `[1, H, W, 3]`, {shape} (height x width). "
+        f"Normalising is inside. The network was evaluated at {wanted}; scale images to that first.\n"
         "Out come class indices, int32, `[1, H, W]`; index and colour of each class are in `deploy.yml`.\n\n"
         f"## Checked when it was exported\n{chr(10).join(f'- {line}' for line in checks)}\n\n"
         "## Limits\nThe target domain had no labels in training. Scores hold for the data named above; measure "

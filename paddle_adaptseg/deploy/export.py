@@ -79,7 +79,7 @@ def plain_norms(layer: nn.Layer) -> None:
             plain_norms(child)
 
 
-PICTURES = 4  # compared after an export
+IMAGES = 4  # compared after an export
 ENOUGH = {"fp32": 0.999, "bf16": 0.97, "fp16": 0.97}  # share of pixels whose label must agree
 OPSET = 13
 
@@ -194,18 +194,18 @@ def compare(network: Runner, folder: Path, contract: Contract, config: Config) -
     """Share of pixels that the program and the network label alike, and a line that says so."""
     if contract.format == "paddle" and contract.precision == "fp16" and paddle.get_device() == "cpu":
         return None, "not compared: fp16 Paddle programs run on GPUs only"
-    runner, (name, images) = program_runner(folder), test_pictures(config)
+    runner, (name, images) = program_runner(folder), sample_images(config)
     size = contract.size or contract.recommended
     same = [runner.labels(image) == network.labels(image) for image in (scaled(i, size) for i in images)]
     share = float(np.mean(same))
     return share, f"{100 * share:.3f} % of pixels get the same label as from the network ({len(images)} {name})"
 
 
-def test_pictures(config: Config) -> tuple[str, list[np.ndarray]]:
+def sample_images(config: Config) -> tuple[str, list[np.ndarray]]:
     """The first validation images, or generated street scenes where the data set is not at hand."""
     try:
         files = open_validation(config)
-        return f"images of {files.title}", [files.image(i) for i in range(min(PICTURES, len(files)))]
+        return f"images of {files.title}", [files.image(i) for i in range(min(IMAGES, len(files)))]
     except DataError:
         width, height = config.data.validation.size
-        return "generated scenes", [make_scene(0, i, CAMERA, height, width)[0] for i in range(PICTURES)]
+        return "generated scenes", [make_scene(0, i, CAMERA, height, width)[0] for i in range(IMAGES)]

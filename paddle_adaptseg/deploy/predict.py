@@ -1,4 +1,4 @@
-"""Predictions for many images and videos, written as files. One bad input is reported and the rest go on."""
+"""Predictions for many images and videos, written as files. A bad input is reported and the rest are processed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from paddle_adaptseg.data.files import Ref
 from paddle_adaptseg.deploy.runners import Runner
 from paddle_adaptseg.evaluation.visual import overlay, palette_image
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-FILMS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture file and the name, without ending, that its results get."""
+class ImageFile:
+    """One image file and the name, without ending, that its results get."""
 
     path: Path
     name: str
@@ -40,8 +40,8 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Film:
-    """A film file or a camera."""
+class Video:
+    """A video file or a camera."""
 
     source: Union[str, int]
     name: str
@@ -50,14 +50,14 @@ class Film:
         """An open capture, frames per second, and how many frames it holds (0: unknown)."""
         capture = cv2.VideoCapture(self.source)
         if not capture.isOpened():
-            what = f"camera {self.source}" if isinstance(self.source, int) else f"film '{self.source}'"
+            what = f"camera {self.source}" if isinstance(self.source, int) else f"video '{self.source}'"
             raise DataError(f"{what} cannot be opened")
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        return capture, rate if 0 < rate <= 240 else 25.0, max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        return capture, fps if 0 < fps <= 240 else 25.0, max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
 
 def frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    """RGB frames until the film ends."""
+    """RGB frames until the video ends."""
     while True:
         there, frame = capture.read()
         if not there:
@@ -65,9 +65,9 @@ def frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
         yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
-def find_media(inputs: Sequence[str]) -> tuple[list[Union[Picture, Film]], list[str]]:
+def find_media(inputs: Sequence[str]) -> tuple[list[Union[ImageFile, Video]], list[str]]:
     """Everything that the inputs name, in order, and what cannot be found; two results of one name are an error."""
-    found: list[Union[Picture, Film]] = []
+    found: list[Union[ImageFile, Video]] = []
     problems = []
     for text in inputs:
         try:
@@ -76,37 +76,37 @@ def find_media(inputs: Sequence[str]) -> tuple[list[Union[Picture, Film]], list[
             problems.append(str(error))
     names: dict[str, object] = {}
     for item in found:
-        source = item.path if isinstance(item, Picture) else item.source
+        source = item.path if isinstance(item, ImageFile) else item.source
         if item.name in names:
             raise DataError(f"'{names[item.name]}' and '{source}' would both be written as '{item.name}'")
         names[item.name] = source
     return found, problems
 
 
-def _expand(text: str) -> list[Union[Picture, Film]]:
+def _expand(text: str) -> list[Union[ImageFile, Video]]:
     path = Path(text)
     if path.is_dir():
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES + FILMS and p.is_file())
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES + VIDEOS and p.is_file())
         if not inside:
-            raise DataError(f"folder '{path}' holds no pictures or films ({', '.join(PICTURES + FILMS)})")
+            raise DataError(f"folder '{path}' holds no images or videos ({', '.join(IMAGES + VIDEOS)})")
         return [_item(p, str(p.relative_to(path).with_suffix(""))) for p in inside]
     if path.exists():
         return [_item(path, path.stem)]
     if text.isdigit():
-        return [Film(int(text), f"camera{text}")]
+        return [Video(int(text), f"camera{text}")]
     matches = sorted(glob(text, recursive=True)) if any(c in text for c in "*?[") else []  # noqa: PTH207 (absolute)
     if not matches:
         raise DataError(f"input '{text}' does not exist")
     return [_item(Path(m), Path(m).stem) for m in matches if Path(m).is_file()]
 
 
-def _item(path: Path, name: str) -> Union[Picture, Film]:
-    return Film(str(path), name) if path.suffix.lower() in FILMS else Picture(path, name)
+def _item(path: Path, name: str) -> Union[ImageFile, Video]:
+    return Video(str(path), name) if path.suffix.lower() in VIDEOS else ImageFile(path, name)
 
 
 Drawing = Callable[[np.ndarray, np.ndarray, LabelSpace], Image.Image]
 
-# What can be written for a picture: ending of the file name, and how it is drawn from (image, labels, classes).
+# What can be written for an image: ending of the file name, and how it is drawn from (image, labels, classes).
 PRODUCTS: Mapping[str, tuple[str, Drawing]] = {
     "label": (".png", lambda image, labels, space: Image.fromarray(labels)),
     "color": ("_color.png", lambda image, labels, space: palette_image(labels, space)),
@@ -134,7 +134,7 @@ class Tally:
 def predict_files(
     runner: Runner, inputs: Sequence[str], folder: Path, products: Sequence[str], limit: Optional[int] = None
 ) -> Tally:
-    """Label everything that `inputs` name; `limit` bounds the frames of a film or camera.
+    """Label everything that `inputs` name; `limit` bounds the frames of a video or camera.
 
     Each of several processes takes its share of the inputs; the tally is that of all.
     """
@@ -145,12 +145,12 @@ def predict_files(
     media, tally, start = distributed.shard(everything), Tally(), time.perf_counter()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=sum(isinstance(m, Picture) for m in media) or None, unit="image", disable=None) as bar:
+    with tqdm(total=sum(isinstance(m, ImageFile) for m in media) or None, unit="image", disable=None) as bar:
         for item in media:
-            if isinstance(item, Picture):
-                work = _picture(runner, item, folder, products)
+            if isinstance(item, ImageFile):
+                work = _write_image(runner, item, folder, products)
             else:
-                work = _film(runner, item, folder, limit)
+                work = _write_video(runner, item, folder, limit)
             try:
                 for _ in work:
                     tally.images += 1
@@ -165,7 +165,7 @@ def predict_files(
     return tally
 
 
-def _picture(runner: Runner, item: Picture, folder: Path, products: Sequence[str]) -> Iterator[None]:
+def _write_image(runner: Runner, item: ImageFile, folder: Path, products: Sequence[str]) -> Iterator[None]:
     image = item.read()
     labels = runner.labels(image)
     for name in products:
@@ -176,22 +176,22 @@ def _picture(runner: Runner, item: Picture, folder: Path, products: Sequence[str
     yield
 
 
-def _film(runner: Runner, item: Film, folder: Path, limit: Optional[int]) -> Iterator[None]:
-    """Write the film beside its overlay; what was written stays readable when it is interrupted."""
-    capture, rate, _ = item.open()
+def _write_video(runner: Runner, item: Video, folder: Path, limit: Optional[int]) -> Iterator[None]:
+    """Write the video beside its overlay; an interrupted one stays readable."""
+    capture, fps, _ = item.open()
     target, writer, count = folder / f"{item.name}_side.mp4", None, 0
     try:
         for frame in frames(capture):
             if limit is not None and count >= limit:
                 break
-            picture = _even(_side(frame, runner.labels(frame), runner.space))
+            pair = _even(_side(frame, runner.labels(frame), runner.space))
             if writer is None:
-                writer = _film_writer(target, rate, picture.shape[1::-1])
-            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+                writer = _video_writer(target, fps, pair.shape[1::-1])
+            writer.write(cv2.cvtColor(pair, cv2.COLOR_RGB2BGR))
             count += 1
             yield
         if not count:
-            raise DataError(f"film '{item.source}' holds no frame that can be read")
+            raise DataError(f"video '{item.source}' holds no frame that can be read")
     finally:
         capture.release()
         if writer is not None:
@@ -199,13 +199,13 @@ def _film(runner: Runner, item: Film, folder: Path, limit: Optional[int]) -> Ite
     confirm(target)  # OpenCV writes what fits and says nothing
 
 
-def _film_writer(target: Path, rate: float, size: Sequence[int]) -> cv2.VideoWriter:
+def _video_writer(target: Path, fps: float, size: Sequence[int]) -> cv2.VideoWriter:
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch()
-    writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+    writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
     if not writer.isOpened():
-        raise DataError(f"cannot write film '{target}'")
+        raise DataError(f"cannot write video '{target}'")
     return writer
 
 
@@ -213,6 +213,6 @@ def _side(image: np.ndarray, labels: np.ndarray, space: LabelSpace) -> np.ndarra
     return np.hstack([image, overlay(image, labels, space)])
 
 
-def _even(picture: np.ndarray) -> np.ndarray:
-    """Cut to even sides, which the film format needs."""
-    return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+def _even(image: np.ndarray) -> np.ndarray:
+    """Cut to even sides, which the video format needs."""
+    return image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]

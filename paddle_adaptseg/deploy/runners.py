@@ -105,24 +105,24 @@ _OPEN: OrderedDict[tuple, Runner] = OrderedDict()
 
 @dataclass(frozen=True)
 class Prediction:
-    """Class indices of a picture; a notebook shows it as a figure with a legend, numpy takes it as an array."""
+    """Class indices of an image; a notebook shows it as a figure with a legend, numpy takes it as an array."""
 
     labels: np.ndarray
     image: np.ndarray
     space: LabelSpace
 
     def overlay(self) -> np.ndarray:
-        """The picture with the classes' colours over it, RGB [H, W, 3]."""
+        """The image with the classes' colours over it, RGB [H, W, 3]."""
         return overlay(self.image, self.labels, self.space)
 
     def figure(self) -> Image.Image:
-        """Picture, overlay and a legend of the classes that occur with their shares."""
+        """Image, overlay and a legend of the classes that occur with their shares."""
         return Image.fromarray(legend_figure(self.image, self.labels, self.space))
 
     def __repr__(self) -> str:
         height, width = self.labels.shape
         classes = [self.space.names[i] for i in np.unique(self.labels) if i < len(self.space)]
-        return f"labels of a {width}x{height} picture: {', '.join(classes)}"
+        return f"labels of a {width}x{height} image: {', '.join(classes)}"
 
     def _repr_png_(self) -> bytes:
         """What notebooks show."""
@@ -135,7 +135,7 @@ class Prediction:
 
 
 def predict(image: Union[np.ndarray, Image.Image, str, Path], model: Union[str, Path, Runner]) -> Prediction:
-    """Label a picture (RGB uint8 [H, W, 3], a Pillow image, or a file) with weights, a run's folder or an export."""
+    """Label an image (RGB uint8 [H, W, 3], a Pillow image, or a file) with weights, a run's folder or an export."""
     pixels = _pixels(image)
     runner = _runner(model) if isinstance(model, (str, Path)) else model
     return Prediction(runner.labels(pixels), pixels, runner.space)
@@ -148,7 +148,7 @@ def _pixels(image: Union[np.ndarray, Image.Image, str, Path]) -> np.ndarray:
         image = np.asarray(image.convert("RGB"))
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"predict needs an RGB picture, uint8 [height, width, 3], not {found}")
+        raise DataError(f"predict needs an RGB image, uint8 [height, width, 3], not {found}")
     return image
 
 

@@ -1,4 +1,4 @@
-"""Every checkpoint of a run, measured once: what is done is kept and found again, so a killed evaluation goes on.
+"""Every checkpoint of a run, measured once: finished results are kept, so an interrupted evaluation resumes.
 
 Results lie in RUN/evaluation/<domain>-<digest>/; the digest stands for everything that changes a result (options, data,
 network), and each file also carries the digest of its weights, so results of different questions never mix.

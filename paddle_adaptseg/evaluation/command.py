@@ -69,14 +69,15 @@ def check(request: Request) -> None:
         f"--last must be at least 1, not {request.tail}": request.tail < 1,
         "--save needs one model: name a checkpoint of the run with --step": bulk and request.save,
         "--weights are those of an ensemble's models, but there is only one model": bulk and request.weights,
-        "--domains: every checkpoint of a run is judged on the target; add it": bulk and request.domains == ("source",),
+        "--domains: every checkpoint of a run is evaluated on the target; add it": bulk
+        and request.domains == ("source",),
         "--watch follows a run's folder; give one, without --step": request.watch is not None and not bulk,
     }
     for message, happened in wrong.items():
         if happened:
             raise ConfigError(message)
     if request.baseline:
-        baseline_path(request)  # an absent one is said before anything is measured
+        baseline_path(request)  # an absent one is reported before anything is measured
 
 
 def weights_path(origin: str, step: Optional[str]) -> Path:
@@ -121,7 +122,7 @@ def _one_model(request: Request, tell: Tell) -> Findings:
     paths = [weights_path(origin, request.step) for origin in request.origins]
     given = load_config(request.config, request.overrides) if request.config else None
     model, config = load_models(paths, given, request.overrides, request.weights)
-    class_sets(config)  # a wrong protocol is said before the images are read
+    class_sets(config)  # a wrong protocol is reported before the images are read
     evaluators = [_evaluator(request, config, domain) for domain in request.domains or ("target",)]
     measured = {}
     for evaluator in evaluators:
@@ -138,7 +139,7 @@ def _one_model(request: Request, tell: Tell) -> Findings:
 def _every_checkpoint(request: Request, tell: Tell) -> Optional[Findings]:
     run = Path(request.origins[0])
     config = _run_config(request, run)
-    class_sets(config)  # a wrong protocol is said before the images are read
+    class_sets(config)  # a wrong protocol is reported before the images are read
     evaluators = [_evaluator(request, config, domain) for domain in request.domains or DOMAINS]
     evaluators.sort(key=lambda evaluator: DOMAINS.index(evaluator.domain))
     entries = evaluate_run(run, evaluators, request.watch, tell)

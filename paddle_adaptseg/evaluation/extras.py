@@ -15,7 +15,7 @@ from paddle_adaptseg.evaluation.report import Findings, Shown
 from paddle_adaptseg.evaluation.visual import at_size, colourise
 from paddle_adaptseg.models.segmenter import Ensemble, Network
 
-PICTURE_WIDTH = 512
+IMAGE_WIDTH = 512
 
 
 def with_extras(
@@ -57,10 +57,10 @@ def _shown(evaluator: DomainEvaluator, model: Network, measured: Measurement) ->
     found = []
     for (word, place), (sample, scored) in zip(picks.items(), evaluator.predict(model, list(picks.values()))):
         image = sample.images[0]
-        width = min(PICTURE_WIDTH, max(image.shape[1], 192))
+        width = min(IMAGE_WIDTH, max(image.shape[1], 192))
         size = (width, round(width * image.shape[0] / image.shape[1]))
-        label = np.where(sample.truth < len(space), np.asarray(scored.label), 255).astype(np.uint8)
-        ids = [colourise(at_size(part, size, smooth=False), space) for part in (sample.truth, label)]
-        pictures = [at_size(image, size, smooth=True), *ids]
-        found.append(Shown(f"{word}: {sample.stem}, {100 * mious[place]:.1f} mIoU on its own classes", *pictures))
+        label = np.where(sample.ground_truth < len(space), np.asarray(scored.label), 255).astype(np.uint8)
+        ids = [colourise(at_size(part, size, smooth=False), space) for part in (sample.ground_truth, label)]
+        images = [at_size(image, size, smooth=True), *ids]
+        found.append(Shown(f"{word}: {sample.stem}, {100 * mious[place]:.1f} mIoU on its own classes", *images))
     return found

@@ -18,16 +18,18 @@ from paddle_adaptseg.data.files import Ref
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
 
 
-def score_folders(truth: Path, predictions: Path, dataset: str, space: LabelSpace, workers: int) -> ConfusionMatrix:
-    """Compare all label files below `truth` with predictions named as their images; anything missing is an error."""
-    for folder in (truth, predictions):
+def score_folders(
+    ground_truth: Path, predictions: Path, dataset: str, space: LabelSpace, workers: int
+) -> ConfusionMatrix:
+    """Compare all label files below `ground_truth` with the predictions of their images; a missing one is an error."""
+    for folder in (ground_truth, predictions):
         if not folder.is_dir():
             raise DataError(f"folder '{folder}' does not exist")
     spec = dataset_spec(dataset)
-    source, names = _labels(truth, spec.labels)
+    source, names = _labels(ground_truth, spec.labels)
     if source is None:
         wanted = " or ".join(s.pattern.rsplit("/", 1)[-1] for s in spec.labels)
-        raise DataError(f"no label file below '{truth}' (expected names like {wanted})")
+        raise DataError(f"no label file below '{ground_truth}' (expected names like {wanted})")
     tail = spec.images[0].rsplit("/", 1)[-1].rsplit(".", 1)[0]
     pairs = [(path, predictions / f"{tail.replace('{name}', name)}.png") for name, path in names.items()]
     missing = [str(p) for _, p in pairs if not p.is_file()]
@@ -38,7 +40,9 @@ def score_folders(truth: Path, predictions: Path, dataset: str, space: LabelSpac
     def one(pair: tuple[Path, Path]) -> ConfusionMatrix:
         ids, labels = LABELS[source.decode](_ref(pair[0])), decode_ids(_ref(pair[1]))
         if ids.shape != labels.shape:
-            raise DataError(f"prediction '{pair[1]}' is {_size(labels)}, but its truth '{pair[0]}' is {_size(ids)}")
+            raise DataError(
+                f"prediction '{pair[1]}' is {_size(labels)}, but its ground truth '{pair[0]}' is {_size(ids)}"
+            )
         part = ConfusionMatrix(len(space))
         try:
             part.update(cv2.LUT(ids, lut), labels)

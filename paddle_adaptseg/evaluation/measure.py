@@ -98,19 +98,19 @@ class Measurement:
 
 def score(logits: Logits, sample: Sample, coarse: tuple[int, int], classes: int, detail: bool) -> ImageScores:
     """Score one image; without `detail` only its labels and their pairs with the ground truth are made."""
-    truth = sample.truth
+    ground_truth = sample.ground_truth
     if not detail:
-        label = logits.labels(truth.shape)
-        return ImageScores(label, logits.pair_counts(truth, label))
-    label, confidence = map(np.asarray, logits.labels_and_confidence(truth.shape))
-    known, right = truth < classes, label == truth
+        label = logits.labels(ground_truth.shape)
+        return ImageScores(label, logits.pair_counts(ground_truth, label))
+    label, confidence = map(np.asarray, logits.labels_and_confidence(ground_truth.shape))
+    known, right = ground_truth < classes, label == ground_truth
     more = Detail(
-        boundary_counts(truth, label, classes),
+        boundary_counts(ground_truth, label, classes),
         reliability_counts(confidence[known], right[known]),
         logits.entropy(),
         np.asarray(logits.labels(coarse)),
     )
-    return ImageScores(label, pair_counts(truth, label), more)
+    return ImageScores(label, pair_counts(ground_truth, label), more)
 
 
 def score_images(
@@ -218,13 +218,11 @@ def evaluate(
 
     origins = [origin] if isinstance(origin, (str, Path)) else list(origin)
     model, config = load_models(origins, config, overrides, weights)
-    class_sets(config)  # a wrong protocol is said before the images are read
+    class_sets(config)  # a wrong protocol is reported before the images are read
     return evaluate_model(model, config, save=Path(save) if save else None, options=options), config
 
 
 def save_prediction(prediction: np.ndarray, stem: str, folder: Path, space: LabelSpace) -> None:
     """Write `<stem>.png` with class indices and `<stem>_color.png`, the names that the originals use."""
-    for name, picture in ((stem, Image.fromarray(prediction)), (f"{stem}_color", palette_image(prediction, space))):
-        write_atomically(
-            folder / f"{name}.png", lambda handle, picture=picture: picture.save(handle, "PNG"), durable=False
-        )
+    for name, drawn in ((stem, Image.fromarray(prediction)), (f"{stem}_color", palette_image(prediction, space))):
+        write_atomically(folder / f"{name}.png", lambda handle, drawn=drawn: drawn.save(handle, "PNG"), durable=False)

@@ -18,21 +18,21 @@ RESAMPLES = 1000
 
 
 class ConfusionMatrix:
-    """Counts [truth, prediction] over pixels whose truth is a class."""
+    """Counts [ground truth, prediction] over pixels whose ground truth is a class."""
 
     def __init__(self, classes: int) -> None:
         self.counts = np.zeros((classes, classes), np.int64)
         self.images = 0
 
-    def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Add pixels, both uint8. Truth values outside the classes are ignored; predictions must be classes there."""
-        if truth.shape != prediction.shape:
-            raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
-        self.add_pairs(pair_counts(truth, prediction))
+    def update(self, ground_truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Add pixels, both uint8. Pixels whose ground truth is no class are ignored."""
+        if ground_truth.shape != prediction.shape:
+            raise ValueError(f"ground truth {ground_truth.shape} and prediction {prediction.shape} differ in shape")
+        self.add_pairs(pair_counts(ground_truth, prediction))
         self.images += 1
 
     def add_pairs(self, table: np.ndarray) -> None:
-        """Add the pairs [256, 256] of truth and prediction of an image or of several; see update()."""
+        """Add the pairs [256, 256] of ground truth and prediction of an image or of several; see update()."""
         classes = len(self.counts)
         table = table[:classes]
         if table[:, classes:].any():
@@ -46,14 +46,14 @@ class ConfusionMatrix:
         self.images += other.images
 
     def iou(self) -> np.ndarray:
-        """Intersection over union per class, NaN where the truth has no pixel of it."""
+        """Intersection over union per class, NaN where the ground truth has no pixel of it."""
         hit = np.diag(self.counts).astype(np.float64)
-        truth = self.counts.sum(1)
-        union = truth + self.counts.sum(0) - hit
-        return np.divide(hit, union, out=np.full(len(hit), np.nan), where=truth > 0)
+        ground_truth = self.counts.sum(1)
+        union = ground_truth + self.counts.sum(0) - hit
+        return np.divide(hit, union, out=np.full(len(hit), np.nan), where=ground_truth > 0)
 
     def accuracy(self) -> np.ndarray:
-        """Share of each class's true pixels that were found (recall), NaN where the truth has none."""
+        """Share of each class's true pixels that were found (recall), NaN where the ground truth has none."""
         return _share(np.diag(self.counts), self.counts.sum(1))
 
     def precision(self) -> np.ndarray:
@@ -65,9 +65,9 @@ class ConfusionMatrix:
         return float(_share(np.diag(self.counts).sum(), self.counts.sum()))
 
     def frequency_weighted_iou(self) -> float:
-        """Mean IoU with every class weighted by its share of the truth's pixels."""
-        truth = self.counts.sum(1)
-        return float(_share(np.nansum(self.iou() * truth), truth.sum()))
+        """Mean IoU with every class weighted by its share of the ground truth's pixels."""
+        ground_truth = self.counts.sum(1)
+        return float(_share(np.nansum(self.iou() * ground_truth), ground_truth.sum()))
 
     def miou(self, indices: Sequence[int] | None = None) -> float:
         """Mean IoU over the present classes, or over those of them in `indices`; NaN when there is none."""
@@ -122,24 +122,26 @@ def _percent(value: float) -> str:
     return "  nan (absent)" if np.isnan(value) else f"{100 * value:6.2f}"
 
 
-def boundary_counts(truth: np.ndarray, prediction: np.ndarray, classes: int, band: Optional[int] = None) -> np.ndarray:
-    """Pixels [3, classes] near a class boundary: in truth and prediction and right, in truth, in prediction.
+def boundary_counts(
+    ground_truth: np.ndarray, prediction: np.ndarray, classes: int, band: Optional[int] = None
+) -> np.ndarray:
+    """Pixels [3, classes] near a class boundary: in both and right, in the ground truth, in the prediction.
 
     A pixel is near one when another class lies within `band` pixels (a square, as repeated erosion gives). Ignored
-    pixels and the picture's edge are no boundary, unlike in the authors' masks.
+    pixels and the edges of the image are no boundary, unlike in the authors' masks.
     """
-    band = band or max(1, round(BAND * float(np.hypot(*truth.shape))))
-    known = truth < classes
-    near_truth, near_prediction = (_near(label, known, band) for label in (truth, prediction))
-    both = near_truth & near_prediction & (truth == prediction)
-    picks = (truth[both], truth[near_truth], prediction[near_prediction])
+    band = band or max(1, round(BAND * float(np.hypot(*ground_truth.shape))))
+    known = ground_truth < classes
+    near_ground_truth, near_prediction = (_near(label, known, band) for label in (ground_truth, prediction))
+    both = near_ground_truth & near_prediction & (ground_truth == prediction)
+    picks = (ground_truth[both], ground_truth[near_ground_truth], prediction[near_prediction])
     return np.stack([np.bincount(pixels, minlength=classes)[:classes] for pixels in picks])
 
 
 def boundary_iou(counts: np.ndarray) -> np.ndarray:
-    """Boundary IoU per class from accumulated counts, NaN where the truth has no boundary of it."""
-    both, truth, prediction = counts
-    return np.divide(both, truth + prediction - both, out=np.full(len(both), np.nan), where=truth > 0)
+    """Boundary IoU per class from accumulated counts, NaN where the ground truth has no boundary of it."""
+    both, ground_truth, prediction = counts
+    return np.divide(both, ground_truth + prediction - both, out=np.full(len(both), np.nan), where=ground_truth > 0)
 
 
 def _near(label: np.ndarray, known: np.ndarray, band: int) -> np.ndarray:
@@ -175,10 +177,10 @@ def miou_interval(
         return float("nan"), float("nan")
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     hit = draws @ np.diagonal(matrices, axis1=1, axis2=2)
-    truth = draws @ matrices.sum(2)
-    union = truth + draws @ matrices.sum(1) - hit
+    ground_truth = draws @ matrices.sum(2)
+    union = ground_truth + draws @ matrices.sum(1) - hit
     chosen = list(range(classes) if indices is None else indices)
-    iou = np.divide(hit, union, out=np.full(hit.shape, np.nan), where=truth > 0)[:, chosen]
+    iou = np.divide(hit, union, out=np.full(hit.shape, np.nan), where=ground_truth > 0)[:, chosen]
     iou = iou[np.isfinite(iou).any(axis=1)]
     if not len(iou):
         return float("nan"), float("nan")

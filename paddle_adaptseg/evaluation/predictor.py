@@ -1,4 +1,4 @@
-"""The way from an image to its labels: while training, in evaluations, for pictures and videos, in notebooks.
+"""From an image to its labels: while training, in evaluations, for images and videos, in notebooks.
 
     predictor = Predictor(model, pixels, options, backend, size)
     predictor.labels(image)  # an RGB image [H, W, 3] uint8 of any size to its class indices [H, W] uint8

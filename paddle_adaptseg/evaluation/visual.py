@@ -21,7 +21,7 @@ from paddle_adaptseg.models.segmenter import Segmenter
 
 
 def colourise(label: np.ndarray, space: LabelSpace) -> np.ndarray:
-    """RGB picture [H, W, 3] of class indices [H, W]; ignored pixels are black."""
+    """RGB image [H, W, 3] of class indices [H, W]; ignored pixels are black."""
     return space.palette()[label]
 
 
@@ -33,13 +33,13 @@ def palette_image(label: np.ndarray, space: LabelSpace) -> Image.Image:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, space: LabelSpace, strength: float = 0.5) -> np.ndarray:
-    """An RGB picture with the colours of its classes over it; ignored pixels stay as they are."""
+    """An RGB image with the colours of its classes over it; ignored pixels stay as they are."""
     mixed = cv2.addWeighted(image, 1 - strength, colourise(label, space), strength, 0)
     return np.where((label < len(space))[..., None], mixed, image)
 
 
 def legend_figure(image: np.ndarray, label: np.ndarray, space: LabelSpace, width: int = 560) -> np.ndarray:
-    """Picture and overlay side by side, and below them the classes that occur, largest first, with their shares."""
+    """Image and overlay side by side, and below them the classes that occur, largest first, with their shares."""
     size = (width, max(1, round(width * image.shape[0] / image.shape[1])))
     pair = [cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in (image, overlay(image, label, space))]
     shares = np.bincount(label.ravel(), minlength=256)[: len(space)] / label.size
@@ -57,32 +57,32 @@ def legend_figure(image: np.ndarray, label: np.ndarray, space: LabelSpace, width
 
 
 def heat(values: np.ndarray) -> np.ndarray:
-    """RGB picture of a map in 0..1, dark to bright."""
+    """RGB image of a map in 0..1, dark to bright."""
     scaled = (255 * np.clip(values, 0, 1)).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
 def png_bytes(image: np.ndarray) -> bytes:
-    """An RGB picture as a PNG file's bytes."""
+    """An RGB image as a PNG file's bytes."""
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def at_size(image: np.ndarray, size: tuple[int, int], smooth: bool) -> np.ndarray:
-    """A picture at (width, height), smoothed, or for labels without mixing ids."""
+    """An image at (width, height), smoothed, or for labels without mixing ids."""
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if smooth else cv2.INTER_NEAREST)
 
 
 def panel(
-    image: np.ndarray, prediction: np.ndarray, truth: np.ndarray, entropy: np.ndarray, space: LabelSpace
+    image: np.ndarray, prediction: np.ndarray, ground_truth: np.ndarray, entropy: np.ndarray, space: LabelSpace
 ) -> np.ndarray:
-    """Image, prediction, truth and entropy side by side at the image's size."""
+    """Image, prediction, ground truth and entropy side by side at the image's size."""
     size = image.shape[1::-1]
-    truth = cv2.resize(truth, size, interpolation=cv2.INTER_NEAREST)
-    return np.hstack([image, colourise(prediction, space), colourise(truth, space), heat(entropy)])
+    ground_truth = cv2.resize(ground_truth, size, interpolation=cv2.INTER_NEAREST)
+    return np.hstack([image, colourise(prediction, space), colourise(ground_truth, space), heat(entropy)])
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], scale: int = 1, gap: int = 4) -> np.ndarray:
-    """Rows of equal pictures with a caption over each column."""
+    """Rows of equal images with a caption over each column."""
     cells = [[np.kron(cell, np.ones((scale, scale, 1), np.uint8)) for cell in row] for row in rows]
     height, width = cells[0][0].shape[:2]
     font = ImageFont.load_default(size=max(12, width // 16))
@@ -115,14 +115,14 @@ def panels(
     predictor, space = Predictor(model, config.data.pixels), label_space(config)
     for index in range(min(PANELS, len(files))):
         try:
-            image, truth = files.image(index), files.label(index, files.size)
+            image, ground_truth = files.image(index), files.label(index, files.size)
         except DataError as error:
             if unusable is None:
                 raise
             unusable([Fault(0, 0, files.items[index].image.name, str(error))])
             continue
         prediction, entropy = predictor.labels_and_entropy(image)
-        yield str(index), panel(image, prediction, truth, entropy, space)
+        yield str(index), panel(image, prediction, ground_truth, entropy, space)
 
 
 def training_panel(seen: Mapping[str, Tensor], config: Config) -> Optional[np.ndarray]:

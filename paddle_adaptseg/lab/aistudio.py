@@ -1,7 +1,7 @@
 """Where things are on AI Studio (and elsewhere): mounted data sets, the folder that is kept, and what runs short.
 
 AI Studio mounts each data set as `~/data/dataN`, mostly as zip archives, and restores that folder when it is reset;
-`~/work` is kept. Archives are told apart by their listings, since N and their names say nothing.
+`~/work` is kept. Archives are identified by their contents, since N and their names do not identify them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from paddle_adaptseg.core.errors import DataError
 from paddle_adaptseg.data.catalog import DATASETS
 from paddle_adaptseg.data.files import expand, fill, find
 
-# Data sets that are looked for, and how long the numbers are that name their pictures: `images/{name}.png` alone would
-# take any folder of pictures for GTA5.
+# Data sets that are looked for, and how long the numbers are that name their images: `images/{name}.png` alone would
+# take any folder of images for GTA5.
 SOUGHT: Mapping[str, int] = {"gta5": 5, "synthia": 7, "cityscapes": 0}
 DEPTH = 3  # folders below a mounted one in which a data set may begin
 SHM = Path("/dev/shm")
@@ -117,7 +117,7 @@ def _stores(data: Path) -> list[str]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Folders in a folder, unless it is one of very many pictures."""
+    """Folders in a folder, unless it is one of very many images."""
     children = []
     with os.scandir(folder) as entries:
         for count, entry in enumerate(entries):
@@ -198,4 +198,4 @@ def _disk(work: Path, quota_gb: float) -> str:
 def _session(hours: float) -> str:
     if not hours:
         return "session: no limit set; with hours=... training saves and stops in time (run.max_hours)"
-    return f"session: training saves and stops after {hours:g} hours (run.max_hours={hours:g}); the same cell goes on"
+    return f"session: training saves and stops after {hours:g} hours (run.max_hours={hours:g}); the same cell resumes"

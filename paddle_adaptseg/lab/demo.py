@@ -1,4 +1,4 @@
-"""The demo: source-only against AdaptSegNet on the toy pair, as a table, a picture and one line."""
+"""The demo: source-only against AdaptSegNet on the toy pair, as a table, a figure and one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from paddle_adaptseg.weights.load import load_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "toy"
 METHODS = {"source-only": "source_only", "adapted": "adaptsegnet_multi"}
-PICTURES = 6  # rows of the picture grid
+ROWS = 6  # images in the figure
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,17 @@ def class_table(comparison: Comparison, config: Config) -> str:
     return "\n".join([*lines, f"{'mIoU':<12}{before:13.2f}{after:13.2f}{after - before:+9.2f}"])
 
 
-def picture(jobs: dict[str, Job], path: Path) -> None:
-    """A grid of target image, truth and both predictions."""
+def figure(jobs: dict[str, Job], path: Path) -> None:
+    """A grid of target image, ground truth and both predictions."""
     config = next(iter(jobs.values())).config
     models = [load_model(_last_weights(job.config))[0] for job in jobs.values()]
     predictors = [Predictor(model, config.data.pixels) for model in models]
     files, space = open_validation(config), label_space(config)
     rows = []
-    for index in range(min(PICTURES, len(files))):
-        image, truth = files.image(index), files.label(index)
-        labels = [predictor.scaled_logits(image).labels(truth.shape) for predictor in predictors]
-        rows.append([image, *(colourise(np.asarray(label), space) for label in (truth, *labels))])
+    for index in range(min(ROWS, len(files))):
+        image, ground_truth = files.image(index), files.label(index)
+        labels = [predictor.scaled_logits(image).labels(ground_truth.shape) for predictor in predictors]
+        rows.append([image, *(colourise(np.asarray(label), space) for label in (ground_truth, *labels))])
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(grid(rows, ["target image", "ground truth", *METHODS], scale=2)).save(path)
 

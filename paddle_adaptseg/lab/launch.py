@@ -83,7 +83,7 @@ def _start(job: Job, threads: int) -> subprocess.Popen:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            # However this process ends, none of its trainings goes on alone in a folder that the next one continues.
+            # However this process ends, none of its trainings keeps running in a folder that the next one resumes.
             preexec_fn=(lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)) if libc else None,
         )
 
@@ -93,7 +93,7 @@ def _finish(job: Job, began: float, code: int) -> None:
     if code == 0 and job.done_steps() < job.config.schedule.stop:
         raise TrainingError(
             f"training in '{job.folder}' ended at step {job.done_steps()} with its time budget (run.max_hours); "
-            "the same command goes on from there"
+            "the same command resumes from there"
         )
     if code == 0:
         (job.folder / SECONDS).write_text(f"{time.monotonic() - began:.1f}\n", encoding="utf-8")

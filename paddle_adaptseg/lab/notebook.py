@@ -1,4 +1,4 @@
-"""What a notebook calls besides load_config, evaluate and predict: train and go on, curves, predictions, reports.
+"""What a notebook calls besides load_config, evaluate and predict: train and resume, curves, predictions, reports.
 
 Every call returns something that Jupyter shows and that also works without Jupyter.
 """
@@ -24,12 +24,12 @@ from paddle_adaptseg.evaluation.visual import at_size, colourise, grid, heat, pn
 from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.weights.load import load_model
 
-WIDEST = 256  # pixels of a picture in a grid, so that a notebook's file stays small
+WIDEST = 256  # pixels of an image in a grid, so that a notebook's file stays small
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A PNG and a line about it; a notebook shows the picture."""
+    """A PNG and a line about it; a notebook shows the image."""
 
     png: bytes
     text: str
@@ -42,7 +42,7 @@ class Shown:
         return self.text
 
     def save(self, path: Union[str, Path]) -> None:
-        """Write the picture."""
+        """Write the PNG file."""
         Path(path).write_bytes(self.png)
 
 
@@ -61,10 +61,10 @@ class Page:
 
 
 def train(config: Config, resume: str = "latest", overwrite: bool = False) -> Shown:
-    """Train a configuration, or go on where its folder stands, and show the curves; draws the toy pair if asked for.
+    """Train a configuration, or resume its run, and show the curves; generates the toy data if the paths name them.
 
-    Running the same cell again goes on; a run that has come to its end is only shown. Interrupting the kernel and the
-    end of run.max_hours save and stop, which is no error here.
+    Running the same cell again resumes the run; a finished run is only shown. Interrupting the kernel or reaching
+    run.max_hours saves a checkpoint and stops without an error.
     """
     ensure_toy(config.data.source.root)
     try:
@@ -91,7 +91,7 @@ def show_run(run: Union[str, Path], *others: Union[str, Path]) -> Shown:
 
 
 def show_data(config: Config, count: int = 3) -> Shown:
-    """Pictures of the source with their labels beside pictures of the target with theirs, which only scoring sees."""
+    """Source images with their labels beside target images with theirs, which only scoring uses."""
     ensure_toy(config.data.source.root)
     space, rows = label_space(config), []
     source, target = open_domain(config, "source"), open_domain(config, "target")
@@ -100,16 +100,16 @@ def show_data(config: Config, count: int = 3) -> Shown:
         for files, index in zip((source, target), pair):
             row += [_small(files.image(index), True), _small(colourise(files.label(index, files.size), space), False)]
         rows.append([at_size(cell, row[0].shape[1::-1], smooth=False) for cell in row])
-    captions = ["source", "its labels", "target", "truth (scoring only)"]
+    captions = ["source", "its labels", "target", "ground truth (scoring only)"]
     text = f"source: {len(source)} images of {source.title}; target: {len(target)} images of {target.title}"
     return Shown(png_bytes(grid(rows, captions)), text)
 
 
 def show_predictions(*runs: Union[str, Path], count: int = 3, entropy: bool = True) -> Shown:
-    """Target images with their truth and what the newest weights of several runs make of them.
+    """Target images with their ground truth and the predictions of the newest weights of several runs.
 
     A run is a folder, FOLDER@best, FOLDER@STEP or a weights file. Images are spread evenly over the validation domain.
-    Entropy maps are dark where a network is sure and bright where it is not.
+    Entropy maps are dark where a network is confident and bright where it is not.
     """
     if not runs:
         raise CheckpointError("show_predictions needs at least one run or weights file")
@@ -117,7 +117,7 @@ def show_predictions(*runs: Union[str, Path], count: int = 3, entropy: bool = Tr
     config = loaded[0][1]
     predictors = [Predictor(model, own.data.pixels) for model, own in loaded]
     files, space = open_domain(config, "target"), label_space(config)
-    captions, rows = ["target image", "truth"], []
+    captions, rows = ["target image", "ground truth"], []
     for title in _titles(runs):
         captions += [title, "entropy"] if entropy else [title]
     for index in spread(len(files), count):
@@ -153,8 +153,8 @@ def _titles(runs: Sequence[Union[str, Path]]) -> list[str]:
     return [str(run) for run in runs]
 
 
-def _small(picture: np.ndarray, smooth: bool) -> np.ndarray:
-    height, width = picture.shape[:2]
+def _small(image: np.ndarray, smooth: bool) -> np.ndarray:
+    height, width = image.shape[:2]
     if width <= WIDEST:
-        return picture
-    return at_size(picture, (WIDEST, round(height * WIDEST / width)), smooth)
+        return image
+    return at_size(image, (WIDEST, round(height * WIDEST / width)), smooth)

@@ -115,7 +115,7 @@ def run_sweep(trials: Sequence[Trial], parallel: int) -> list[Setting]:
 
 
 def write_sweep(trials: Sequence[Trial], settings: Sequence[Setting], folder: Path, title: str) -> list[Path]:
-    """Every training as CSV, every setting as Markdown, a picture of one or two keys, and VisualDL's HParams."""
+    """Every training as CSV, every setting as Markdown, a figure of one or two keys, and VisualDL's HParams."""
     from paddle_adaptseg.training.log import write_hparams
 
     cells = [setting.cells() for setting in settings]
@@ -146,7 +146,7 @@ def _csv(trials: Sequence[Trial]) -> str:
 
 
 def draw(settings: Sequence[Setting], title: str) -> Optional[bytes]:
-    """A line over one key, a heat map over two; there is no picture of more."""
+    """A line over one key, a heat map over two; there is no figure of more."""
     from matplotlib.figure import Figure
 
     painter = {1: _line, 2: _heat_map}.get(len(settings[0].values))

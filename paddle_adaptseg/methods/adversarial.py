@@ -1,7 +1,7 @@
 """Adversarial adaptation on the network's output: AdaptSegNet (Tsai et al., CVPR 2018).
 
-Discriminators, one per level, learn to tell source from target output maps; the segmenter learns to make its target
-output pass as source. Which map the discriminators see and which GAN objective they follow are values.
+Discriminators, one per level, learn to classify output maps as source or target; the segmenter learns to make the
+discriminators classify its target output as source. The representation of the map and the GAN loss are values.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def least_size(discriminator_scale: float) -> int:
 class OutputAdversarial(Method):
     """One discriminator per level in `weights`; one key is the single-level method, two the multi-level one.
 
-    Discriminators look at maps of `discriminator_scale` times the image size: 1.0 in the papers, less for less memory
-    and time.
+    The input of the discriminators has `discriminator_scale` times the image size: 1.0 in the papers; smaller
+    values need less memory and time.
     """
 
     def __init__(
@@ -57,17 +57,17 @@ class OutputAdversarial(Method):
         )
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
-        logits, source = self.look(batch.source_image)
+        logits, source = self.outputs(batch.source_image)
         yield self.seg_terms(logits, batch, clock)
         factor = self.ramp(clock.step)
         if factor == 0.0:
             return
         source = {level: blanked(x.detach(), batch.source_areas) for level, x in source.items()}
-        logits, target = self.look(batch.target_image)
+        logits, target = self.outputs(batch.target_image)
         self.observe_target(logits["main"], clock, batch.target_areas)
         del logits
         target = {level: blanked(x, batch.target_areas) for level, x in target.items()}
-        yield self.fooling_terms(target, factor, batch.target_areas)
+        yield self.adversarial_terms(target, factor, batch.target_areas)
         yield self.discriminator_terms(source, {level: x.detach() for level, x in target.items()}, batch, clock)
 
     def players(self) -> dict[str, list[ParamGroup]]:
@@ -75,19 +75,19 @@ class OutputAdversarial(Method):
         return {**super().players(), "discriminators": [mine]}
 
     def make_discriminator(self, classes: int, width: int) -> nn.Layer:
-        """A discriminator for what look() returns."""
+        """A discriminator for the input that outputs() returns."""
         return discriminator(classes, width)
 
-    def look(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The logits of an image at its size, and what the discriminators look at, for every level that has one."""
+    def outputs(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The logits of an image at its size, and the discriminators' input for every level that has one."""
         logits = self.segmenter.logits(image)
         full = resize_all(logits, image.shape[2:], self.segmenter.align_corners)
         size = [round(n * self.discriminator_scale) for n in image.shape[2:]]
         smaller = full if self.discriminator_scale == 1.0 else resize_all(logits, size, self.segmenter.align_corners)
         return full, {level: self.represent(smaller[level]) for level in self.weights}
 
-    def fooling_terms(self, target: dict[str, Tensor], factor: float, areas: Areas) -> Terms:
-        """The segmenter's target output should be taken for source; no gradient reaches the discriminators."""
+    def adversarial_terms(self, target: dict[str, Tensor], factor: float, areas: Areas) -> Terms:
+        """The segmenter's adversarial loss: its target output, labelled as source; discriminators get no gradient."""
         with frozen(self.discriminators):
             return {
                 f"adv_{level}": self.gan_term(self.discriminators[level](target[level]), SOURCE, areas, weight * factor)
@@ -97,27 +97,27 @@ class OutputAdversarial(Method):
     def discriminator_terms(
         self, source: dict[str, Tensor], target: dict[str, Tensor], batch: Batch, clock: Clock
     ) -> Terms:
-        """The discriminators should name the domain of detached maps; halves, as the originals log them."""
+        """The losses of the discriminators on detached maps; halved, as the originals log them."""
         terms: Terms = {}
         for level, network in self.discriminators.items():
             on_source, on_target = network(source[level]), network(target[level])
-            for name, verdict, answer, areas in (
+            for name, output, answer, areas in (
                 ("source", on_source, SOURCE, batch.source_areas),
                 ("target", on_target, TARGET, batch.target_areas),
             ):
-                term = self.gan_term(verdict, answer, areas)
+                term = self.gan_term(output, answer, areas)
                 terms[f"d_{level}_{name}"] = term._replace(loss=term.loss / 2)
             if clock.watch:
                 shown = joined(on_source, batch.source_areas), joined(on_target, batch.target_areas)
                 self.observed[f"discriminator_accuracy_{level}"] = self.accuracy(*shown)
         return terms
 
-    def gan_term(self, verdict: Tensor, answer: float, areas: Areas, weight: float = 1.0) -> Term:
-        """The GAN objective over the verdicts on pictures."""
-        return Term(self.gan(joined(verdict, areas), answer), weight, positions(verdict, areas))
+    def gan_term(self, output: Tensor, answer: float, areas: Areas, weight: float = 1.0) -> Term:
+        """The GAN loss over the discriminator's outputs on the images, without padding."""
+        return Term(self.gan(joined(output, areas), answer), weight, positions(output, areas))
 
     def accuracy(self, source: Tensor, target: Tensor) -> Tensor:
-        """Share of right verdicts, each domain counting half."""
+        """Share of correct outputs, each domain counting half."""
         middle = 0.0 if self.gan is vanilla_gan else (SOURCE + TARGET) / 2
         return ((source < middle).astype("float32").mean() + (target > middle).astype("float32").mean()) / 2
 
@@ -143,7 +143,7 @@ class FeatureAdversarial(OutputAdversarial):
     def make_discriminator(self, channels: int, width: int) -> nn.Layer:
         return feature_discriminator(channels, width)
 
-    def look(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def outputs(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         features = self.segmenter.features(image)
         logits = resize_all(self.segmenter.classify(features), image.shape[2:])
         return logits, {"main": features["main"]}

@@ -1,7 +1,7 @@
 """The one abstraction: a method turns a batch into named loss terms and says which parameters belong to which player.
 
-The trainer runs one backward pass per yielded dict, then steps every player; it knows no discriminator, teacher or
-level.
+The trainer runs one backward pass per yielded dict, then steps every player; it does not know discriminators,
+teachers or levels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Terms = dict[str, Term]
 
 @dataclass(frozen=True)
 class Clock:
-    """Where training stands. `watch`: this step's numbers will be looked at, so observe what costs extra."""
+    """Where training stands. `watch`: this step's numbers are reported, so also compute those that cost extra."""
 
     step: int
     horizon: int
@@ -160,7 +160,7 @@ class Method(nn.Layer):
             self.observed["source_prediction"] = logits.detach().argmax(axis=1)
 
     def observe_target(self, logits: Tensor, clock: Clock, areas: Areas = None) -> None:
-        """On watched steps: how sure the network is on the target, and how it shares pixels among classes."""
+        """On watched steps: the network's confidence on the target, and the shares of the classes among the pixels."""
         if not clock.watch:
             return
         with paddle.no_grad():
@@ -192,8 +192,8 @@ def recorded(segmenter: Segmenter, image: Tensor) -> Iterator[list]:
             segmenter.features = own  # type: ignore[method-assign]
 
 
-def pictures(x: Tensor, areas: Areas) -> list[Tensor]:
-    """What shows the pictures of a batch in maps [N, C, H, W] of any resolution: maps [1, C, h, w], one of each image.
+def image_parts(x: Tensor, areas: Areas) -> list[Tensor]:
+    """A padded batch of maps [N, C, H, W] of any resolution as maps [1, C, h, w], one of each image without padding.
 
     Without areas the batch as it is, as a single part.
     """
@@ -205,21 +205,23 @@ def pictures(x: Tensor, areas: Areas) -> list[Tensor]:
 
 
 def joined(x: Tensor, areas: Areas) -> Tensor:
-    """All positions that show pictures, as one map [1, C, 1, positions]; without areas the maps as they are."""
+    """All positions that are not padding, as one map [1, C, 1, positions]; without areas the maps as they are."""
     if areas is None:
         return x
-    return paddle.concat([part.flatten(2).unsqueeze(2) for part in pictures(x, areas)], axis=3)
+    return paddle.concat([part.flatten(2).unsqueeze(2) for part in image_parts(x, areas)], axis=3)
 
 
 def blanked(x: Tensor, areas: Areas) -> Tensor:
-    """Maps with 0 where they show no picture, in the forward pass and in the gradient, as if they ended there."""
+    """Maps with 0 in the padding, in the forward pass and in the gradient, as if they ended there."""
     if areas is None:
         return x
     height, width = x.shape[2:]
-    parts = pictures(x, areas)
+    parts = image_parts(x, areas)
     return paddle.concat([F.pad(p, [0, width - p.shape[3], 0, height - p.shape[2]]) for p in parts], axis=0)
 
 
 def positions(x: Tensor, areas: Areas) -> Tensor | None:
     """Over how many positions a mean over joined() runs, for `Term.pixels`; None where all batches have the same."""
-    return None if areas is None else paddle.to_tensor(float(sum(p.shape[2] * p.shape[3] for p in pictures(x, areas))))
+    return (
+        None if areas is None else paddle.to_tensor(float(sum(p.shape[2] * p.shape[3] for p in image_parts(x, areas))))
+    )

@@ -1,7 +1,7 @@
 """Category-level adversaries: CLAN (Luo et al., Taking A Closer Look at Domain Shift, CVPR 2019).
 
 Two heads on one stage are kept apart in their weights; where they disagree on a target pixel its class is not aligned
-yet, and the adversary's loss weighs more there.
+yet, and the adversarial loss weighs more there.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
 
 
 class CLAN(Method):
-    """`preheat` steps of plain adversary, then weighted by epsilon + lambda_local * (1 - agreement of the heads).
+    """`preheat` steps of a plain adversarial loss, then weighted by epsilon + lambda_local * (1 - heads' agreement).
 
-    The adversary's and the discrepancy's weights fade linearly to 0 at the horizon.
+    The weights of the adversarial loss and of the discrepancy fade linearly to 0 at the horizon.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class CLAN(Method):
         weight = self.epsilon + self.lambda_local * disagreement if clock.step > self.preheat else None
         target_map = blanked(softmax(target["main"]), areas)
         counted = positions(target_map, areas)
-        adversarial = fade * self.lambda_adv * self.fooling(target_map, weight, areas)
+        adversarial = fade * self.lambda_adv * self.adversarial_loss(target_map, weight, areas)
         yield {"adv": Term(adversarial, pixels=counted), "weight": Term(fade * self.discrepancy())}
-        on_source = joined(self.verdict(source_map), batch.source_areas)
-        on_target = joined(self.verdict(target_map.detach()), areas)
+        on_source = joined(self.discriminate(source_map), batch.source_areas)
+        on_target = joined(self.discriminate(target_map.detach()), areas)
         if clock.watch:
             right = (on_source < 0).astype("float32").mean() + (on_target > 0).astype("float32").mean()
             self.observed["discriminator_accuracy_main"] = right / 2
@@ -86,17 +86,17 @@ class CLAN(Method):
         return {**super().players(), "discriminators": [group("discriminators", self.discriminator.named_parameters())]}
 
     def scaled(self, logits: Tensor, image: Tensor) -> Tensor:
-        """Logits at the size at which the discriminator looks at them."""
+        """Logits at the size of the discriminator's input."""
         return resize(logits, [round(n * self.discriminator_scale) for n in image.shape[2:]])
 
-    def verdict(self, x: Tensor) -> Tensor:
-        """The discriminator's verdict for every pixel."""
+    def discriminate(self, x: Tensor) -> Tensor:
+        """The discriminator's output for every pixel."""
         return resize(self.discriminator(x), x.shape[2:])
 
-    def fooling(self, target_map: Tensor, weight: Optional[Tensor], areas: Areas) -> Tensor:
-        """The target map should pass as source; no gradient reaches the discriminator."""
+    def adversarial_loss(self, target_map: Tensor, weight: Optional[Tensor], areas: Areas) -> Tensor:
+        """The segmenter's adversarial loss: the target map, labelled as source; the discriminator gets no gradient."""
         with frozen(self.discriminator):
-            return weighted_bce(joined(self.verdict(target_map), areas), SOURCE, weight)
+            return weighted_bce(joined(self.discriminate(target_map), areas), SOURCE, weight)
 
     def discrepancy(self) -> Tensor:
         """2 * lambda * (cosine of the two heads' parameters + 1): keeps the heads apart."""

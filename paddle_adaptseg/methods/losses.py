@@ -89,14 +89,14 @@ def of_label(x: Tensor, label: Tensor) -> Tensor:
     return paddle.take_along_axis(x, chosen.unsqueeze(1), axis=1).squeeze(1)
 
 
-def vanilla_gan(verdict: Tensor, domain: float) -> Tensor:
+def vanilla_gan(output: Tensor, domain: float) -> Tensor:
     """Binary cross entropy of a critic's logits against one domain."""
-    return F.binary_cross_entropy_with_logits(verdict, paddle.full_like(verdict, domain))
+    return F.binary_cross_entropy_with_logits(output, paddle.full_like(output, domain))
 
 
-def least_squares_gan(verdict: Tensor, domain: float) -> Tensor:
+def least_squares_gan(output: Tensor, domain: float) -> Tensor:
     """Mean squared distance of a critic's output from one domain."""
-    return ((verdict - domain) ** 2).mean()
+    return ((output - domain) ** 2).mean()
 
 
 GAN_LOSSES: Mapping[str, Callable[[Tensor, float], Tensor]] = {"vanilla": vanilla_gan, "ls": least_squares_gan}
@@ -112,9 +112,9 @@ def focal_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     return -(((1 - log_p.exp()) ** 2) * log_p * weight).sum() / weight.sum().clip(min=1.0)
 
 
-def weighted_bce(verdict: Tensor, domain: float, weight: Optional[Tensor]) -> Tensor:
+def weighted_bce(output: Tensor, domain: float, weight: Optional[Tensor]) -> Tensor:
     """Mean binary cross entropy of a critic's logits against one domain, every pixel with its weight."""
-    return F.binary_cross_entropy_with_logits(verdict, paddle.full_like(verdict, domain), weight=weight)
+    return F.binary_cross_entropy_with_logits(output, paddle.full_like(output, domain), weight=weight)
 
 
 def cosine(one: Tensor, other: Tensor, axis: Optional[int] = None) -> Tensor:
@@ -134,7 +134,7 @@ REPRESENTATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"softmax": softmax,
 
 
 def entropy_map(logits: Tensor) -> Tensor:
-    """Normalised entropy of every pixel [N, H, W], 0 (sure) to 1 (uniform)."""
+    """Normalised entropy of every pixel [N, H, W], 0 (certain) to 1 (uniform)."""
     return self_information(logits).sum(axis=1)
 
 
@@ -171,13 +171,13 @@ def iw_entropy(logits: Tensor, ratio: float = 0.2) -> Tensor:
     return (class_weights(softmax(logits), ratio) * information).sum() / (logits.shape[0] * logits.shape[1])
 
 
-def hard_labels(p: Tensor, sure: Tensor) -> Tensor:
-    """The predicted class [N, H, W] where `sure`, else IGNORE."""
-    return paddle.where(sure, p.argmax(axis=1), paddle.full_like(sure.astype("int64"), IGNORE)).detach()
+def hard_labels(p: Tensor, confident: Tensor) -> Tensor:
+    """The predicted class [N, H, W] where `confident`, else IGNORE."""
+    return paddle.where(confident, p.argmax(axis=1), paddle.full_like(confident.astype("int64"), IGNORE)).detach()
 
 
 def hard_label(logits: Tensor, threshold: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Cross entropy with the network's own predictions where they are surer than `threshold`, and how many are."""
+    """Cross entropy with the network's predictions where their confidence is above `threshold`, and how many are."""
     p = softmax(logits)
     label = hard_labels(p, p.max(axis=1) > threshold)
     return cross_entropy(logits, label), labelled(label)

@@ -1,6 +1,6 @@
-"""Priors on target predictions, no adversary: MinEnt (Vu et al., CVPR 2019), MaxSquare (Chen et al., ICCV 2019).
+"""Priors on target predictions, no discriminator: MinEnt (Vu et al., CVPR 2019), MaxSquare (Chen et al., ICCV 2019).
 
-The segmenter is told to be sure on the target. How sure, and about which pixels first, is the choice of loss.
+The loss rewards confident predictions on the target. The choice of loss decides how much each pixel counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from paddle import Tensor
 from paddle_adaptseg.config.conversion import arguments, lookup
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.data.batch import Batch
-from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms, pictures
+from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms, image_parts
 from paddle_adaptseg.methods.losses import (
     cross_entropy,
     hard_label,
@@ -55,8 +55,8 @@ PRIORS: dict[str, Prior] = {
 class TargetPrior(Method):
     """A prior on every level in `weights`. With `guidance`, the aux head also learns what both heads agree on.
 
-    Guidance is MaxSquare's multi-level form: where either head is surer than the threshold, `aux` learns the class
-    of their mean, with the product of its weight on the source and that of `main` on the target.
+    Guidance is MaxSquare's multi-level form: where either head's confidence is above the threshold, `aux` learns the
+    class of their mean, with the product of its weight on the source and that of `main` on the target.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class TargetPrior(Method):
         self.prior = lookup(PRIORS, target_loss, "method.target_loss")
         self.options = arguments(self.prior.loss, options or {}, "method.options", {"logits"})
         if guidance is not None and "aux" not in self.seg_weights:
-            raise ConfigError("method.guidance teaches the aux head: it needs method.seg_weights.aux")
+            raise ConfigError("method.guidance trains the aux head and needs method.seg_weights.aux")
         self.guidance, self.ramp = guidance, ramp or Ramp()
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
@@ -86,7 +86,7 @@ class TargetPrior(Method):
         logits = self.segmenter(image)
         areas = batch.target_areas
         self.observe_target(logits["main"], clock, areas)
-        parts = {level: pictures(x, areas) for level, x in logits.items()}
+        parts = {level: image_parts(x, areas) for level, x in logits.items()}
         padded = areas is not None
         terms = {f"{self.prior.term}_{k}": self.term(parts[k], padded, w * factor) for k, w in self.weights.items()}
         if self.guidance is not None:
@@ -97,7 +97,7 @@ class TargetPrior(Method):
 
     def term(self, parts: Sequence[Tensor], padded: bool, weight: float) -> Term:
         """The prior as a term, weighted before or after it is logged, on the logits of a batch or, where images are
-        padded, of each picture."""
+        padded, of each image."""
         losses = [self.prior.loss(logits, **self.options) for logits in parts]
         if self.prior.mean_over == "chosen":
             loss, count = mean_of(losses)
@@ -109,10 +109,10 @@ class TargetPrior(Method):
         return Term(weight * loss, 1.0, count) if self.prior.logged_weighted else Term(loss, weight, count)
 
     def guided(self, main_logits: Tensor, aux_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross entropy of the aux head with the class of both heads' mean where either is sure, and how many are."""
+        """Cross entropy of the aux head with the class of both heads' mean where one is confident, and its pixels."""
         main, aux = softmax(main_logits.detach()), softmax(aux_logits.detach())
-        sure = (main.max(axis=1) > self.guidance).logical_or(aux.max(axis=1) > self.guidance)
-        label = hard_labels((main + aux) / 2, sure)
+        confident = (main.max(axis=1) > self.guidance).logical_or(aux.max(axis=1) > self.guidance)
+        label = hard_labels((main + aux) / 2, confident)
         return cross_entropy(aux_logits, label), labelled(label)
 
 

@@ -26,7 +26,7 @@ class SourceOnly(Method):
 
 
 class BNAdapt(Method):
-    """Source training whose batch-norm statistics also see the target: the adversary's gradient is all that is missing.
+    """Source training whose batch-norm statistics also see the target: only the adversarial gradient is missing.
 
     The originals' "adversarial weight 0" is this, not source only.
     """

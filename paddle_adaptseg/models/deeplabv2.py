@@ -92,7 +92,7 @@ class DeepLabV2ResNet(Segmenter):
         return {"aux": stage3, "main": stage4}
 
     def groups(self) -> list[ParamGroup]:
-        """Backbone at the base rate, heads at `head_rate` times it.
+        """Backbone at the base learning rate, heads at `head_rate` times it.
 
         The originals walked all enclosing modules: they listed a tensor inside a block three times, one inside a
         block's downsample four times, the stem and the heads once.
@@ -121,7 +121,7 @@ class TwinDeepLabV2ResNet(DeepLabV2ResNet):
 
 
 class DeepLabV2VGG16(Segmenter):
-    """One head on a dilated VGG-16. AdaptSegNet trains all of it at one rate."""
+    """One head on a dilated VGG-16. AdaptSegNet trains all of it at one learning rate."""
 
     feature_channels = 1024
 

@@ -179,7 +179,7 @@ class DeepLabV3Plus(Segmenter):
         return {"main": self.decoder(self.pyramid(last), low), "aux": stage3}
 
     def groups(self) -> list[ParamGroup]:
-        """Backbone at the base rate, pyramid, decoder and heads at `head_rate` times it."""
+        """Backbone at the base learning rate, pyramid, decoder and heads at `head_rate` times it."""
         rest = [named for part in (self.pyramid, self.decoder, self.heads) for named in part.named_parameters()]
         return [group("backbone", self.backbone.named_parameters()), group("heads", rest, self.head_rate)]
 

@@ -117,7 +117,7 @@ def find_state(run: Path, which: str, warn) -> Optional[Snapshot]:
 
 
 def drop_after(run: Path, step: int) -> None:
-    """Delete states and weights of later steps: a run that goes on from `step` makes its own."""
+    """Delete states and weights of later steps: a run that resumes from `step` writes its own."""
     for folder, ending in (("states", "npz"), ("weights", "pdparams")):
         for found, path in files_by_step(run / folder, ending).items():
             if found > step:

@@ -17,7 +17,7 @@ from paddle_adaptseg.core.errors import CheckpointError, TrainingError, shorten
 from paddle_adaptseg.methods.base import Method
 from paddle_adaptseg.training.optim import Player
 
-RECALL = 3  # finished steps whose losses are told
+RECALL = 3  # finished steps whose losses are reported
 
 
 class NotFinite(TrainingError):
@@ -100,8 +100,8 @@ class Guard:
             player.clear()
 
 
-WINDOW = 10  # readings that must agree before anything is said
-QUIET = 20  # readings before the same thing is said again
+WINDOW = 10  # readings that must agree before a warning is given
+QUIET = 20  # readings before the same warning is repeated
 
 
 @dataclass
@@ -113,7 +113,7 @@ class HealthMonitor:
     count: int = 0
 
     def observe(self, losses: dict[str, float], readings: dict[str, float]) -> list[str]:
-        """Warnings that the last WINDOW readings agree on and that were not said lately."""
+        """Warnings that the last WINDOW readings agree on and that were not given lately."""
         self.history.append({**{f"loss/{k}": v for k, v in losses.items()}, **readings})
         self.count += 1
         if len(self.history) < WINDOW:
@@ -126,7 +126,7 @@ class HealthMonitor:
         return new
 
     def replay(self, log: Path) -> None:
-        """Take over the readings of a run that goes on, so that it warns as if it had never stopped."""
+        """Load the readings of a resumed run, so that it warns as if it had never stopped."""
         for line in log.read_text(encoding="utf-8").splitlines():
             record = {k: v for k, v in json.loads(line).items() if isinstance(v, float)}
             losses = {k[5:]: v for k, v in record.items() if k.startswith("loss/")}
@@ -158,8 +158,8 @@ _COLLAPSE = (
     "adaptation collapses; lower the weight of the target term, let it grow slowly (method.ramp), or train longer on "
     "the source first (run.restore_from)"
 )
-_NO_LABELS = "are the labels all ignored? tools/check_dataset.py tells"
-_NO_TERM = "it teaches nothing any more; is its weight or threshold right?"
+_NO_LABELS = "all labels may be ignored; check them with tools/check_dataset.py"
+_NO_TERM = "it no longer contributes to training; check its weight and threshold"
 
 
 def _discriminator(level: str, low: float, high: float) -> Iterator[tuple[str, str]]:
@@ -207,7 +207,7 @@ def last_score(baseline: str) -> Optional[float]:
     try:
         scores = [json.loads(line).get("target/mIoU") for line in log.read_text(encoding="utf-8").splitlines()]
     except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"run.baseline: '{log}' is damaged ({error}); resume that run to mend it") from None
+        raise CheckpointError(f"run.baseline: '{log}' is damaged ({error}); resume that run to repair it") from None
     scores = [score for score in scores if score is not None]
     if not scores:
         raise CheckpointError(f"run.baseline: the run in '{baseline}' was never evaluated")

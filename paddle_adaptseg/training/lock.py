@@ -42,14 +42,14 @@ class RunLock:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        with contextlib.suppress(StorageError):  # an odd lock was said before, or is somebody else's
+        with contextlib.suppress(StorageError):  # an odd lock was reported before, or is somebody else's
             if _text(self.path) == self._text:
                 self.path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()  # nothing was written: the run was refused before it began
 
     def confirm(self) -> None:
-        """Refuse to go on when another run has taken the folder, as after a long sleep of this machine."""
+        """Stop when another run has taken the folder, as after a long sleep of this machine."""
         if _text(self.path) != self._text:
             raise TrainingError(f"'{self.folder}' was taken over by another run; this one has stopped writing to it")
 

@@ -1,4 +1,4 @@
-"""Players to optimisers, and the rate as a pure function of the step.
+"""Players to optimisers, and the learning rate as a pure function of the step.
 
 Optimiser state is stored under structured parameter names ("segmenter.backbone.conv1.weight/velocity_0"), never under
 Paddle's automatic ones, so the order in which things were built does not matter.
@@ -73,7 +73,7 @@ class LegacyMomentum:
 
 
 class Player:
-    """One optimiser with its parameter groups and base rate."""
+    """One optimiser with its parameter groups and learning rate."""
 
     def __init__(self, groups: Sequence[ParamGroup], names: Mapping[str, str], settings: Optimiser) -> None:
         """`names` maps Paddle's automatic parameter names to structured ones."""
@@ -83,7 +83,7 @@ class Player:
         self.optimiser = BUILDERS[type(settings)](self.groups, settings)
 
     def set_rate(self, factor: float) -> dict[str, float]:
-        """Set the rate to `factor` times the base and return what each group now has."""
+        """Set the learning rate to `factor` times the configured one and return that of each group."""
         self.optimiser.set_lr(self.lr * factor)
         return {g.name: self.lr * factor * g.rate for g in self.groups}
 

@@ -26,9 +26,9 @@ from paddle_adaptseg.training.start import build_state, set_start, starting_poin
 from paddle_adaptseg.training.step import TrainState
 
 KEPT = (nn.Conv2D, nn.BatchNorm2D, nn.GroupNorm, nn.MaxPool2D)
-SHRINK = 4  # the picture on which is counted has 1/4 of the width and height
+SHRINK = 4  # the image on which memory is counted has 1/4 of the width and height
 WORTH_SAYING = 200_000_000  # bytes that recomputing must save to be mentioned
-FULL_SIZE_MAPS = 4  # logits, their softmax and the two gradients, at the size of the picture
+FULL_SIZE_MAPS = 4  # logits, their softmax and the two gradients, at the size of the image
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Estimate:
 
 
 def estimate(method: Method, config: Config) -> Estimate:
-    """What one step of a method holds at its peak, which is the larger of its two pictures' passes."""
+    """What one step of a method holds at its peak, which is the larger of its two images' passes."""
     width, height = max((config.data.source.size, config.data.target.size), key=lambda size: size[0] * size[1])
     stages = config.run.recompute or EVERY_STAGE
     plain, again = _kept(method, height // SHRINK, width // SHRINK, stages)
@@ -61,7 +61,7 @@ def estimate(method: Method, config: Config) -> Estimate:
 
 
 def _kept(method: Method, height: int, width: int, stages: Sequence[str]) -> tuple[int, int]:
-    """Bytes that a forward pass of one small picture keeps: plain, and when the blocks of some stages recompute."""
+    """Bytes that a forward pass of one small image keeps: plain, and when the blocks of some stages recompute."""
     every, blocks = blocks_of(method.segmenter), blocks_of(method.segmenter, stages)
     inside = {id(sub): index for index, block in enumerate(blocks) for sub in block.sublayers()}
     lean = {id(block): block.computed_again() for block in every if hasattr(block, "computed_again")}
@@ -173,10 +173,10 @@ def _data(name: str, domain: Domain, labelled: bool, config: Config) -> str:
 
 def _start(state: TrainState, config: Config, resume: Optional[str], overwrite: bool) -> str:
     """Where the run would start from; its states and weights are loaded as they would be."""
-    folder, told = Path(config.run.output), list[str]()
+    folder, lines = Path(config.run.output), list[str]()
     snapshot, _ = starting_point(folder, config, resume, overwrite, accept_changes=False)
-    set_start(state, snapshot, config, told.append)
+    set_start(state, snapshot, config, lines.append)
     if snapshot is not None:
-        return f"start: goes on in {folder} at step {state.step}"
+        return f"start: resumes in {folder} at step {state.step}"
     anew = " (what is there is dropped)" if checkpoint.list_steps(folder) else ""
-    return f"start: {told[0] if told else 'from random weights'}{anew}"
+    return f"start: {lines[0] if lines else 'from random weights'}{anew}"

@@ -51,7 +51,7 @@ def build_state(config: Config) -> TrainState:
     if config.run.sync_norm and distributed.world() > 1:
         synchronise_norms(method)
     check_sizes(config, method)
-    precision_of(config.run)  # what this machine cannot do is said now
+    precision_of(config.run)  # what this machine cannot do is reported now
     set_recompute(method.segmenter, config.run.recompute)
     return TrainState(method, build_players(method, config))
 

@@ -1,4 +1,4 @@
-"""Whose weights a file holds, told by names and shapes; our names for them, and what they were trained with."""
+"""The origin of a weights file, recognised by names and shapes; our names for them, and what they were trained with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any weights file to named arrays: the format is told by its bytes, never by its ending.
+"""Any weights file to named arrays: the format is recognised by its bytes, never by its ending.
 
 A format is a row of FORMATS: how its first bytes look, and a function that returns a mapping of names to arrays (or
 what stands for them), which may lie inside another mapping. Everything after that is the same for all.

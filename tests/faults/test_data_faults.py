@@ -76,12 +76,12 @@ def test_one_unusable_item_too_many_stops_the_run(broken):
 def test_an_evaluation_never_passes_over_an_image(broken, pair):  # noqa: F811
     image = next((pair / "Cityscapes/leftImg8bit/val").rglob("*.png"))
     image.write_bytes(image.read_bytes()[:100])
-    with pytest.raises(DataError, match=f"cannot read '{image}'.*an evaluation passes over no image"):
+    with pytest.raises(DataError, match=f"cannot read '{image}'.*an evaluation cannot skip an image"):
         fit(broken("data.quarantine=9", faults=[]))
 
 
 def png(width, height):
-    """A tiny file that claims to be a huge picture."""
+    """A tiny file that claims to be a huge image."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -104,7 +104,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, decode, width):
 def test_huge_files_and_members_are_refused_before_they_are_read(tmp_path):
     with (tmp_path / "huge.png").open("wb") as file:
         file.truncate(2**40)  # sparse: takes no space
-    with pytest.raises(DataError, match=r"huge.png' is 1048576 MB, which no picture"):
+    with pytest.raises(DataError, match=r"huge.png' is 1048576 MB, which no image"):
         Ref(str(tmp_path), "huge.png").read()
     with (
         zipfile.ZipFile(tmp_path / "data.zip", "w", zipfile.ZIP_DEFLATED) as archive,
@@ -112,17 +112,17 @@ def test_huge_files_and_members_are_refused_before_they_are_read(tmp_path):
     ):
         for _ in range(300):
             out.write(bytes(2**20))
-    with pytest.raises(DataError, match=r"data.zip!a.png' would unpack to 300 MB, which no picture"):
+    with pytest.raises(DataError, match=r"data.zip!a.png' would unpack to 300 MB, which no image"):
         Ref(str(tmp_path / "data.zip"), "a.png").read()
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_picture_that_ends_early_is_never_filled_up(tmp_path, kind, share):
+def test_an_image_that_ends_early_is_never_filled_up(tmp_path, kind, share):
     noise = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "whole", kind)
     assert decode_rgb(Ref(str(tmp_path), "whole")).shape == (100, 100, 3)
     data = (tmp_path / "whole").read_bytes()
     (tmp_path / "cut").write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(DataError, match="cut': the picture is damaged"):
+    with pytest.raises(DataError, match="cut': the image is damaged"):
         decode_rgb(Ref(str(tmp_path), "cut"))

@@ -1,4 +1,4 @@
-"""A full disk is one clear line; checkpoints written before stay valid; after space is made the run goes on exactly."""
+"""A full disk is one clear line; checkpoints written before stay valid; after space is made the run resumes exactly."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def test_predictions_that_do_not_fit_are_one_line_too(straight, small_disk):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert line.startswith(f"error: cannot write '{small_disk}/out/toyville_") and "No space left on device" in line
     for path in (small_disk / "out").iterdir():
-        with Image.open(path) as picture:
-            picture.load()  # what is there is whole
+        with Image.open(path) as image:
+            image.load()  # what is there is whole
 
 
 def into(tool, folder, run, toy_root):
@@ -113,18 +113,18 @@ class Blank:
         return np.zeros(image.shape[:2], np.uint8)
 
 
-def test_a_film_that_does_not_fit_is_an_error_although_opencv_says_nothing(tmp_path):
-    rng, film = np.random.default_rng(0), tmp_path / "drive.mp4"
-    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"mp4v"), 5, (64, 48))
+def test_a_video_that_does_not_fit_is_an_error_although_opencv_says_nothing(tmp_path):
+    rng, video = np.random.default_rng(0), tmp_path / "drive.mp4"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"mp4v"), 5, (64, 48))
     for _ in range(4):
         writer.write(rng.integers(0, 255, (48, 64, 3), np.uint8))
     writer.release()
-    predict_files(Blank(), [str(film)], tmp_path / "whole", [])
+    predict_files(Blank(), [str(video)], tmp_path / "whole", [])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
     try:
         with pytest.raises(StorageError, match="cannot write '.*drive_side.mp4': File too large"):
-            predict_files(Blank(), [str(film)], tmp_path / "cut", [])
+            predict_files(Blank(), [str(video)], tmp_path / "cut", [])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (tmp_path / "whole/drive_side.mp4").stat().st_size > 2000

@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and a time budget end a run after its step, with a checkpoint and the command that goes on."""
+"""SIGTERM, Ctrl-C and a time budget end a run after its step, with a checkpoint and the command that resumes it."""
 
 from __future__ import annotations
 

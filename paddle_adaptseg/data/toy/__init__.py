@@ -20,7 +20,7 @@ from paddle_adaptseg.core.labels import CITYSCAPES_19, CITYSCAPES_IDS
 from paddle_adaptseg.data.toy.render import render
 from paddle_adaptseg.data.toy.scene import draw_scene
 
-VERSION = 1  # raise it when the generator draws other pictures
+VERSION = 1  # raise it when the generator draws other images
 GAME, CAMERA = 0, 1
 
 

@@ -92,8 +92,8 @@ def published_bars(own: Mapping[str, float], numbers: Sequence[Published], class
     return png_of(figure)
 
 
-def confusion_picture(counts: np.ndarray, names: Sequence[str]) -> bytes:
-    """Rows: truth, columns: prediction, each row in per cent of its pixels."""
+def confusion_figure(counts: np.ndarray, names: Sequence[str]) -> bytes:
+    """Rows: ground truth, columns: prediction, each row in per cent of its pixels."""
     total = counts.sum(1, keepdims=True)
     share = np.divide(100 * counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
     size = 2.2 + 0.34 * len(names)
@@ -107,11 +107,11 @@ def confusion_picture(counts: np.ndarray, names: Sequence[str]) -> bytes:
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.set_xlabel("predicted")
-    axes.set_ylabel("truth (an empty row: absent)")
+    axes.set_ylabel("ground truth (an empty row: absent)")
     return png_of(figure)
 
 
-def reliability_picture(domains: Mapping[str, DomainScores]) -> bytes:
+def reliability_figure(domains: Mapping[str, DomainScores]) -> bytes:
     """How often predictions of each confidence are right; on the diagonal they are as right as they are sure."""
     figure, axes = _figure(5, 4.2)
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, label="perfectly calibrated")

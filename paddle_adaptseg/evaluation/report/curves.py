@@ -1,4 +1,4 @@
-"""The curves of runs from their logs, as one picture: what VisualDL shows, where there is no server (notebooks)."""
+"""The curves of runs from their logs, as one figure: what VisualDL shows, where there is no server (notebooks)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from paddle_adaptseg.evaluation.report.charts import png_of
 Curve = list[tuple[int, float]]
 COLOURS = ("#2f6690", "#e08e45", "#c1292e", "#4f9d69", "#7d5ba6", "#9aa5b1")
 
-# The panels of the picture: which numbers of a log stand in each. One without any is left out.
+# The panels of the figure: which numbers of a log stand in each. One without any is left out.
 PANELS: Mapping[str, Callable[[str], bool]] = {
     "mIoU, %": lambda name: "/mIoU" in name,
     "segmentation losses": lambda name: name.startswith("loss/seg"),

@@ -28,11 +28,11 @@ class DomainScores:
 
 @dataclass(frozen=True)
 class Shown:
-    """One image of the report with its truth and prediction, RGB."""
+    """One image of the report with its ground truth and prediction, RGB."""
 
     caption: str
     image: np.ndarray
-    truth: np.ndarray
+    ground_truth: np.ndarray
     prediction: np.ndarray
 
 

@@ -91,7 +91,7 @@ def title(value: str) -> str:
 
 
 def cards(values: Sequence[tuple[str, str]]) -> str:
-    """Key figures: (figure, what it is)."""
+    """Key numbers: (number, what it is)."""
     inside = "".join(f'<div class="card"><b>{escape(v)}</b><span>{escape(name)}</span></div>' for v, name in values)
     return f'<div class="cards">{inside}</div>'
 
@@ -119,14 +119,14 @@ def _cell(value: Cell, column: int, digits: int) -> str:
     return f'<td data-v="{value!r}">{shown}</td>'
 
 
-def picture(png: bytes, caption: str, dense: bool = False) -> str:
+def figure(png: bytes, caption: str, dense: bool = False) -> str:
     """A PNG inside the page; a dense one keeps its size on a phone and is moved sideways."""
     image = f'<div class="wide">{_image(png, caption)}</div>' if dense else _image(png, caption)
     return f"<figure><figcaption>{escape(caption)}</figcaption>{image}</figure>"
 
 
 def three(pngs: Sequence[bytes], captions: Sequence[str], title: str) -> str:
-    """Pictures side by side, one below the other on a phone."""
+    """Images side by side, one below the other on a phone."""
     inside = "".join(
         f"<div><div class=small>{escape(c)}</div>{_image(p, f'{title}: {c}')}</div>" for p, c in zip(pngs, captions)
     )

@@ -1,4 +1,4 @@
-"""The report: one HTML page and its pictures as PNG files beside it."""
+"""The report: one HTML page and its figures as PNG files beside it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from paddle_adaptseg.evaluation.report.sheets import digits_of, rounded, summary
 from paddle_adaptseg.evaluation.selection import CRITERIA
 from paddle_adaptseg.evaluation.visual import png_bytes
 
-Pictures = dict[str, bytes]
+Figures = dict[str, bytes]
 _FEW = ("step", "miou", "low", "high", "source_miou", "entropy", "stability", "share_agreement")
 
 
 def write_report(findings: Findings, folder: Path) -> Path:
     """Write `index.html` and the PNGs into `folder`; returns the page."""
-    pictures: Pictures = {}
+    figures: Figures = {}
     parts = [html.title(findings.title), _cards(findings), _summary(findings)]
     if findings.run is not None:
-        parts += [_run(findings.run, pictures), _selection(findings.run)]
+        parts += [_run(findings.run, figures), _selection(findings.run)]
     if len(findings.effects) > 1:
         parts.append(_effects(findings.effects))
-    parts.append(_published(findings, pictures))
-    parts += [_domain(findings, name, scores, pictures) for name, scores in findings.domains.items()]
-    parts += [_calibration(findings, pictures), _images(findings.images, pictures), _environment(findings)]
-    for name, data in pictures.items():
+    parts.append(_published(findings, figures))
+    parts += [_domain(findings, name, scores, figures) for name, scores in findings.domains.items()]
+    parts += [_calibration(findings, figures), _images(findings.images, figures), _environment(findings)]
+    for name, data in figures.items():
         write_atomically(folder / name, lambda handle, data=data: handle.write(data))
     document = html.page(findings.title, "\n".join(parts)).encode()
     write_atomically(folder / "index.html", lambda handle: handle.write(document))
@@ -71,20 +71,23 @@ def _summary(findings: Findings) -> str:
     return html.section(
         "Scores, %",
         html.table(head, rows),
-        html.text("Class means are over classes that occur in the truth. Entropy runs from 0 (sure) to 1.", small=True),
+        html.text(
+            "Class means are over classes that occur in the ground truth. Entropy runs from 0 (certain) to 1.",
+            small=True,
+        ),
         *lines,
         html.text(f"Prediction: {findings.prediction}", small=True),
     )
 
 
-def _run(run: Trajectory, pictures: Pictures) -> str:
-    pictures["curve.png"] = charts.run_curve(run, "mIoU over iterations")
+def _run(run: Trajectory, figures: Figures) -> str:
+    figures["curve.png"] = charts.run_curve(run, "mIoU over iterations")
     columns = [c for c in run.rows[0] if c in _FEW or c.startswith("mIoU_")]
     rows = [[_cell(column, row[column]) for column in columns] for row in run.rows]
     best = [row["step"] for row in run.rows].index(run.headline.best_step)
     return html.section(
         f"{len(run.rows)} checkpoints",
-        html.picture(pictures["curve.png"], "mIoU of every checkpoint; the band is its 95 % interval over images"),
+        html.figure(figures["curve.png"], "mIoU of every checkpoint; the band is its 95 % interval over images"),
         html.table([title_of(column) for column in columns], rows, [digits_of(column) for column in columns], best),
     )
 
@@ -115,7 +118,7 @@ def _effects(effects: Mapping[str, float]) -> str:
     return html.section("What each option changes (target mIoU, %)", html.table(["prediction", "mIoU", "change"], rows))
 
 
-def _published(findings: Findings, pictures: Pictures) -> str:
+def _published(findings: Findings, figures: Figures) -> str:
     parts = []
     target = findings.domains.get("target")
     for protocol, ids in findings.sets.items():
@@ -130,38 +133,36 @@ def _published(findings: Findings, pictures: Pictures) -> str:
         if "target" in findings.baseline:
             own["baseline"] = 100 * findings.baseline["target"].matrix.miou(ids)
         name = f"published_{len(ids)}.png"
-        pictures[name] = charts.published_bars(own, numbers, len(ids))
+        figures[name] = charts.published_bars(own, numbers, len(ids))
         rows: list[list[html.Cell]] = [[n.method, n.miou, own["this model"] - n.miou, n.source] for n in numbers]
         parts += [
-            html.picture(pictures[name], f"{protocol}: hatched bars are published means, not measured here"),
+            html.figure(figures[name], f"{protocol}: hatched bars are published means, not measured here"),
             html.table(["published", "mIoU", "this model minus it", "where"], rows),
-            *_published_classes(findings, numbers, pictures),
+            *_published_classes(findings, numbers, figures),
         ]
     return html.section("Against published numbers of the same setting", *parts)
 
 
-def _published_classes(findings: Findings, numbers: Sequence[Published], pictures: Pictures) -> list[str]:
+def _published_classes(findings: Findings, numbers: Sequence[Published], figures: Figures) -> list[str]:
     """Bars of every class beside each published number that tells its classes."""
     parts, names = [], findings.space.names
     for place, number in enumerate(n for n in numbers if len(n.classes) == len(names)):
         key, theirs = f"published_classes_{place}.png", np.array(number.classes) / 100
         iou = findings.domains["target"].matrix.iou()
-        pictures[key] = charts.class_bars(names, iou, theirs, "target", f"{number.method} (published)")
-        parts.append(
-            html.picture(pictures[key], f"By class beside {number.method} ({number.source}), not measured here")
-        )
+        figures[key] = charts.class_bars(names, iou, theirs, "target", f"{number.method} (published)")
+        parts.append(html.figure(figures[key], f"By class beside {number.method} ({number.source}), not measured here"))
     return parts or [html.text("No class's IoU was published for this setting, only means.", small=True)]
 
 
-def _domain(findings: Findings, name: str, scores: DomainScores, pictures: Pictures) -> str:
+def _domain(findings: Findings, name: str, scores: DomainScores, figures: Figures) -> str:
     matrix, names = scores.matrix, findings.space.names
     base = findings.baseline.get(name)
-    pictures[f"classes_{name}.png"] = charts.class_bars(names, matrix.iou(), base.matrix.iou() if base else None, name)
-    pictures[f"confusion_{name}.png"] = charts.confusion_picture(matrix.counts, names)
+    figures[f"classes_{name}.png"] = charts.class_bars(names, matrix.iou(), base.matrix.iou() if base else None, name)
+    figures[f"confusion_{name}.png"] = charts.confusion_figure(matrix.counts, names)
     columns = {
         "IoU": matrix.iou(), "accuracy": matrix.accuracy(), "precision": matrix.precision(),
         "boundary IoU": boundary_iou(scores.boundary),
-        "share of truth": matrix.counts.sum(1) / max(1, matrix.counts.sum()),
+        "share of ground truth": matrix.counts.sum(1) / max(1, matrix.counts.sum()),
         "share of prediction": matrix.counts.sum(0) / max(1, matrix.counts.sum()),
     }  # fmt: skip
     if base is not None:
@@ -172,32 +173,34 @@ def _domain(findings: Findings, name: str, scores: DomainScores, pictures: Pictu
     return html.section(
         f"Classes on the {name}, %",
         html.table(["class", *columns], rows),
-        html.picture(pictures[f"classes_{name}.png"], f"IoU by class ({name})"),
-        html.picture(pictures[f"confusion_{name}.png"], f"Confusion matrix ({name}): rows are the truth, in %", True),
+        html.figure(figures[f"classes_{name}.png"], f"IoU by class ({name})"),
+        html.figure(
+            figures[f"confusion_{name}.png"], f"Confusion matrix ({name}): rows are the ground truth, in %", True
+        ),
     )
 
 
-def _calibration(findings: Findings, pictures: Pictures) -> str:
-    pictures["reliability.png"] = charts.reliability_picture(findings.domains)
+def _calibration(findings: Findings, figures: Figures) -> str:
+    figures["reliability.png"] = charts.reliability_figure(findings.domains)
     return html.section(
         "Calibration",
-        html.picture(pictures["reliability.png"], "Below the diagonal the network is surer than it is right"),
+        html.figure(figures["reliability.png"], "Below the diagonal the network is surer than it is right"),
     )
 
 
-def _images(images, pictures: Pictures) -> str:
+def _images(images, figures: Figures) -> str:
     if not images:
         return ""
     parts = []
     for index, shown in enumerate(images):
-        pngs = [png_bytes(array) for array in (shown.image, shown.truth, shown.prediction)]
-        pictures[f"image_{index}.png"] = png_bytes(_side_by_side(shown))
-        parts.append(html.three(pngs, ("image", "truth", "prediction"), shown.caption))
+        pngs = [png_bytes(array) for array in (shown.image, shown.ground_truth, shown.prediction)]
+        figures[f"image_{index}.png"] = png_bytes(_side_by_side(shown))
+        parts.append(html.three(pngs, ("image", "ground truth", "prediction"), shown.caption))
     return html.section("Best, median and worst target images", *parts)
 
 
 def _side_by_side(shown: Shown) -> np.ndarray:
-    return np.hstack([shown.image, shown.truth, shown.prediction])
+    return np.hstack([shown.image, shown.ground_truth, shown.prediction])
 
 
 def _environment(findings: Findings) -> str:
