@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import BinaryIO, Callable
 
 from paddle_adaptseg.core.errors import StorageError
 
+_STEP_NAME = re.compile(r"step_(\d{8})")
 # What a user can do about the system's refusals; anything else is a fault of this program.
 ADVICE: Mapping[int, str] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make space, or choose a folder on another disk"),
@@ -129,3 +131,9 @@ def sha256(path: Path) -> str:
         for piece in iter(lambda: file.read(2**20), b""):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def files_by_step(folder: Path, ending: str) -> dict[int, Path]:
+    """The files step_<8 digits>.<ending> of a folder, ascending; what is no file does not count."""
+    found = {p: _STEP_NAME.fullmatch(p.stem) for p in sorted(folder.glob(f"step_*.{ending}")) if p.is_file()}
+    return {int(match[1]): path for path, match in found.items() if match}

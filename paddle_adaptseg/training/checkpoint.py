@@ -18,9 +18,8 @@ from typing import Any, Optional
 import numpy as np
 
 from paddle_adaptseg.core.errors import CheckpointError
-from paddle_adaptseg.core.files import delete, write_atomically
+from paddle_adaptseg.core.files import delete, files_by_step, write_atomically
 
-_NAME = re.compile(r"step_(\d{8})")
 _RECORD = "record.json"
 FORMAT = 2
 # In format 1 the discriminators of methods, and their optimiser, had other names.
@@ -47,12 +46,6 @@ def state_path(run: Path, step: int) -> Path:
 def list_steps(run: Path) -> list[int]:
     """Steps with a state file, ascending."""
     return sorted(files_by_step(run / "states", "npz"))
-
-
-def files_by_step(folder: Path, ending: str) -> dict[int, Path]:
-    """The files step_<8 digits>.<ending> of a folder, ascending; what is no file does not count."""
-    found = {p: _NAME.fullmatch(p.stem) for p in sorted(folder.glob(f"step_*.{ending}")) if p.is_file()}
-    return {int(match[1]): path for path, match in found.items() if match}
 
 
 def save_state(run: Path, snapshot: Snapshot) -> Path:

@@ -16,11 +16,10 @@ from paddle_adaptseg.config.schema import Component, Config, Pixels
 from paddle_adaptseg.config.yamltree import parse_tree
 from paddle_adaptseg.core import runtime
 from paddle_adaptseg.core.errors import CheckpointError, shorten
-from paddle_adaptseg.core.files import sha256
+from paddle_adaptseg.core.files import files_by_step, sha256
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.segmenter import Ensemble, Network, Segmenter
-from paddle_adaptseg.training.checkpoint import files_by_step
 from paddle_adaptseg.weights import coverage, load_arrays, save_weights
 from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
 from paddle_adaptseg.weights.reader import Weights, read_weights

@@ -20,7 +20,7 @@ from paddle_adaptseg.weights.numpy_format import PLAIN, Array
 from paddle_adaptseg.weights.torch_format import TensorView, is_legacy, is_zip, read_legacy, read_zip
 from paddle_adaptseg.weights.unpickle import load_one
 
-_PADDLE_NAMES = "StructuredToParameterName"
+_PADDLE_NAMES = "StructuredToParameterName@@"
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 PREFIXES = ("module.", "model.")
 MAX_TENSORS = 20_000
