@@ -106,7 +106,7 @@ def test_networks_are_plain_paddle():
     for path in (PACKAGE / "models").glob("*.py"):
         words = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
         assert not words & {"relu_", "add_"}, path
-        assert path.name == "layers.py" or "not_to_static" not in path.read_text(), path
+        assert path.name in ("layers.py", "transformer.py") or "not_to_static" not in path.read_text(), path
 
 
 def test_training_knows_no_method_by_name():
@@ -145,7 +145,7 @@ def test_training_reaches_few_files():
     )
     found = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True, stderr=subprocess.DEVNULL)
     files = [Path(line) for line in found.splitlines() if line.startswith(str(PACKAGE))]
-    assert 40 < len([path for path in files if has_code(path)]) <= 70  # 60, and ten of self-training
+    assert 40 < len([path for path in files if has_code(path)]) <= 60  # 60, and ten of self-training
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

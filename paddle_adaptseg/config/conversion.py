@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 import typing
-from collections.abc import Collection, Iterable, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
@@ -115,6 +115,34 @@ def _wrong(path: str, value: Any, wanted: str) -> ConfigError:
 
 
 T = TypeVar("T")
+
+
+class Table(MutableMapping[str, T]):
+    """Names to things. An entry "module:name" is imported when it is looked up: runs load what they need."""
+
+    def __init__(self, package: str, entries: Mapping[str, Any]) -> None:
+        self.package, self.entries = package, dict(entries)
+
+    def __getitem__(self, name: str) -> T:
+        if isinstance(self.entries[name], str):
+            module, _, attribute = self.entries[name].partition(":")
+            self.entries[name] = getattr(importlib.import_module(f"{self.package}.{module}"), attribute)
+        return self.entries[name]
+
+    def __setitem__(self, name: str, entry: T) -> None:
+        self.entries[name] = entry
+
+    def __delitem__(self, name: str) -> None:
+        del self.entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:

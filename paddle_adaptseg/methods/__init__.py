@@ -6,30 +6,29 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
-from paddle_adaptseg.config.conversion import build, lookup
+from paddle_adaptseg.config.conversion import Table, build, lookup
 from paddle_adaptseg.config.schema import Component, Pixels
 from paddle_adaptseg.core.errors import ConfigError, suggest
-from paddle_adaptseg.methods.additions import Addition, MaskedConsistency
-from paddle_adaptseg.methods.adversarial import FeatureAdversarial, OutputAdversarial
 from paddle_adaptseg.methods.base import Clock, Method, Term
-from paddle_adaptseg.methods.clan import CLAN
-from paddle_adaptseg.methods.feature_distance import FeatureDistance
-from paddle_adaptseg.methods.prior import TargetPrior
-from paddle_adaptseg.methods.self_training import SelfTraining
-from paddle_adaptseg.methods.source_only import BNAdapt, SourceOnly
 from paddle_adaptseg.models.segmenter import Segmenter
 
-METHODS: dict[str, type[Method]] = {
-    "source_only": SourceOnly,
-    "output_adversarial": OutputAdversarial,
-    "target_prior": TargetPrior,
-    "clan": CLAN,
-    "bn_adapt": BNAdapt,
-    "feature_adversarial": FeatureAdversarial,
-    "self_training": SelfTraining,
-}
+METHODS: Table[type[Method]] = Table(
+    "paddle_adaptseg.methods",
+    {
+        "source_only": "source_only:SourceOnly",
+        "output_adversarial": "adversarial:OutputAdversarial",
+        "target_prior": "prior:TargetPrior",
+        "clan": "clan:CLAN",
+        "bn_adapt": "source_only:BNAdapt",
+        "feature_adversarial": "adversarial:FeatureAdversarial",
+        "self_training": "self_training:SelfTraining",
+    },
+)
 # What any method may have beside its own keys.
-ADDITIONS: dict[str, type[Addition]] = {"masked": MaskedConsistency, "feature_distance": FeatureDistance}
+ADDITIONS: Table[Any] = Table(
+    "paddle_adaptseg.methods",
+    {"masked": "additions:MaskedConsistency", "feature_distance": "feature_distance:FeatureDistance"},
+)
 
 __all__ = ["ADDITIONS", "GIVEN", "METHODS", "Clock", "Method", "Term", "build_method"]
 
@@ -55,9 +54,9 @@ def build_method(
     given = dict(zip(GIVEN, (segmenter, classes, make_segmenter, pixels or Pixels(), seed, names)))
     own = {k: v for k, v in component.params.items() if k not in ADDITIONS}
     method = _build(METHODS, component.name, own, "method", given)
-    for key, cls in ADDITIONS.items():
+    for key in ADDITIONS:
         if component.params.get(key) is not None:
-            addition = _build({key: cls}, key, component.params[key], f"method.{key}", given)
+            addition = _build(ADDITIONS, key, component.params[key], f"method.{key}", given)
             addition.attach(method)
             method.additions[key] = addition
             unsaved = (f"additions.{key}.{part}" for part in addition.unsaved_parts)

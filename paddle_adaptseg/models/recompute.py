@@ -16,12 +16,14 @@ from paddle.autograd import PyLayer
 
 from paddle_adaptseg.config.schema import EVERY_STAGE
 from paddle_adaptseg.core.errors import ConfigError, suggest
-from paddle_adaptseg.models.dinov2 import Block
-from paddle_adaptseg.models.mit import MixBlock
-from paddle_adaptseg.models.resnet import Bottleneck
-from paddle_adaptseg.models.small import BasicBlock
 
-BLOCKS = (Bottleneck, BasicBlock, MixBlock, Block)  # what can run again
+BLOCKS = {"resnet.Bottleneck", "small.BasicBlock", "mit.MixBlock", "dinov2.Block"}  # what can run again
+
+
+def is_block(layer: nn.Layer) -> bool:
+    """Whether a layer can run again, by its name: most runs have loaded one of these modules only."""
+    kinds = (f"{kind.__module__}.{kind.__name__}" for kind in type(layer).__mro__)
+    return any(kind.removeprefix("paddle_adaptseg.models.") in BLOCKS for kind in kinds)
 
 
 def _forward(block: nn.Layer, x: Tensor) -> Tensor:
@@ -83,7 +85,7 @@ def _still(block: nn.Layer) -> Iterator[None]:
 
 def blocks_of(network: nn.Layer, stages: Sequence[str] = EVERY_STAGE) -> list[nn.Layer]:
     """The blocks of some stages: those in whose dotted name ("backbone.layer3.5") a stage's name is a part."""
-    blocks = {name: layer for name, layer in network.named_sublayers() if isinstance(layer, BLOCKS)}
+    blocks = {name: layer for name, layer in network.named_sublayers() if is_block(layer)}
     if stages == EVERY_STAGE:
         return list(blocks.values())
     known = dict.fromkeys(part for name in blocks for part in name.split(".") if not part.isdigit())
