@@ -77,6 +77,23 @@ def test_links_between_pages_lead_somewhere(path):
         assert not anchor or anchor in anchors(page), f"{target}#{anchor}"
 
 
+@pytest.mark.parametrize(
+    "word, page, heading",
+    [
+        ("discriminator", "troubleshooting.md", "Discriminator, adversarial loss and collapse"),
+        ("collapse", "troubleshooting.md", "Discriminator, adversarial loss and collapse"),
+        ("video", "deploy.md", "Predict images and videos"),
+        ("ground truth", "evaluation.md", "Comparison with the ground truth"),
+        ("learning rate", "configuration.md", "schedule: learning rate, warm-up and number of steps"),
+        ("learning rate", "scaling.md", "Batch size, learning rate and steps"),
+        ("resume", "reliability.md", "Resume a run"),
+    ],
+)
+def test_the_search_finds_the_words_of_the_field_in_headings(word, page, heading):
+    assert word in heading.lower()
+    assert heading in re.findall(r"^#+ (.*)$", (DOCS / page).read_text(encoding="utf-8"), re.M)
+
+
 def test_every_key_of_a_configuration_has_a_meaning_and_the_page_is_up_to_date():
     assert {key for key, _, _ in fields(Config)} == set(MEANINGS)
     used = {

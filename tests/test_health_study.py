@@ -39,11 +39,11 @@ SICK = {
 
 
 def watch(monitor, times, readings=(), losses=()):
-    said = []
+    expected = []
     for _ in range(times):
         numbers = {f"health/{k}": v for k, v in {**HEALTHY, **dict(readings)}.items()}
-        said += monitor.observe({"seg_main": 0.5, "adv_main": 0.7, **dict(losses)}, numbers)
-    return said
+        expected += monitor.observe({"seg_main": 0.5, "adv_main": 0.7, **dict(losses)}, numbers)
+    return expected
 
 
 def test_a_healthy_run_is_left_in_peace():
@@ -54,8 +54,8 @@ def test_a_healthy_run_is_left_in_peace():
 def test_each_illness_is_named_once_with_what_to_try_and_again_only_after_a_while(sentence):
     monitor = HealthMonitor()
     assert watch(monitor, WINDOW - 1, *SICK[sentence]) == []
-    said = watch(monitor, QUIET, *SICK[sentence])
-    assert len(said) == 1 and sentence in said[0]
+    warnings = watch(monitor, QUIET, *SICK[sentence])
+    assert len(warnings) == 1 and sentence in warnings[0]
     assert len(watch(monitor, 1, *SICK[sentence])) == 1
     assert watch(monitor, 100) == []
 

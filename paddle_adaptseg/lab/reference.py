@@ -197,10 +197,11 @@ def _table(rows: typing.Iterable[tuple[str, str, str]], meanings: Mapping[str, s
 
 
 OPTIM = (
-    "`optim` names the optimiser of each player of the method, and its keys: `{segmenter: {name: adamw, lr: 6e-5}}`.",
+    "`optim` sets the optimiser and learning rate of each player: `{segmenter: {name: adamw, lr: 6e-5}}`.",
     "Without a name `segmenter` has `sgd` and every other player `adam`. Another name replaces all keys at once.",
     "`legacy_updates: true` on `sgd` is another way to say `name: legacy_sgd`.",
 )
+SECTIONS = {"schedule": "schedule: learning rate, warm-up and number of steps"}
 TABLES: tuple[tuple[str, Mapping[str, Any], Callable, Mapping[str, str]], ...] = (
     ("optim", OPTIMISERS, fields, OPTIMISER_KEYS),
     ("model", MODELS, keywords, KEYWORDS),
@@ -234,7 +235,7 @@ def configuration_page() -> str:
     ]
     everything = list(fields(Config))
     for section in dict.fromkeys(key.split(".")[0] for key, _, _ in everything):
-        lines += ["", f"## {section}", ""]
+        lines += ["", f"## {SECTIONS.get(section, section)}", ""]
         lines += _table([row for row in everything if row[0].split(".")[0] == section], MEANINGS)
     lines += ["", "## optim", "", *OPTIM]
     for section, table, rows, meanings in TABLES:
