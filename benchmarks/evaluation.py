@@ -29,8 +29,8 @@ CITY = "benchcity"
 
 def write_scenes(root: Path, count: int) -> None:
     """Pictures and raw-id labels in Cityscapes' layout, with a camera's noise."""
+    from paddle_adaptseg.core.labels import CITYSCAPES_IDS
     from paddle_adaptseg.data.toy import make_scene
-    from paddle_adaptseg.labels import CITYSCAPES_IDS
 
     raw, rng = np.array(list(CITYSCAPES_IDS), np.uint8), np.random.default_rng(0)
     for index in range(count):
@@ -50,7 +50,7 @@ def paths(root: Path) -> list[tuple[Path, Path]]:
 
 def originals_pass(root: Path, network) -> np.ndarray:
     """One pass as the originals do it; `network` gives logits [1, 19, 1024, 2048] of a normalised image."""
-    from paddle_adaptseg.labels import CITYSCAPES_IDS
+    from paddle_adaptseg.core.labels import CITYSCAPES_IDS
 
     histogram = np.zeros((19, 19))
     for image_path, label_path in paths(root):
@@ -73,10 +73,10 @@ def resnet101():
     """Our network with the released networks' settings."""
     import paddle
 
-    from paddle_adaptseg import runtime
+    from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
-    from paddle_adaptseg.config import Component
+    from paddle_adaptseg.config.schema import Component
     from paddle_adaptseg.models import build_model
 
     paddle.seed(0)
@@ -85,13 +85,12 @@ def resnet101():
 
 def ours(root: Path, precision: str, detail: bool):
     """Our pass; `detail` adds confidence, boundaries, entropy and coarse labels."""
-    from paddle_adaptseg.config import Domain, Pixels, Roots
+    from paddle_adaptseg.config.schema import Domain, Pixels, Roots
+    from paddle_adaptseg.core.labels import CITYSCAPES_19
     from paddle_adaptseg.data.dataset import DomainFiles
     from paddle_adaptseg.evaluation.measure import score_images
-    from paddle_adaptseg.evaluation.options import InferenceOptions
-    from paddle_adaptseg.evaluation.predictor import Predictor
+    from paddle_adaptseg.evaluation.predictor import InferenceOptions, Predictor
     from paddle_adaptseg.evaluation.programs import onednn
-    from paddle_adaptseg.labels import CITYSCAPES_19
 
     model = resnet101()
     files = DomainFiles(Domain("cityscapes", Roots([str(root)]), "val", SMALL), CITYSCAPES_19, labelled=True)
@@ -208,7 +207,7 @@ def main() -> None:
     if args.worker:
         work(args.worker, args.root)
         return
-    from paddle_adaptseg import runtime
+    from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
     print(f"{runtime.environment()}, {args.images} images, best of {args.rounds} rounds in turn")

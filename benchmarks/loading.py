@@ -18,7 +18,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from paddle_adaptseg import runtime  # noqa: E402
+from paddle_adaptseg.core import runtime  # noqa: E402
 
 runtime.import_paddle()
 
@@ -27,13 +27,13 @@ import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from paddle_adaptseg.config import Domain, Pixels, Roots  # noqa: E402
-from paddle_adaptseg.data.cache import FORMATS, Cache, digest, prepare  # noqa: E402
+from paddle_adaptseg.config.schema import Domain, Pixels, Roots  # noqa: E402
+from paddle_adaptseg.core.labels import CITYSCAPES_19, CITYSCAPES_IDS  # noqa: E402
+from paddle_adaptseg.data.augment import normalise  # noqa: E402
 from paddle_adaptseg.data.dataset import DomainFiles  # noqa: E402
+from paddle_adaptseg.data.prepared import FORMATS, Cache, digest, prepare  # noqa: E402
 from paddle_adaptseg.data.toy import make_scene  # noqa: E402
-from paddle_adaptseg.data.transforms import normalise  # noqa: E402
 from paddle_adaptseg.evaluation.folders import score_folders  # noqa: E402
-from paddle_adaptseg.labels import CITYSCAPES_19, CITYSCAPES_IDS  # noqa: E402
 
 SIZE = (1280, 720)
 RAW = np.array(list(CITYSCAPES_IDS), np.uint8)

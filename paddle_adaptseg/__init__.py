@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import importlib
 
-from paddle_adaptseg import runtime
-from paddle_adaptseg.version import __version__
+from paddle_adaptseg.core import runtime
+
+__version__ = "0.1.0"
 
 runtime.set_cpu_threads()
 
 _LAZY = {
-    "load_config": "paddle_adaptseg.configfile",
-    "override": "paddle_adaptseg.configfile",
-    "register": "paddle_adaptseg.registry",
-    "fit": "paddle_adaptseg.engine",
+    "load_config": "paddle_adaptseg.config.loading",
+    "override": "paddle_adaptseg.config.loading",
+    "register": "paddle_adaptseg.config.conversion",
+    "fit": "paddle_adaptseg.training.run",
     "evaluate": "paddle_adaptseg.evaluation.measure",
     "evaluate_request": "paddle_adaptseg.evaluation.command",
-    "predict": "paddle_adaptseg.deploy",
-    "train": "paddle_adaptseg.notebook",
-    "show_data": "paddle_adaptseg.notebook",
-    "show_run": "paddle_adaptseg.notebook",
-    "show_predictions": "paddle_adaptseg.notebook",
-    "show_report": "paddle_adaptseg.notebook",
-    "find_places": "paddle_adaptseg.aistudio",
-    "check_room": "paddle_adaptseg.aistudio",
+    "predict": "paddle_adaptseg.deploy.runners",
+    "train": "paddle_adaptseg.lab.notebook",
+    "show_data": "paddle_adaptseg.lab.notebook",
+    "show_run": "paddle_adaptseg.lab.notebook",
+    "show_predictions": "paddle_adaptseg.lab.notebook",
+    "show_report": "paddle_adaptseg.lab.notebook",
+    "find_places": "paddle_adaptseg.lab.aistudio",
+    "check_room": "paddle_adaptseg.lab.aistudio",
 }
 __all__ = [*_LAZY, "__version__"]
 
@@ -36,6 +37,6 @@ def __getattr__(name: str):
     """Load a public name on first use, so that `--help` needs no Paddle."""
     if name not in _LAZY:
         raise AttributeError(f"module 'paddle_adaptseg' has no attribute '{name}'")
-    if _LAZY[name] not in ("paddle_adaptseg.configfile", "paddle_adaptseg.registry"):
+    if _LAZY[name] not in ("paddle_adaptseg.config.loading", "paddle_adaptseg.config.conversion"):
         runtime.import_paddle()
     return getattr(importlib.import_module(_LAZY[name]), name)

@@ -11,14 +11,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs a process per co
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "tests")]
 
-from paddle_adaptseg import runtime  # noqa: E402
+from paddle_adaptseg.core import runtime  # noqa: E402
 
 runtime.import_paddle()
 
 import pytest  # noqa: E402
 
-from paddle_adaptseg.config import Config  # noqa: E402
-from paddle_adaptseg.configfile import load_config  # noqa: E402
+from paddle_adaptseg.config.loading import load_config  # noqa: E402
+from paddle_adaptseg.config.schema import Config  # noqa: E402
 from paddle_adaptseg.data.catalog import DATASETS  # noqa: E402
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair  # noqa: E402
 from paddle_adaptseg.methods import METHODS  # noqa: E402

@@ -12,7 +12,7 @@ import mmap
 import random
 import sys
 
-from paddle_adaptseg import runtime
+from paddle_adaptseg.core import runtime
 
 runtime.import_paddle()
 

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from paddle_adaptseg.errors import UserError
+from paddle_adaptseg.core.errors import UserError
 from paddle_adaptseg.weights.reader import read_weights
 
 SECONDS, MEMORY = 5, 2**30

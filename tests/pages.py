@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from paddle_adaptseg import runtime, study, sweep
-from paddle_adaptseg.configfile import dump, load_config
+from paddle_adaptseg.config.loading import dump, load_config
+from paddle_adaptseg.core import runtime
+from paddle_adaptseg.core.errors import UserError
 from paddle_adaptseg.data import label_space
-from paddle_adaptseg.errors import UserError
+from paddle_adaptseg.lab import compare as study
+from paddle_adaptseg.lab import sweep
 from paddle_adaptseg.models import build_model
-from paddle_adaptseg.weights import arrays_of
-from paddle_adaptseg.weights.pdparams import save_weights
+from paddle_adaptseg.weights import arrays_of, save_weights
 
 PAGES = sorted(
     {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md"), ROOT / "tests/parity/README.md"}

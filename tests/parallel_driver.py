@@ -14,27 +14,31 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from paddle_adaptseg import runtime  # noqa: E402
+from paddle_adaptseg.core import runtime  # noqa: E402
 
 runtime.import_paddle()
 
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 
-from paddle_adaptseg import parallel  # noqa: E402
-from paddle_adaptseg.configfile import load_config  # noqa: E402
+from paddle_adaptseg.config.loading import load_config  # noqa: E402
+from paddle_adaptseg.core import distributed  # noqa: E402
+from paddle_adaptseg.core.errors import DataError, Stopped, UserError  # noqa: E402
 from paddle_adaptseg.data.sampling import PairStream  # noqa: E402
-from paddle_adaptseg.deploy.files import predict_files  # noqa: E402
+from paddle_adaptseg.deploy.predict import predict_files  # noqa: E402
 from paddle_adaptseg.deploy.runners import open_runner  # noqa: E402
-from paddle_adaptseg.engine import evaluate, fit, trainer  # noqa: E402
-from paddle_adaptseg.engine.finite import NotFinite  # noqa: E402
-from paddle_adaptseg.engine.optim import Player  # noqa: E402
-from paddle_adaptseg.errors import DataError, Stopped, UserError  # noqa: E402
 from paddle_adaptseg.evaluation import Request, evaluate_request  # noqa: E402
 from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator  # noqa: E402
-from paddle_adaptseg.evaluation.options import InferenceOptions  # noqa: E402
-from paddle_adaptseg.evaluation.predictor import Predictor  # noqa: E402
-from paddle_adaptseg.parallel import tensors  # noqa: E402
+from paddle_adaptseg.evaluation.measure import evaluate
+from paddle_adaptseg.evaluation.predictor import (
+    InferenceOptions,  # noqa: E402
+    Predictor,  # noqa: E402
+)
+from paddle_adaptseg.training import allreduce as tensors  # noqa: E402
+from paddle_adaptseg.training import step as trainer  # noqa: E402
+from paddle_adaptseg.training.guards import NotFinite  # noqa: E402
+from paddle_adaptseg.training.optim import Player  # noqa: E402
+from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.weights.load import load_model  # noqa: E402
 
 
@@ -45,7 +49,7 @@ def at_call(number: int, strike):
         calls = itertools.count(1)
 
         def replaced(*args, **kwargs):
-            if next(calls) == number and parallel.rank() == 1:
+            if next(calls) == number and distributed.rank() == 1:
                 strike()
             return real(*args, **kwargs)
 
@@ -82,7 +86,7 @@ def train(config: str, overrides: list[str], fault: str = "", **options) -> str:
 
 def train_elsewhere(config: str, overrides: list[str], root: str) -> str:
     """One training, in which process 1 finds other data below its root."""
-    return train(config, [*overrides, *([f"data.source.root={root}"] if parallel.rank() == 1 else [])])
+    return train(config, [*overrides, *([f"data.source.root={root}"] if distributed.rank() == 1 else [])])
 
 
 def score(weights: str, overrides: list[str], keep: str) -> str:
@@ -92,7 +96,7 @@ def score(weights: str, overrides: list[str], keep: str) -> str:
     found = DomainEvaluator(config, "target", InferenceOptions()).measure(model)
     arrays = {"matrices": found.matrices, "boundary": found.boundary, "reliability": found.reliability,
               "coarse": found.coarse, "entropy": np.array(found.entropy), "counts": matrix.counts}  # fmt: skip
-    if parallel.is_first():
+    if distributed.is_rank_zero():
         np.savez(keep, stems=np.array(found.stems), **arrays)
     return str(matrix.images)
 
@@ -113,21 +117,24 @@ def predict(weights: str, inputs: str, output: str) -> str:
 
 def exchange() -> str:
     """The pieces on their own."""
-    rank, world = parallel.rank(), parallel.world()
-    assert parallel.meet([1, rank]).tolist() == [world, sum(range(world))]
-    assert parallel.texts(f"of {rank}, ä") == [f"of {r}, ä" for r in range(world)]
-    assert parallel.total(np.array([2**53 + 1, rank])).tolist() == [world * (2**53 + 1), sum(range(world))]
+    rank, world = distributed.rank(), distributed.world()
+    assert distributed.all_reduce([1, rank]).tolist() == [world, sum(range(world))]
+    assert distributed.gather_texts(f"of {rank}, ä") == [f"of {r}, ä" for r in range(world)]
+    assert distributed.all_reduce_array(np.array([2**53 + 1, rank])).tolist() == [
+        world * (2**53 + 1),
+        sum(range(world)),
+    ]
     parts = [paddle.full([n], float(rank + n)) for n in (3, 5, 2)]
     tensors.BUCKET, before = 6, tensors.BUCKET  # two tensors do not fit into one bucket, and 8 > 6
     tensors.average(parts)()
     tensors.BUCKET = before
     assert [p.tolist() for p in parts] == [[n + (world - 1) / 2] * n for n in (3, 5, 2)]
     rows = np.arange(5)[rank::world]
-    assert parallel.merged(rows, 5).tolist() == [0, 1, 2, 3, 4]
-    assert parallel.from_first(7 + rank) == 7
-    parallel.same_everywhere("it", {"a": np.ones(3)})
+    assert distributed.gather_rows(rows, 5).tolist() == [0, 1, 2, 3, 4]
+    assert distributed.broadcast_number(7 + rank) == 7
+    distributed.check_equal("it", {"a": np.ones(3)})
     try:
-        parallel.same_everywhere("weights", {"a": np.full(3, rank)})
+        distributed.check_equal("weights", {"a": np.full(3, rank)})
     except Exception as error:
         return str(error)
     return "nothing was found"
@@ -144,7 +151,7 @@ TASKS = {
 
 
 def main(path: Path) -> None:
-    parallel.start(60.0)
+    distributed.start(60.0)
     for number, (task, options) in enumerate(json.loads(path.read_text())):
         try:
             said = TASKS[task](**options)
@@ -152,7 +159,7 @@ def main(path: Path) -> None:
             said = f"{type(error).__name__}: {error}"
         except Exception:
             said = traceback.format_exc()
-        (path.parent / f"{number}.{parallel.rank()}").write_text(said)
+        (path.parent / f"{number}.{distributed.rank()}").write_text(said)
 
 
 if __name__ == "__main__":

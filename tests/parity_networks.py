@@ -20,12 +20,12 @@ import paddle.nn.functional as F
 import pytest
 from paddle import nn
 
-from paddle_adaptseg import runtime
-from paddle_adaptseg.config import Component
+from paddle_adaptseg.config.conversion import build
+from paddle_adaptseg.config.schema import Component
+from paddle_adaptseg.core import runtime
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.encode_decode import HEADS, EncodeDecode, build_backbone
 from paddle_adaptseg.models.transformer import DropPath
-from paddle_adaptseg.registry import build
 from paddle_adaptseg.weights.names import rename
 
 SHIPPED = Path(__file__).parent

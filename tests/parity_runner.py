@@ -15,14 +15,15 @@ import numpy as np
 import paddle
 from parity_self_training import kind_of as self_training
 
-from paddle_adaptseg import runtime
-from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.config import SGD, Adam, Component, Config, Data, Domain, LegacySGD, Optim, Schedule
-from paddle_adaptseg.engine.optim import build_players
-from paddle_adaptseg.engine.trainer import TrainState, train_step
+from paddle_adaptseg.config.optim import SGD, Adam, LegacySGD, Optim
+from paddle_adaptseg.config.schema import Component, Config, Data, Domain, Schedule
+from paddle_adaptseg.core import runtime
+from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.models import build_model
+from paddle_adaptseg.training.optim import build_players
+from paddle_adaptseg.training.step import TrainState, train_step
 from paddle_adaptseg.weights.names import rename
 
 SHIPPED = Path(__file__).parent / "parity"

@@ -16,16 +16,17 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_adaptseg import runtime
-from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.config import AdamW, Component, Config, Data, Domain, Optim, RareClasses, Schedule
-from paddle_adaptseg.engine.optim import build_players, poly
-from paddle_adaptseg.engine.trainer import TrainState, train_step
+from paddle_adaptseg.config.optim import AdamW, Optim
+from paddle_adaptseg.config.schema import Component, Config, Data, Domain, RareClasses, Schedule
+from paddle_adaptseg.core import runtime
+from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.methods.choices import Choices
 from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.resnet import STAGES
+from paddle_adaptseg.training.optim import build_players, poly
+from paddle_adaptseg.training.step import TrainState, train_step
 from paddle_adaptseg.weights.names import rename
 
 SHIPPED = Path(__file__).parent
@@ -306,7 +307,7 @@ def run_network(part: dict, name: str, classes: int = 19) -> tuple[dict[str, np.
 
 def run_gradient(part: dict, classes: int = 19) -> tuple[float, dict[str, np.ndarray]]:
     """Loss and gradients of a gradient figure, under its names."""
-    from paddle_adaptseg.losses import weighted_cross_entropy
+    from paddle_adaptseg.methods.losses import weighted_cross_entropy
 
     ours, rules = component(part["model"]), load_rules()
     network = build_model(ours, classes)

@@ -9,10 +9,10 @@ from collections import namedtuple
 import pytest
 from conftest import ROOT
 
-from paddle_adaptseg import aistudio
-from paddle_adaptseg.aistudio import check_room, find_places
-from paddle_adaptseg.configfile import load_config
-from paddle_adaptseg.errors import ConfigError, DataError
+from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.core.errors import ConfigError, DataError
+from paddle_adaptseg.lab import aistudio
+from paddle_adaptseg.lab.aistudio import check_room, find_places
 
 GAME = [f"{part}/{i:05d}.png" for part in ("images", "labels") for i in (1, 2, 3)]
 STREET = [

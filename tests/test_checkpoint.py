@@ -13,13 +13,20 @@ import paddle
 import pytest
 from visualdl import LogReader
 
-from paddle_adaptseg import checkpoint
-from paddle_adaptseg.checkpoint import Snapshot, find_state, list_steps, load_state, prune, save_state, state_path
-from paddle_adaptseg.errors import CheckpointError, StorageError
-from paddle_adaptseg.files import write_atomically
-from paddle_adaptseg.logger import VDL_FILE, RunLog
-from paddle_adaptseg.weights import arrays_of, load_arrays
-from paddle_adaptseg.weights.pdparams import save_weights
+from paddle_adaptseg.core.errors import CheckpointError, StorageError
+from paddle_adaptseg.core.files import write_atomically
+from paddle_adaptseg.training import checkpoint
+from paddle_adaptseg.training.checkpoint import (
+    Snapshot,
+    find_state,
+    list_steps,
+    load_state,
+    prune,
+    save_state,
+    state_path,
+)
+from paddle_adaptseg.training.log import VDL_FILE, RunLog
+from paddle_adaptseg.weights import arrays_of, load_arrays, save_weights
 from paddle_adaptseg.weights.reader import read_weights
 
 

@@ -8,8 +8,8 @@ import pages
 import pytest
 from conftest import ROOT, tiny_overrides
 
-from paddle_adaptseg.configfile import load_config
-from paddle_adaptseg.engine import fit
+from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.training.run import fit
 
 # These pages are run line by line, in their order, by tests of their own.
 ELSEWHERE = {"docs/migration.md": "test_migration.py", "docs/deploy.md": "test_docs.py"}

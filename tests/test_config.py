@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from paddle_adaptseg.config import SGD, Adam, AdamW, LegacySGD
-from paddle_adaptseg.configfile import differences, dump, load_config, override, parse_config
-from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.config.loading import differences, dump, load_config, override, parse_config
+from paddle_adaptseg.config.optim import SGD, Adam, AdamW, LegacySGD
+from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.models import build_model
 
@@ -237,7 +237,7 @@ def test_aliases_and_merges_of_a_reasonable_size_are_read(tmp_path):
 
 
 def test_a_file_that_is_not_regular_or_too_large_is_not_read(tmp_path):
-    from paddle_adaptseg.yamltree import read_text
+    from paddle_adaptseg.config.yamltree import read_text
 
     for path in ("/dev/zero", tmp_path):
         with pytest.raises(ConfigError, match="not a regular file"):

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from paddle_adaptseg.configfile import load_config
+from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.catalog import DATASETS
-from paddle_adaptseg.engine.memory import estimate
-from paddle_adaptseg.engine.optim import build_players
-from paddle_adaptseg.engine.run import build_state
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.recompute import blocks_of
+from paddle_adaptseg.training.optim import build_players
+from paddle_adaptseg.training.plan import estimate
+from paddle_adaptseg.training.run import build_state
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted(p for p in (ROOT / "configs").rglob("*.yml") if "_base_" not in p.parts)

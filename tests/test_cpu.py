@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import gc
+import threading
 
 import numpy as np
 import paddle
 import pytest
 from paddle import nn
 
-from paddle_adaptseg import losses, runtime
+from paddle_adaptseg import fit
+from paddle_adaptseg.core import runtime
 from paddle_adaptseg.cpu import accelerate, layers, library, operations, switch
 from paddle_adaptseg.cpu.arena import STEP, Arena, arena, empty
 from paddle_adaptseg.cpu.onednn import Operation, empty_last, lies_last
-from paddle_adaptseg.models.aspp import PyramidHead
-from paddle_adaptseg.models.deeplab import DeepLabV2ResNet
+from paddle_adaptseg.methods import losses
+from paddle_adaptseg.models.deeplabv2 import DeepLabV2ResNet, PyramidHead
 from paddle_adaptseg.models.deeplabv3plus import DeepLabV3PlusResNet
 from paddle_adaptseg.models.discriminator import discriminator
 from paddle_adaptseg.models.layers import NORMS, frozen, inference
@@ -311,6 +313,17 @@ def test_it_can_be_switched_off(choice, variable, fast, monkeypatch):
     with accelerate(network):
         assert (type(network) is layers.FastConv2D) == fast
     assert type(network) is nn.Conv2D
+
+
+@pytest.mark.parametrize("choice, fast", [("off", False), ("false", False), ("auto", True), ("on", True)])
+def test_a_run_is_accelerated_as_its_configuration_says_in_any_thread(tiny, ran, choice, fast, monkeypatch):
+    monkeypatch.setattr(runtime, "_accelerate", ["auto"])
+    config, ends = tiny("toy/adaptsegnet_multi", f"run.accelerate={choice}", "schedule.stop=2", "run.eval_every=2"), []
+    assert config.run.accelerate == {"false": "off"}.get(choice, choice)
+    thread = threading.Thread(target=lambda: ends.append(fit(config).step))
+    thread.start()
+    thread.join()
+    assert ends == [2] and bool(ran) == fast and not switch.SESSIONS
 
 
 @pytest.mark.parametrize(

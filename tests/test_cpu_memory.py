@@ -14,27 +14,39 @@ import pytest
 
 from paddle_adaptseg.cpu import accelerate, library
 from paddle_adaptseg.cpu.arena import arena
-from paddle_adaptseg.models.deeplab import DeepLabV2ResNet
+from paddle_adaptseg.models.deeplabv2 import DeepLabV2ResNet
 
 TESTS = Path(__file__).resolve().parent
 pytestmark = pytest.mark.skipif(library.library() is None, reason="this Paddle ships no oneDNN of version 3")
 
 
-def run_guarded(seed: int, count: int, **environment: str):
-    command = [sys.executable, str(TESTS / "guarded.py"), str(seed), str(count)]
+def run(script: str, *numbers: int, **environment: str):
+    command = [sys.executable, str(TESTS / script), *map(str, numbers)]
     given = {**os.environ, "PYTHONPATH": str(TESTS.parent), **environment}
-    done = subprocess.run(command, capture_output=True, text=True, env=given, timeout=3000)
+    done = subprocess.run(command, capture_output=True, text=True, env=given, timeout=7200)
     assert done.stdout.endswith("all done\n"), (done.returncode, done.stdout[-500:], done.stderr[-2000:])
 
 
 def test_no_operation_touches_what_lies_beside_its_operands():
-    run_guarded(0, 6)
+    run("guarded.py", 0, 6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("instructions", ["ALL", "AVX2", "SSE41"])
 def test_no_operation_touches_what_lies_beside_its_operands_over_many_geometries(instructions):
-    run_guarded(1, 400, ONEDNN_MAX_CPU_ISA=instructions)
+    run("guarded.py", 1, 400, ONEDNN_MAX_CPU_ISA=instructions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("instructions", ["ALL", "AVX2"])
+def test_many_programs_beside_an_accelerated_network_leave_the_heap_whole(instructions):
+    checks = {"MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165", "ONEDNN_MAX_CPU_ISA": instructions}
+    for name in ("libc_malloc_debug.so.0", "libc_malloc_debug.so"):
+        found = next(Path("/usr/lib").rglob(name), None)
+        if found is not None:  # since glibc 2.34 the checks lie in a library of their own
+            checks["LD_PRELOAD"] = str(found)
+            break
+    run("many_programs.py", 100, **checks)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["predicting", "training"])

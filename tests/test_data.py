@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddle_adaptseg.config import Augment, Domain, Pixels, Roots
-from paddle_adaptseg.configfile import override
+from paddle_adaptseg.config.loading import override
+from paddle_adaptseg.config.schema import Augment, Domain, Pixels, Roots
+from paddle_adaptseg.core.errors import DataError
+from paddle_adaptseg.core.labels import CITYSCAPES_19
 from paddle_adaptseg.data import TrainData, open_validation
+from paddle_adaptseg.data.augment import augment, normalise, resize_label, scaled_size
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.reading import read_ahead
 from paddle_adaptseg.data.sampling import shuffled_index
 from paddle_adaptseg.data.toy import CAMERA, GAME, ToySpec, make_scene, write_toy_pair
-from paddle_adaptseg.data.transforms import augment, normalise, resize_label, scaled_size
-from paddle_adaptseg.errors import DataError
-from paddle_adaptseg.labels import CITYSCAPES_19
 
 
 def domain(root, dataset="gta5", split="all", size=(96, 48)):

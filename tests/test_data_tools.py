@@ -17,16 +17,17 @@ from conftest import ROOT, tiny_overrides
 from PIL import Image
 from test_tools import tool
 
-from paddle_adaptseg.config import Domain, Roots
-from paddle_adaptseg.configfile import load_config
-from paddle_adaptseg.data import TrainData, loading
-from paddle_adaptseg.data.cache import FORMATS, digest, prepare, publish
+from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.config.schema import Domain, Roots
+from paddle_adaptseg.core.errors import DataError
+from paddle_adaptseg.core.labels import CITYSCAPES_19
+from paddle_adaptseg.data import TrainData
+from paddle_adaptseg.data import loader as loading
 from paddle_adaptseg.data.check import check_domain
 from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.data.prepared import FORMATS, digest, prepare, publish
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
-from paddle_adaptseg.errors import DataError
 from paddle_adaptseg.evaluation.folders import score_folders
-from paddle_adaptseg.labels import CITYSCAPES_19
 
 
 @pytest.fixture
@@ -264,7 +265,7 @@ def test_a_damaged_manifest_is_an_error_that_names_it(pair, tmp_path):
 
 
 def predictions(pair, folder, change=lambda label: label):
-    from paddle_adaptseg.labels import CITYSCAPES_IDS
+    from paddle_adaptseg.core.labels import CITYSCAPES_IDS
 
     folder.mkdir()
     lut = CITYSCAPES_19.lut(CITYSCAPES_IDS)

@@ -12,19 +12,19 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from paddle_adaptseg.config import Domain, Roots
-from paddle_adaptseg.configfile import load_config
+from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.config.schema import Domain, Roots
+from paddle_adaptseg.core.errors import ConfigError, DataError
+from paddle_adaptseg.core.labels import CITYSCAPES_19, CITYSCAPES_IDS, LABEL_SPACES, SYNTHIA_13, SYNTHIA_16, SYNTHIA_IDS
 from paddle_adaptseg.data import TrainData
-from paddle_adaptseg.data.cache import prepare
 from paddle_adaptseg.data.catalog import DATASETS, dataset_spec
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.decode import decode_rgb
-from paddle_adaptseg.data.items import list_items
-from paddle_adaptseg.data.stores import Ref
-from paddle_adaptseg.engine import fit
-from paddle_adaptseg.errors import ConfigError, DataError
+from paddle_adaptseg.data.files import Ref
+from paddle_adaptseg.data.pairs import list_items
+from paddle_adaptseg.data.prepared import prepare
 from paddle_adaptseg.evaluation.protocol import class_sets
-from paddle_adaptseg.labels import CITYSCAPES_19, CITYSCAPES_IDS, LABEL_SPACES, SYNTHIA_13, SYNTHIA_16, SYNTHIA_IDS
+from paddle_adaptseg.training.run import fit
 
 H, W = 12, 19
 TRUTH = np.tile(np.arange(W, dtype=np.uint8), (H, 1))  # every class a column

@@ -7,12 +7,12 @@ import pytest
 from conftest import ROOT, tiny_overrides
 from PIL import Image
 
-from paddle_adaptseg import demo
-from paddle_adaptseg.configfile import load_config
-from paddle_adaptseg.errors import TrainingError
+from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.core.errors import TrainingError
+from paddle_adaptseg.core.labels import CITYSCAPES_19
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
-from paddle_adaptseg.labels import CITYSCAPES_19
-from paddle_adaptseg.launch import Job, run_jobs
+from paddle_adaptseg.lab import demo
+from paddle_adaptseg.lab.launch import Job, run_jobs
 
 
 def job(root, folder, *more):

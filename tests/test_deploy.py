@@ -12,24 +12,23 @@ from PIL import Image
 from test_tools import tool, trained  # noqa: F401 (a fixture)
 
 import paddle_adaptseg
-from paddle_adaptseg import runtime
-from paddle_adaptseg.configfile import dump, override
+from paddle_adaptseg.config.loading import dump, override
+from paddle_adaptseg.core import runtime
+from paddle_adaptseg.core.errors import CheckpointError, ConfigError, DataError
+from paddle_adaptseg.core.labels import CITYSCAPES_19
 from paddle_adaptseg.data.decode import decode_ids
-from paddle_adaptseg.data.stores import Ref
-from paddle_adaptseg.deploy import notebook
+from paddle_adaptseg.data.files import Ref
+from paddle_adaptseg.deploy import runners as notebook
 from paddle_adaptseg.deploy.contract import FILE, read_contract
 from paddle_adaptseg.deploy.export import export_model
-from paddle_adaptseg.deploy.files import PRODUCTS, predict_files
-from paddle_adaptseg.deploy.media import find_media
+from paddle_adaptseg.deploy.predict import PRODUCTS, find_media, predict_files
 from paddle_adaptseg.deploy.runners import open_runner
-from paddle_adaptseg.engine import fit, load_model
-from paddle_adaptseg.errors import CheckpointError, ConfigError, DataError
 from paddle_adaptseg.evaluation.predictor import Predictor, working_size
-from paddle_adaptseg.labels import CITYSCAPES_19
+from paddle_adaptseg.evaluation.visual import legend_figure, overlay
 from paddle_adaptseg.models.layers import resize, resize_by_products
-from paddle_adaptseg.visual import legend_figure, overlay
-from paddle_adaptseg.weights import arrays_of
-from paddle_adaptseg.weights.pdparams import save_weights
+from paddle_adaptseg.training.run import fit
+from paddle_adaptseg.weights import arrays_of, save_weights
+from paddle_adaptseg.weights.load import load_model
 
 
 @pytest.fixture(scope="module")

@@ -11,25 +11,22 @@ from collections import Counter
 import numpy as np
 import paddle
 import pytest
-from test_resume import EARLY, EXPERIMENTS, V3PLUS, assert_same_run, numbers, overrides
+from test_resume import EARLY, EXPERIMENTS, V3PLUS, overrides
 
-from paddle_adaptseg.checkpoint import load_state, state_path
-from paddle_adaptseg.config import Component, Pixels
-from paddle_adaptseg.configfile import override
-from paddle_adaptseg.data import TrainData, loading, transforms
-from paddle_adaptseg.data.faults import Fault, Sample, collate, separate
-from paddle_adaptseg.engine import fit, trainer
-from paddle_adaptseg.engine.build import build_state
-from paddle_adaptseg.engine.compiled import compile_segmenter
-from paddle_adaptseg.errors import ConfigError, TrainingError
+from paddle_adaptseg.config.schema import Pixels
+from paddle_adaptseg.core.errors import ConfigError, TrainingError
+from paddle_adaptseg.data import TrainData
+from paddle_adaptseg.data import augment as transforms
+from paddle_adaptseg.data import loader as loading
+from paddle_adaptseg.data.quarantine import Fault, Sample, collate, separate
 from paddle_adaptseg.evaluation import logits
 from paddle_adaptseg.evaluation.logits import DeviceLogits
 from paddle_adaptseg.evaluation.measure import evaluate_model
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
 from paddle_adaptseg.evaluation.metrics import pair_counts as host_counts
 from paddle_adaptseg.methods import Clock
-from paddle_adaptseg.models import MODELS, build_model
-from paddle_adaptseg.models.layers import inference
+from paddle_adaptseg.training import step as trainer
+from paddle_adaptseg.training.start import build_state
 
 SMALL = {
     "encode_decode": {
@@ -183,93 +180,12 @@ def test_gradients_that_are_not_finite_are_named_although_one_number_stands_for_
         trainer.train_step(state, Clock(0, 8), config.schedule, batches)
 
 
-# Compiled programs.
-
-
-def passes(name: str, compiled: bool):
-    """Outputs, gradients and buffers of a source and a target pass whose gradients add up, as in a step."""
-    with paddle.utils.unique_name.guard():
-        paddle.seed(3)
-        model = build_model(Component(name, SMALL.get(name, {})), 5)
-    model.train()
-    if compiled:
-        compile_segmenter(model)
-    found = {}
-    for number, size in enumerate(([2, 3, 48, 96], [2, 3, 32, 64])):
-        paddle.seed(number)  # dropout
-        image = paddle.to_tensor(np.random.default_rng(number).normal(size=size).astype(np.float32))
-        logits = model(image)
-        sum((x.sin() ** 2).mean() for x in logits.values()).backward()
-        found.update({f"{number} {level}": x.numpy() for level, x in logits.items()})
-    forwards = [type(layer) for layer in model.sublayers() if "forward" in vars(layer)]
-    assert len(forwards) == (len(model.heads) if compiled else 0), "only the heads' are replaced"
-    found.update({f"gradient {k}": p.grad.numpy() for k, p in model.named_parameters() if p.grad is not None})
-    found.update({k: v.numpy() for k, v in model.state_dict().items()})
-    return found
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_compiled_network_is_the_network_within_rounding(name):
-    plain, compiled = passes(name, False), passes(name, True)
-    assert list(plain) == list(compiled) and sum(k.startswith("gradient") for k in plain) > 10
-    largest = max(np.abs(v).max() for k, v in plain.items() if k.startswith("gradient"))
-    for key, value in plain.items():
-        scale = largest if key.startswith("gradient") else max(1.0, np.abs(value).max())
-        assert np.abs(compiled[key] - value).max() < 1e-5 * scale, key
-
-
-def test_evaluation_and_passes_without_gradients_run_the_network_itself(tiny):
-    model = build_state(tiny("toy/adaptsegnet_multi")).method.segmenter
-    image, before = paddle.randn([1, 3, 48, 96]), {}
-    with inference(model):
-        before = {k: v.numpy() for k, v in model.logits(image).items()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paddle.jit, "to_static", lambda *_, **__: None)  # calling the program would fail
-        compile_segmenter(model)
-    with inference(model):
-        for level, logits in model.logits(image).items():
-            np.testing.assert_array_equal(logits.numpy(), before[level])
-    model.train()
-    with paddle.no_grad():
-        model.logits(image)
-
-
-@pytest.mark.parametrize("name", ["toy/adaptsegnet_multi", "toy/clan", "toy/feature_adversarial", V3PLUS])
-def test_a_compiled_run_has_the_plain_runs_losses_and_names_and_resumes_bit_for_bit(tiny, tmp_path, name):
-    config = tiny(name, *EARLY, "schedule.stop=4", "run.to_static=true", "run.save_every=1", "run.eval_every=2")
-    straight = override(config, f"run.output={tmp_path / 'straight'}")
-    plain = override(config, f"run.output={tmp_path / 'plain'}", "run.to_static=false")
-    losses, names = {}, {}
-    for kind, one in (("compiled", straight), ("plain", plain)):
-        folder = fit(one).output
-        lines = [line for line in numbers(folder) if line["step"] <= 3]
-        losses[kind] = [v for line in lines for k, v in line.items() if k.startswith("loss/")]
-        names[kind] = set(load_state(state_path(folder, 4)).arrays)
-    np.testing.assert_allclose(losses["compiled"], losses["plain"], rtol=1e-4)
-    assert names["compiled"] == names["plain"] and len(losses["plain"]) >= 6
-    fit(override(config, "schedule.stop=2"))
-    fit(config, resume="latest")
-    assert_same_run(tmp_path / "straight", tmp_path / "run", 4)
-
-
 def test_what_excludes_each_other_is_refused(tiny):
-    for given, key in (
-        (("run.to_static=true", "run.recompute=true"), "run.to_static"),
-        (("run.cudnn_autotune=true", "run.deterministic=true"), "run.cudnn_autotune"),
-    ):
-        with pytest.raises(ConfigError, match=f"'{key}' must .*, not True"):
-            tiny("toy/adaptsegnet_multi", *given)
+    with pytest.raises(ConfigError, match="'run.cudnn_autotune' must .*, not True"):
+        tiny("toy/adaptsegnet_multi", "run.cudnn_autotune=true", "run.deterministic=true")
 
 
-def test_a_network_that_cannot_be_compiled_is_one_line(tiny, monkeypatch):
-    def broken(*_, **__):
-        def run(image):
-            raise NotImplementedError("first line\nno rule for this")
-
-        return run
-
-    monkeypatch.setattr(paddle.jit, "to_static", broken)
-    model = build_state(tiny("toy/adaptsegnet_multi", "run.to_static=true")).method.segmenter
-    model.train()
-    with pytest.raises(TrainingError, match=r"run.to_static: Paddle .* cannot .* \(no rule for this\): leave it out"):
-        model(paddle.randn([1, 3, 48, 96]))
+def test_a_key_that_is_gone_may_still_stand_in_files_with_its_usual_value(tiny):
+    assert tiny("toy/source_only", "run.to_static=false") == tiny("toy/source_only")
+    with pytest.raises(ConfigError, match="'run.to_static' does not exist any more"):
+        tiny("toy/source_only", "run.to_static=true")

@@ -11,14 +11,15 @@ import pages
 import pytest
 from PIL import Image
 
-from paddle_adaptseg.config import OPTIMISERS, Component, Config
-from paddle_adaptseg.configfile import load_config
-from paddle_adaptseg.engine import fit
+from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.config.optim import OPTIMISERS
+from paddle_adaptseg.config.schema import Component, Config
+from paddle_adaptseg.lab.reference import KEYWORDS, MEANINGS, OPTIMISER_KEYS, configuration_page, fields, keywords
+from paddle_adaptseg.lab.reference_self_training import VALUE_KEYS, VALUES
 from paddle_adaptseg.methods import ADDITIONS, METHODS
 from paddle_adaptseg.models import MODELS
 from paddle_adaptseg.models.encode_decode import BACKBONES, HEADS
-from paddle_adaptseg.reference import KEYWORDS, MEANINGS, OPTIMISER_KEYS, configuration_page, fields, keywords
-from paddle_adaptseg.reference_self_training import VALUE_KEYS, VALUES
+from paddle_adaptseg.training.run import fit
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

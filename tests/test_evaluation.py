@@ -18,15 +18,16 @@ import pytest
 from conftest import LIMIT, ROOT, wait_until
 from test_tools import tool
 
-from paddle_adaptseg.config import Config
-from paddle_adaptseg.configfile import override
+from paddle_adaptseg.config.loading import override
+from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.core.errors import CheckpointError, ConfigError, DataError
 from paddle_adaptseg.data import open_domain, scored_domain
 from paddle_adaptseg.data.reading import read_ahead, spread
-from paddle_adaptseg.engine import evaluate, fit
-from paddle_adaptseg.errors import CheckpointError, ConfigError, DataError
 from paddle_adaptseg.evaluation import Request, checkpoints, evaluate_request
 from paddle_adaptseg.evaluation.checkpoints import load_measured
-from paddle_adaptseg.evaluation.options import InferenceOptions
+from paddle_adaptseg.evaluation.measure import evaluate
+from paddle_adaptseg.evaluation.predictor import InferenceOptions
+from paddle_adaptseg.training.run import fit
 
 EAGER = InferenceOptions(backend="eager")
 

@@ -11,16 +11,17 @@ import pytest
 from conftest import ROOT, tiny_overrides
 
 from paddle_adaptseg import register
-from paddle_adaptseg.checkpoint import load_state, state_path
-from paddle_adaptseg.config import Config
-from paddle_adaptseg.configfile import load_config, override, to_plain
-from paddle_adaptseg.engine import evaluate, fit
-from paddle_adaptseg.engine.build import build_state
-from paddle_adaptseg.engine.plan import plan_run
-from paddle_adaptseg.errors import CheckpointError, ConfigError
+from paddle_adaptseg.config.loading import load_config, override, to_plain
+from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.config.yamltree import parse_tree, write_tree
+from paddle_adaptseg.core.errors import CheckpointError, ConfigError
+from paddle_adaptseg.evaluation.measure import evaluate
 from paddle_adaptseg.methods import METHODS
 from paddle_adaptseg.methods.base import Method
-from paddle_adaptseg.yamltree import parse_tree, write_tree
+from paddle_adaptseg.training.checkpoint import load_state, state_path
+from paddle_adaptseg.training.plan import plan_run
+from paddle_adaptseg.training.run import fit
+from paddle_adaptseg.training.start import build_state
 
 PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
 EXAMPLES = ("A method", "A loss on target predictions", "A network", "A data set")
@@ -151,7 +152,7 @@ def test_a_further_network_does_not_change_what_is_built_after_it(tiny):
     for call in (False, True):
         paddle.seed(1)
         if call:
-            from paddle_adaptseg.engine.build import segmenter_maker
+            from paddle_adaptseg.training.start import segmenter_maker
 
             segmenter_maker(tiny("toy/source_only"), 19)()
         drawn.append(paddle.randn([4]).numpy())

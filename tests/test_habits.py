@@ -13,7 +13,7 @@ import yaml
 from conftest import ROOT
 
 from paddle_adaptseg import __version__
-from paddle_adaptseg.errors import UserError
+from paddle_adaptseg.core.errors import UserError
 
 READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
 

@@ -11,16 +11,16 @@ from conftest import ROOT, tiny_overrides
 from PIL import Image
 from test_tools import tool
 
-from paddle_adaptseg.config import Component, Pixels
-from paddle_adaptseg.configfile import override
-from paddle_adaptseg.engine import evaluate, fit
-from paddle_adaptseg.engine.health import QUIET, WINDOW, HealthMonitor
-from paddle_adaptseg.errors import CheckpointError, ConfigError
-from paddle_adaptseg.evaluation.options import InferenceOptions
-from paddle_adaptseg.evaluation.predictor import Predictor
+from paddle_adaptseg.config.loading import override
+from paddle_adaptseg.config.schema import Component, Pixels
+from paddle_adaptseg.core.errors import CheckpointError, ConfigError
+from paddle_adaptseg.evaluation.measure import evaluate
+from paddle_adaptseg.evaluation.predictor import InferenceOptions, Predictor
+from paddle_adaptseg.lab.compare import Row, run_study, study_jobs, write_study
 from paddle_adaptseg.models import build_model
-from paddle_adaptseg.models.ensemble import Ensemble
-from paddle_adaptseg.study import Row, run_study, study_jobs, write_study
+from paddle_adaptseg.models.segmenter import Ensemble
+from paddle_adaptseg.training.guards import QUIET, WINDOW, HealthMonitor
+from paddle_adaptseg.training.run import fit
 
 HEALTHY = {
     "discriminator_accuracy_main": 0.75,

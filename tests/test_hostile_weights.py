@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.core.errors import CheckpointError
 from paddle_adaptseg.weights.reader import ORIGIN, RECORD, read_weights
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits by resource and /proc")

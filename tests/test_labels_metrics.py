@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.core.labels import CITYSCAPES_19, CITYSCAPES_IDS, IGNORE, LabelSpace
 from paddle_adaptseg.data.catalog import own_dataset
-from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix, iou_table, originals_means
-from paddle_adaptseg.labels import CITYSCAPES_19, CITYSCAPES_IDS, IGNORE, LabelSpace
 
 
 def test_raw_ids_become_the_train_ids_of_cityscapes():

@@ -12,20 +12,19 @@ import paddle
 import pytest
 
 from paddle_adaptseg import fit
-from paddle_adaptseg.checkpoint import find_state
-from paddle_adaptseg.config import EVERY_STAGE
-from paddle_adaptseg.configfile import dump, load_config, parse_config
+from paddle_adaptseg.config.loading import dump, load_config, parse_config
+from paddle_adaptseg.config.schema import EVERY_STAGE
+from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.cpu.onednn import lies_last
-from paddle_adaptseg.engine.memory import Estimate, estimate
-from paddle_adaptseg.engine.precision import DTYPES, FULL, Precision, precision_of
-from paddle_adaptseg.engine.run import build_state
-from paddle_adaptseg.engine.trainer import backward
-from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.methods.base import Term
 from paddle_adaptseg.models.layers import NORMS
 from paddle_adaptseg.models.recompute import blocks_of, set_recompute
 from paddle_adaptseg.models.resnet import Bottleneck
+from paddle_adaptseg.training.checkpoint import find_state
+from paddle_adaptseg.training.plan import Estimate, estimate
+from paddle_adaptseg.training.run import build_state
+from paddle_adaptseg.training.step import DTYPES, FULL, Precision, backward, precision_of
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHIN = 0.25  # the estimate's error against measured tensors
@@ -204,7 +203,7 @@ MEASURE = """
 import sys
 sys.path[:0] = [{root!r}, {root!r} + "/benchmarks/peers"]
 import common, ours, json, paddle
-from paddle_adaptseg.engine.memory import estimate
+from paddle_adaptseg.training.plan import estimate
 from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.cpu.arena import arena
 config = ours.load_config(ours.CONFIG, ["data.source.size=[320,192]", "data.target.size=[256,128]", *{more!r}])

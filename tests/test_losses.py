@@ -10,7 +10,7 @@ import paddle
 import pytest
 
 from paddle_adaptseg.cpu import accelerate
-from paddle_adaptseg.losses import (
+from paddle_adaptseg.methods.losses import (
     GAN_LOSSES,
     SOURCE,
     TARGET,

@@ -8,13 +8,13 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.config import Component
-from paddle_adaptseg.engine import fit
-from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.config.schema import Component
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods import METHODS, Clock, build_method
 from paddle_adaptseg.methods.base import Ramp
 from paddle_adaptseg.models import build_model
+from paddle_adaptseg.training.run import fit
 
 CLASSES = 4
 SEG = {"main": 1.0, "aux": 0.1}

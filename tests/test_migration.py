@@ -11,10 +11,10 @@ import pytest
 from conftest import ROOT, tiny_overrides
 from pages import ABSENT, SHRINK
 
-from paddle_adaptseg import sweep
-from paddle_adaptseg.configfile import load_config
-from paddle_adaptseg.engine import fit
-from paddle_adaptseg.errors import UserError
+from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.core.errors import UserError
+from paddle_adaptseg.lab import sweep
+from paddle_adaptseg.training.run import fit
 
 PAGE = (ROOT / "docs/migration.md").read_text(encoding="utf-8")
 OURS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S) for line in block.splitlines()]

@@ -6,8 +6,8 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_adaptseg.config import Component
-from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.config.schema import Component
+from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.deeplabv3plus import ImagePooling
 from paddle_adaptseg.models.discriminator import discriminator

@@ -9,18 +9,18 @@ import paddle
 import pytest
 from conftest import ROOT, tiny_overrides
 
-from paddle_adaptseg.checkpoint import load_state, state_path
-from paddle_adaptseg.config import Component
-from paddle_adaptseg.configfile import load_config, override
-from paddle_adaptseg.engine import fit
-from paddle_adaptseg.engine.memory import estimate
-from paddle_adaptseg.engine.run import build_state
-from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.config.loading import load_config, override
+from paddle_adaptseg.config.schema import Component
+from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.encode_decode import BACKBONES, SIZES, build_backbone
 from paddle_adaptseg.models.positions import bicubic_matrix
 from paddle_adaptseg.models.recompute import set_recompute
 from paddle_adaptseg.models.transformer import DropPath
+from paddle_adaptseg.training.checkpoint import load_state, state_path
+from paddle_adaptseg.training.plan import estimate
+from paddle_adaptseg.training.run import fit
+from paddle_adaptseg.training.start import build_state
 
 MIT = {"name": "mit", "embed_dims": [8, 16, 24, 32], "num_heads": [1, 2, 3, 4], "depths": [1, 2, 1, 1]}
 VIT = {"name": "dinov2", "width": 24, "depth": 4, "num_heads": 3, "stored_grid": 4}

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 import paddle_adaptseg
-from paddle_adaptseg.configfile import override
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.config.loading import override
+from paddle_adaptseg.core.errors import CheckpointError
 from paddle_adaptseg.evaluation.report.curves import PANELS, draw_curves, read_curves
-from paddle_adaptseg.notebook import _titles
+from paddle_adaptseg.lab.notebook import _titles
 
 
 def pixels(shown) -> np.ndarray:

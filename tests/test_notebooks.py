@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import LIMIT, ROOT, tiny_overrides
 
-from paddle_adaptseg.configfile import load_config
-from paddle_adaptseg.engine import fit
-from paddle_adaptseg.registry import lookup
+from paddle_adaptseg.config.conversion import lookup
+from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.training.run import fit
 
 nbformat = pytest.importorskip("nbformat", reason="the extra 'test' is not installed")
 nbconvert = pytest.importorskip("nbconvert", reason="the extra 'test' is not installed")

@@ -6,16 +6,17 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_adaptseg import runtime
-from paddle_adaptseg.config import SGD, Adam, AdamW, LegacySGD, Schedule
-from paddle_adaptseg.configfile import override
+from paddle_adaptseg.config.loading import override
+from paddle_adaptseg.config.optim import SGD, Adam, AdamW, LegacySGD
+from paddle_adaptseg.config.schema import Schedule
+from paddle_adaptseg.core import runtime
+from paddle_adaptseg.core.errors import CheckpointError, TrainingError
 from paddle_adaptseg.data import TrainData
-from paddle_adaptseg.engine.build import build_state
-from paddle_adaptseg.engine.optim import Player, poly
-from paddle_adaptseg.engine.trainer import backward, train_step
-from paddle_adaptseg.errors import CheckpointError, TrainingError
 from paddle_adaptseg.methods.base import Clock, Term
 from paddle_adaptseg.models.segmenter import ParamGroup
+from paddle_adaptseg.training.optim import Player, poly
+from paddle_adaptseg.training.start import build_state
+from paddle_adaptseg.training.step import backward, train_step
 
 
 def parameter(value=1.0):
@@ -185,7 +186,7 @@ def test_terms_are_weighted_and_divided_over_the_parts():
 
 
 def test_every_trainable_parameter_needs_a_player(tiny):
-    from paddle_adaptseg.engine.optim import build_players
+    from paddle_adaptseg.training.optim import build_players
 
     config = tiny()
     with runtime.fresh_names():

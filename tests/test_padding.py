@@ -13,10 +13,10 @@ from conftest import ROOT
 from paddle import nn
 from test_methods import VARIANTS, batch
 
-from paddle_adaptseg.config import Component
+from paddle_adaptseg.config.schema import Component
+from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data import TrainData
-from paddle_adaptseg.data.transforms import normalise
-from paddle_adaptseg.labels import IGNORE
+from paddle_adaptseg.data.augment import normalise
 from paddle_adaptseg.methods import METHODS, Clock, build_method
 from paddle_adaptseg.models.segmenter import Segmenter
 

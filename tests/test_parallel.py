@@ -17,16 +17,17 @@ import pytest
 from conftest import LIMIT, ROOT, tiny_overrides, wait_until
 from test_resume import EXPERIMENTS
 
-from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
-from paddle_adaptseg.configfile import load_config
+from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data import TrainData
-from paddle_adaptseg.engine import evaluate, fit
-from paddle_adaptseg.engine.ranks import batch_norms, synchronise_norms
 from paddle_adaptseg.evaluation import Request, evaluate_request
 from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator
-from paddle_adaptseg.evaluation.options import InferenceOptions
-from paddle_adaptseg.labels import IGNORE
+from paddle_adaptseg.evaluation.measure import evaluate
+from paddle_adaptseg.evaluation.predictor import InferenceOptions
 from paddle_adaptseg.methods import METHODS
+from paddle_adaptseg.training.allreduce import batch_norms, synchronise_norms
+from paddle_adaptseg.training.checkpoint import list_steps, load_state, state_path
+from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.weights.load import load_model
 
 pytestmark = pytest.mark.skipif(not paddle.distributed.is_available(), reason="this Paddle has no paddle.distributed")

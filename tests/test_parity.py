@@ -22,7 +22,7 @@ from parity_runner import (
     run_case,
 )
 
-from paddle_adaptseg.config import Component
+from paddle_adaptseg.config.schema import Component
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.discriminator import discriminator
 from paddle_adaptseg.weights.names import rename

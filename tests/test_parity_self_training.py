@@ -23,14 +23,14 @@ from parity_self_training import (
     sampling_counts,
 )
 
-from paddle_adaptseg import runtime
-from paddle_adaptseg.config import Schedule
+from paddle_adaptseg.config.schema import Schedule
+from paddle_adaptseg.core import runtime
 from paddle_adaptseg.data.rare_classes import files_of, first_good, is_enough, probabilities
-from paddle_adaptseg.engine.optim import poly
 from paddle_adaptseg.methods.augment import blur_kernel
 from paddle_adaptseg.methods.feature_distance import pool_label
 from paddle_adaptseg.methods.mixing import block_grid, block_mask, choose_half, paste, pasted_pixels, present_values
 from paddle_adaptseg.methods.teacher import Teacher, without_margins
+from paddle_adaptseg.training.optim import poly
 from paddle_adaptseg.weights.names import rename
 
 KNOWN = ("trajectory", "rcs", "forward", "gradient", "evaluation", "components")

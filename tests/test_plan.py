@@ -8,12 +8,12 @@ import pytest
 from conftest import ROOT
 from test_tools import tool
 
-from paddle_adaptseg.config import Roots
-from paddle_adaptseg.configfile import load_config
-from paddle_adaptseg.data.items import list_items
-from paddle_adaptseg.engine import fit
-from paddle_adaptseg.engine.plan import plan_run
-from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.config.schema import Roots
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.data.pairs import list_items
+from paddle_adaptseg.training.plan import plan_run
+from paddle_adaptseg.training.run import fit
 
 
 def test_a_whole_setting_is_told_and_nothing_is_written(tiny, tmp_path):

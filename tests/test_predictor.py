@@ -10,23 +10,21 @@ import paddle.nn.functional as F
 import pytest
 from PIL import Image
 
-from paddle_adaptseg.config import Component, Pixels
-from paddle_adaptseg.configfile import dump
+from paddle_adaptseg.config.loading import dump
+from paddle_adaptseg.config.schema import Component, Pixels
+from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.data import open_validation
 from paddle_adaptseg.deploy.export import export_model
 from paddle_adaptseg.deploy.runners import open_runner
-from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.evaluation import InferenceOptions, Request, evaluate_request, logits, programs
 from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator
 from paddle_adaptseg.evaluation.logits import DeviceLogits, HostLogits
 from paddle_adaptseg.evaluation.measure import evaluate_model
-from paddle_adaptseg.evaluation.options import MAIN
-from paddle_adaptseg.evaluation.predictor import Predictor, eager, windows
+from paddle_adaptseg.evaluation.predictor import MAIN, Predictor, eager, windows
 from paddle_adaptseg.models import build_model
-from paddle_adaptseg.models.ensemble import Ensemble
 from paddle_adaptseg.models.layers import resize, resize_by_products
-from paddle_adaptseg.weights import arrays_of
-from paddle_adaptseg.weights.pdparams import save_weights
+from paddle_adaptseg.models.segmenter import Ensemble
+from paddle_adaptseg.weights import arrays_of, save_weights
 
 SIZE = (64, 96)
 KINDS = {"host": HostLogits, "device": DeviceLogits}

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddle_adaptseg.config import RareClasses
+from paddle_adaptseg.config.schema import RareClasses
+from paddle_adaptseg.core.errors import DataError
 from paddle_adaptseg.data import TrainData, rare_classes
 from paddle_adaptseg.data.rare_classes import RareSampler, class_counts, first_good, is_enough, probabilities
-from paddle_adaptseg.errors import DataError
 
 ON = "data.rare_classes={temperature: 0.05, min_pixels: 20}"
 

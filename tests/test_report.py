@@ -14,14 +14,14 @@ import pytest
 from conftest import LIMIT
 from PIL import Image
 
-from paddle_adaptseg.configfile import load_config, override
+from paddle_adaptseg.config.loading import load_config, override
+from paddle_adaptseg.core.labels import CITYSCAPES_19, LabelSpace
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
 from paddle_adaptseg.evaluation.report import Findings, Shown, Trajectory, write_report
 from paddle_adaptseg.evaluation.report.findings import DomainScores
 from paddle_adaptseg.evaluation.report.published import PUBLISHED, published
 from paddle_adaptseg.evaluation.report.sheets import csv_of
 from paddle_adaptseg.evaluation.selection import headline, pick_all
-from paddle_adaptseg.labels import CITYSCAPES_19, LabelSpace
 
 HOSTILE = '"><script>document.title="owned"</script>&'
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -13,16 +13,17 @@ import pytest
 from visualdl import LogReader
 
 from paddle_adaptseg import methods
-from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
-from paddle_adaptseg.configfile import load_config, override
-from paddle_adaptseg.engine import evaluate, fit
-from paddle_adaptseg.engine import run as run_module
-from paddle_adaptseg.errors import CheckpointError, ConfigError, StorageError
-from paddle_adaptseg.logger import VDL_FILE
+from paddle_adaptseg.config.loading import load_config, override
+from paddle_adaptseg.core.errors import CheckpointError, ConfigError, StorageError
+from paddle_adaptseg.evaluation.measure import evaluate
 from paddle_adaptseg.methods import METHODS
-from paddle_adaptseg.methods.base import SourceOnly
+from paddle_adaptseg.methods.source_only import SourceOnly
+from paddle_adaptseg.training import run as run_module
+from paddle_adaptseg.training.checkpoint import list_steps, load_state, state_path
+from paddle_adaptseg.training.log import VDL_FILE
+from paddle_adaptseg.training.run import fit
+from paddle_adaptseg.weights import save_weights
 from paddle_adaptseg.weights.load import find_weights, weights_by_step
-from paddle_adaptseg.weights.pdparams import save_weights
 from paddle_adaptseg.weights.reader import read_weights
 
 # A configuration for every method in METHODS (asserted below).

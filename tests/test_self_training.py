@@ -10,20 +10,21 @@ import paddle
 import pytest
 from visualdl import LogReader
 
-from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.checkpoint import load_state, state_path
-from paddle_adaptseg.config import Component, Pixels
-from paddle_adaptseg.engine import evaluate, fit
-from paddle_adaptseg.engine.build import build_state
-from paddle_adaptseg.engine.health import WINDOW, HealthMonitor
-from paddle_adaptseg.engine.panels import unnormalised
-from paddle_adaptseg.engine.plan import plan_run
-from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.losses import IGNORE
+from paddle_adaptseg.config.schema import Component, Pixels
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.core.labels import IGNORE
+from paddle_adaptseg.data.batch import Batch
+from paddle_adaptseg.evaluation.measure import evaluate
+from paddle_adaptseg.evaluation.visual import unnormalised
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.methods.feature_distance import masked_distance, pool_label
 from paddle_adaptseg.models import build_model
+from paddle_adaptseg.training.checkpoint import load_state, state_path
+from paddle_adaptseg.training.guards import WINDOW, HealthMonitor
+from paddle_adaptseg.training.plan import plan_run
+from paddle_adaptseg.training.run import fit
+from paddle_adaptseg.training.start import build_state
 from paddle_adaptseg.weights.load import find_weights
 
 SELF = "toy/self_training"

@@ -8,13 +8,13 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.config import Pixels
-from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.losses import pixel_cross_entropy, weighted_cross_entropy
+from paddle_adaptseg.config.schema import Pixels
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods import augment, mixing, teacher
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.methods.choices import Choices
+from paddle_adaptseg.methods.losses import pixel_cross_entropy, weighted_cross_entropy
 
 LABEL = paddle.to_tensor([[[0, 0, 3], [255, 3, 7]], [[1, 1, 1], [1, 1, 1]]])
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from paddle_adaptseg.configfile import override
+from paddle_adaptseg.config.loading import override
 from paddle_adaptseg.data import TrainData
-from paddle_adaptseg.engine import fit
-from paddle_adaptseg.engine.run import _Run
+from paddle_adaptseg.training.run import _Run, fit
 
 BATCHES, WARM = 2000, 300
 STEPS, WARM_STEPS = 3000, 600

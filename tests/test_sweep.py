@@ -15,8 +15,8 @@ from conftest import LIMIT, ROOT, tiny_overrides, wait_until
 from PIL import Image
 from visualdl import LogReader
 
-from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.sweep import Setting, draw, parse_axis, sweep_trials
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.lab.sweep import Setting, draw, parse_axis, sweep_trials
 
 CONFIG = str(ROOT / "configs/toy/adaptsegnet_single.yml")
 

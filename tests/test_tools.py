@@ -75,7 +75,7 @@ def test_the_originals_flags_reach_their_keys(toy_root, tmp_path):
                 "--lambda-adv-target2", 0.02, "--gan", "LS", "--num-steps", 7, "--num-steps-stop", 1, "--batch-size", 1,
                 "-o", *[o for o in options if not o.startswith(("data.batch", "schedule"))])  # fmt: skip
     assert done.returncode == 0, done.stderr
-    from paddle_adaptseg.configfile import load_config
+    from paddle_adaptseg.config.loading import load_config
 
     config = load_config(tmp_path / "config.yml")
     method = config.method.params

@@ -11,8 +11,8 @@ import paddle
 import parity_networks as figures
 import pytest
 
-from paddle_adaptseg.config import Component, Config, Data, Domain, Pixels, Run
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.config.schema import Component, Config, Data, Domain, Pixels, Run
+from paddle_adaptseg.core.errors import CheckpointError
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.weights.kind import TORCHVISION_PIXELS
 from paddle_adaptseg.weights.kinds import identify

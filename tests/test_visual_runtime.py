@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddle_adaptseg import runtime
-from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.labels import CITYSCAPES_19
-from paddle_adaptseg.visual import colourise, grid, heat, palette_image, panel
+from paddle_adaptseg.core import runtime
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.core.labels import CITYSCAPES_19
+from paddle_adaptseg.evaluation.visual import colourise, grid, heat, palette_image, panel
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -21,15 +21,13 @@ from hypothesis import strategies as st
 from paddle.nn.initializer import Assign
 from parity_runner import SHIPPED, load_rules
 
-from paddle_adaptseg.config import Component
-from paddle_adaptseg.configfile import dump
-from paddle_adaptseg.engine import load_model
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.config.loading import dump
+from paddle_adaptseg.config.schema import Component
+from paddle_adaptseg.core.errors import CheckpointError
 from paddle_adaptseg.models import build_model
-from paddle_adaptseg.weights import arrays_of, coverage, load_arrays
+from paddle_adaptseg.weights import arrays_of, coverage, load_arrays, save_weights
 from paddle_adaptseg.weights.kinds import KINDS, identify, trained_branches, translate
-from paddle_adaptseg.weights.load import convert_weights, translated_weights
-from paddle_adaptseg.weights.pdparams import save_weights
+from paddle_adaptseg.weights.load import convert_weights, load_model, translated_weights
 from paddle_adaptseg.weights.reader import read_weights
 from paddle_adaptseg.weights.zoo import check_entry, find_entry, zoo, zoo_page
 
@@ -359,7 +357,7 @@ def test_untrained_pyramid_branches_are_noticed():
 def config(*overrides):
     from conftest import ROOT
 
-    from paddle_adaptseg.configfile import load_config
+    from paddle_adaptseg.config.loading import load_config
 
     return load_config(ROOT / "configs/gta5_cityscapes/adaptsegnet_multi.yml", ["model.depths=[1,1,1,1]", *overrides])
 

@@ -8,8 +8,8 @@ from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from paddle_adaptseg.errors import Stopped, UserError  # noqa: E402
-from paddle_adaptseg.files import ADVICE  # noqa: E402
+from paddle_adaptseg.core.errors import Stopped, UserError  # noqa: E402
+from paddle_adaptseg.core.files import ADVICE  # noqa: E402
 
 DEFAULT_CONFIG = str(Path(__file__).resolve().parent.parent / "configs/toy/adaptsegnet_multi.yml")
 

@@ -30,10 +30,11 @@ def main() -> int:
     args = parse()
     from pathlib import Path
 
-    from paddle_adaptseg import load_config, runtime
+    from paddle_adaptseg import load_config
+    from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
-    from paddle_adaptseg.config import Domain, Roots
+    from paddle_adaptseg.config.schema import Domain, Roots
     from paddle_adaptseg.data.catalog import dataset_spec
     from paddle_adaptseg.data.check import check_config, check_domains
 

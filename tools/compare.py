@@ -18,12 +18,12 @@ def main() -> int:
     parser.add_argument("--parallel", type=int, default=0, help="trainings at once; default: a core each")
     parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
-    from paddle_adaptseg import runtime
+    from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
+    from paddle_adaptseg.config.conversion import lookup
     from paddle_adaptseg.data.toy import ensure_toy
-    from paddle_adaptseg.registry import lookup
-    from paddle_adaptseg.study import run_study, study_jobs, write_study
+    from paddle_adaptseg.lab.compare import run_study, study_jobs, write_study
 
     folder, seeds = Path(args.output), args.seeds
     jobs = study_jobs(args.configs, seeds, folder, args.override)

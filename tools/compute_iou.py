@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("--classes", default="cityscapes_19", help="what the predictions' indices mean")
     parser.add_argument("--protocols", default="", help="comma-separated class sets to report; default: all classes")
     args = parser.parse_args()
-    from paddle_adaptseg import runtime
+    from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
     from paddle_adaptseg.data import class_set, named_space

@@ -37,7 +37,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.check is not None and args.override:
         parser.error("--check compares with the model zoo and reads no configuration: leave out -o")
-    from paddle_adaptseg import load_config, runtime
+    from paddle_adaptseg import load_config
+    from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
     from paddle_adaptseg.weights.load import convert_weights

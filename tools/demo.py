@@ -15,10 +15,10 @@ def main() -> int:
     parser.add_argument("--table", help="also write the table over seeds to this Markdown file")
     parser.add_argument("--fresh", action="store_true", help="train again what is already trained")
     args = parser.parse_args()
-    from paddle_adaptseg import runtime
+    from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
-    from paddle_adaptseg import demo
+    from paddle_adaptseg.lab import demo
 
     print(runtime.environment())
     comparisons, jobs = demo.compare(args.seeds, args.fresh)

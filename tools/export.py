@@ -23,10 +23,10 @@ def main() -> int:
         size = None if args.size in ("", "dynamic") else numbers(args.size)
     except ValueError:
         parser.error(f"--size must be height,width or dynamic, not '{args.size}'")
-    from paddle_adaptseg import runtime
+    from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
-    from paddle_adaptseg.configfile import load_config
+    from paddle_adaptseg.config.loading import load_config
     from paddle_adaptseg.deploy.export import export_model
 
     config = load_config(args.config, args.override) if args.config else None

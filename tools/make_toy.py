@@ -18,7 +18,7 @@ def main() -> int:
     args = vars(parser.parse_args())
     from pathlib import Path
 
-    from paddle_adaptseg import runtime
+    from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
     from paddle_adaptseg.data.toy import ToySpec, write_toy_pair

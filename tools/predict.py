@@ -19,15 +19,15 @@ def main() -> int:
     parser.add_argument("--config", help="YAML file; default: the configuration saved in the weights")
     parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
-    from paddle_adaptseg import parallel, runtime
+    from paddle_adaptseg.core import distributed, runtime
 
     runtime.import_paddle()
-    from paddle_adaptseg.configfile import load_config
-    from paddle_adaptseg.deploy.files import predict_files
+    from paddle_adaptseg.config.loading import load_config
+    from paddle_adaptseg.deploy.predict import predict_files
     from paddle_adaptseg.deploy.runners import open_runner
 
-    parallel.start()
-    with parallel.together():
+    distributed.start()
+    with distributed.ending_together():
         config = load_config(args.config, args.override) if args.config else None
         runner = open_runner(args.model, config, args.override)
         print(f"{args.model}: {runner.title}, {len(runner.space)} classes")

@@ -17,13 +17,14 @@ def main() -> int:
     args = parser.parse_args()
     from pathlib import Path
 
-    from paddle_adaptseg import load_config, runtime
+    from paddle_adaptseg import load_config
+    from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
+    from paddle_adaptseg.config.conversion import lookup
     from paddle_adaptseg.data import label_space
-    from paddle_adaptseg.data.cache import digest, is_prepared, prepare
     from paddle_adaptseg.data.dataset import DomainFiles
-    from paddle_adaptseg.registry import lookup
+    from paddle_adaptseg.data.prepared import digest, is_prepared, prepare
 
     config = load_config(args.config, args.override)
     data = config.data

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from _cli import run
 
-from paddle_adaptseg.errors import UserError
-from paddle_adaptseg.version import __version__
+from paddle_adaptseg import __version__
+from paddle_adaptseg.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMED_IN = {"CHANGELOG.md": r"^## (\S+)", "CITATION.cff": r"^version: (\S+)"}  # file, where its newest version stands

@@ -17,11 +17,11 @@ def main() -> int:
     parser.add_argument("--parallel", type=int, default=0, help="trainings at once; default: a core each")
     parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
-    from paddle_adaptseg import runtime
+    from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
     from paddle_adaptseg.data.toy import ensure_toy
-    from paddle_adaptseg.sweep import parse_axis, run_sweep, sweep_trials, write_sweep
+    from paddle_adaptseg.lab.sweep import parse_axis, run_sweep, sweep_trials, write_sweep
 
     config = Path(args.config)
     folder = Path(args.output or f"checkpoint/sweep/{config.parent.name}_{config.stem}")

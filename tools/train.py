@@ -12,7 +12,7 @@ from _flags import overrides, train_parser
 def main() -> int:
     args = train_parser(__doc__).parse_args()
     from paddle_adaptseg import fit, load_config
-    from paddle_adaptseg.errors import ConfigError
+    from paddle_adaptseg.core.errors import ConfigError
 
     for flag, given in (("--start-iter", args.start_iter), ("--accept-changes", args.accept_changes)):
         if given and not args.continue_train:
@@ -23,7 +23,7 @@ def main() -> int:
         path = str(saved)
     config = load_config(path, overrides(args))
     from paddle_adaptseg.data.toy import ensure_toy
-    from paddle_adaptseg.engine.plan import plan_run
+    from paddle_adaptseg.training.plan import plan_run
     from paddle_adaptseg.weights.load import find_weights
 
     resume = (args.start_iter or "latest") if args.continue_train else None

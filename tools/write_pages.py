@@ -11,10 +11,10 @@ from _cli import run
 
 def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    from paddle_adaptseg import runtime
+    from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
-    from paddle_adaptseg.reference import configuration_page
+    from paddle_adaptseg.lab.reference import configuration_page
     from paddle_adaptseg.weights.zoo import zoo_page
 
     docs = Path(__file__).resolve().parent.parent / "docs"

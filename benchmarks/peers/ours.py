@@ -11,18 +11,18 @@ import common
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from paddle_adaptseg import runtime  # noqa: E402
+from paddle_adaptseg.core import runtime  # noqa: E402
 
 runtime.import_paddle()
 
 import paddle  # noqa: E402
 
-from paddle_adaptseg.batch import Batch  # noqa: E402
-from paddle_adaptseg.configfile import load_config  # noqa: E402
+from paddle_adaptseg.config.loading import load_config  # noqa: E402
 from paddle_adaptseg.cpu import accelerate  # noqa: E402
-from paddle_adaptseg.engine.run import build_state  # noqa: E402
-from paddle_adaptseg.engine.trainer import train_step  # noqa: E402
+from paddle_adaptseg.data.batch import Batch  # noqa: E402
 from paddle_adaptseg.methods.base import Clock  # noqa: E402
+from paddle_adaptseg.training.run import build_state  # noqa: E402
+from paddle_adaptseg.training.step import train_step  # noqa: E402
 
 CONFIG = ROOT / "configs/gta5_cityscapes/adaptsegnet_multi.yml"
 

@@ -20,7 +20,7 @@ from paddle_adaptseg.cpu.pooling import pooled, window_of
 from paddle_adaptseg.cpu.residual import residual
 from paddle_adaptseg.cpu.switch import on_cpu, paused, wants_own_gradient
 from paddle_adaptseg.cpu.unit import Unit, normed
-from paddle_adaptseg.models.aspp import PyramidHead
+from paddle_adaptseg.models.deeplabv2 import PyramidHead
 from paddle_adaptseg.models.resnet import Bottleneck, ResNet
 
 
@@ -148,14 +148,15 @@ def _attempt_block(block: Bottleneck, x: Tensor) -> Optional[Tensor]:
     if found is None or not on_cpu(x):
         return None
     units, shortcut = found
-    shape: Sequence[int] = x.shape
+    shape = tuple(x.shape)
     for unit in units:
         if not _normalises(unit.conv, unit.norm, x, shape):
             return None
         shape = unit.shape(shape)
     if shortcut is not None and not _normalises(shortcut.conv, shortcut.norm, x):
         return None
-    return residual(x, units, shortcut) if shape == (x.shape if shortcut is None else shortcut.shape(x.shape)) else None
+    beside = tuple(x.shape) if shortcut is None else shortcut.shape(x.shape)
+    return residual(x, units, shortcut) if shape == beside else None
 
 
 def _units(block: Bottleneck) -> Optional[tuple[list[Unit], Optional[Unit]]]:

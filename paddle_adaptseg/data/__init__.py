@@ -7,17 +7,17 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Optional
 
-from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.config import Config, Domain
+from paddle_adaptseg.config.conversion import lookup
+from paddle_adaptseg.config.schema import Config, Domain
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.core.labels import LABEL_SPACES, LabelSpace
+from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.data.catalog import dataset_spec, own_dataset
 from paddle_adaptseg.data.dataset import DomainFiles
-from paddle_adaptseg.data.faults import Quarantine, Resized
-from paddle_adaptseg.data.loading import Positions, shared_memory_suffices
+from paddle_adaptseg.data.loader import Positions, shared_memory_suffices
+from paddle_adaptseg.data.quarantine import Quarantine, Resized
 from paddle_adaptseg.data.rare_classes import RareSampler, Total, class_counts
 from paddle_adaptseg.data.sampling import PairStream, batch_bytes, train_batches
-from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.labels import LABEL_SPACES, LabelSpace
-from paddle_adaptseg.registry import lookup
 
 __all__ = [
     "TrainData",

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.labels import (
+from paddle_adaptseg.config.conversion import convert, lookup
+from paddle_adaptseg.config.yamltree import parse_tree, read_text
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.core.labels import (
     CITYSCAPES_19,
     CITYSCAPES_IDS,
     CITYSCAPES_TRAIN_IDS,
@@ -19,9 +21,6 @@ from paddle_adaptseg.labels import (
     LabelSpace,
     spelled,
 )
-from paddle_adaptseg.registry import lookup
-from paddle_adaptseg.schema import convert
-from paddle_adaptseg.yamltree import parse_tree, read_text
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from paddle_adaptseg.config import Config, Domain
+from paddle_adaptseg.config.schema import Config, Domain
+from paddle_adaptseg.core.errors import DataError, shorten
+from paddle_adaptseg.core.files import write_atomically
+from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.data import label_space
+from paddle_adaptseg.data.augment import resize_label
 from paddle_adaptseg.data.decode import LABELS, decode_rgb
-from paddle_adaptseg.data.items import Item, Listing, survey
+from paddle_adaptseg.data.pairs import Item, Listing, survey
 from paddle_adaptseg.data.reading import spread
-from paddle_adaptseg.data.transforms import resize_label
-from paddle_adaptseg.errors import DataError, shorten
-from paddle_adaptseg.files import write_atomically
-from paddle_adaptseg.labels import LabelSpace
 
 SHEET, CELL = 12, (320, 160)  # pictures on a contact sheet, and the size of each
 

@@ -10,16 +10,16 @@ from typing import Callable, Optional
 import cv2
 import numpy as np
 
-from paddle_adaptseg.config import Domain
-from paddle_adaptseg.data.cache import Cache
+from paddle_adaptseg.config.conversion import lookup
+from paddle_adaptseg.config.schema import Domain
+from paddle_adaptseg.core.errors import DataError, shorten
+from paddle_adaptseg.core.labels import IGNORE, LabelSpace
+from paddle_adaptseg.data.augment import resize_label
 from paddle_adaptseg.data.catalog import LabelSource
 from paddle_adaptseg.data.decode import LABELS, decode_rgb, decode_sized
-from paddle_adaptseg.data.items import list_items
-from paddle_adaptseg.data.stores import Ref
-from paddle_adaptseg.data.transforms import resize_label
-from paddle_adaptseg.errors import DataError, shorten
-from paddle_adaptseg.labels import IGNORE, LabelSpace
-from paddle_adaptseg.registry import lookup
+from paddle_adaptseg.data.files import Ref
+from paddle_adaptseg.data.pairs import list_items
+from paddle_adaptseg.data.prepared import Cache
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from paddle_adaptseg.data.stores import Ref
-from paddle_adaptseg.errors import DataError
+from paddle_adaptseg.core.errors import DataError
+from paddle_adaptseg.data.files import Ref
 
 MAX_PIXELS = 64_000_000  # eight times the largest street scene; more is a decompression bomb
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS

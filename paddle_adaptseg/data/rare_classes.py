@@ -18,12 +18,12 @@ from typing import Callable, Optional, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from paddle_adaptseg.config import RareClasses
+from paddle_adaptseg.config.schema import RareClasses
+from paddle_adaptseg.core.errors import DataError, StorageError
+from paddle_adaptseg.core.files import write_atomically
+from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data.dataset import DomainFiles
-from paddle_adaptseg.data.stores import is_archive
-from paddle_adaptseg.errors import DataError, StorageError
-from paddle_adaptseg.files import write_atomically
-from paddle_adaptseg.labels import IGNORE
+from paddle_adaptseg.data.files import is_archive
 
 T = TypeVar("T")
 Total = Callable[[np.ndarray], np.ndarray]  # the sum of an array over all processes

@@ -14,8 +14,8 @@ from typing import Optional
 
 import numpy as np
 
+from paddle_adaptseg.core.errors import DataError
 from paddle_adaptseg.data.dataset import DomainFiles
-from paddle_adaptseg.errors import DataError
 
 AHEAD = 2  # samples that wait for each thread
 

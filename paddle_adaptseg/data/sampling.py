@@ -9,14 +9,14 @@ from typing import Optional
 import numpy as np
 from paddle.io import Dataset
 
-from paddle_adaptseg.batch import Areas, Batch
-from paddle_adaptseg.config import Augment, Pixels
+from paddle_adaptseg.config.schema import Augment, Pixels
+from paddle_adaptseg.core.errors import DataError
+from paddle_adaptseg.data.augment import augment, normalise, scaled_size
+from paddle_adaptseg.data.batch import Areas, Batch
 from paddle_adaptseg.data.dataset import DomainFiles
-from paddle_adaptseg.data.faults import Fault, Quarantine, Resized, Sample, collate, separate
-from paddle_adaptseg.data.loading import Positions, load
+from paddle_adaptseg.data.loader import Positions, load
+from paddle_adaptseg.data.quarantine import Fault, Quarantine, Resized, Sample, collate, separate
 from paddle_adaptseg.data.rare_classes import RareSampler, first_good, is_enough
-from paddle_adaptseg.data.transforms import augment, normalise, scaled_size
-from paddle_adaptseg.errors import DataError
 
 _ORDER, _CHANGE = 0, 1  # separate random streams
 
@@ -141,8 +141,8 @@ def train_batches(
     loader = load(stream, positions, collate, workers, size, timeout)
     for number, batch in enumerate(loader, positions.first):
         arrays, faults, resized = separate(batch)
-        quarantine.meet(faults)
-        odd.meet(resized)
+        quarantine.report(faults)
+        odd.report(resized)
         if not arrays:
             raise DataError(f"{faults[-1].reason}; no usable item follows within data.quarantine={stream.spares}")
         source, label, *target = arrays

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
 
-from paddle_adaptseg.config import Config
-from paddle_adaptseg.errors import CheckpointError, suggest
-from paddle_adaptseg.files import write_atomically
-from paddle_adaptseg.labels import LabelSpace
-from paddle_adaptseg.yamltree import parse_tree, read_text, write_tree
+from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.config.yamltree import parse_tree, read_text, write_tree
+from paddle_adaptseg.core.errors import CheckpointError, suggest
+from paddle_adaptseg.core.files import write_atomically
+from paddle_adaptseg.core.labels import LabelSpace
 
 FILE = "deploy.yml"
 FORMATS: Mapping[str, tuple[str, ...]] = {"paddle": ("fp32", "bf16", "fp16"), "onnx": ("fp32", "fp16")}

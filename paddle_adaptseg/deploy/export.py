@@ -12,20 +12,72 @@ from typing import Callable, Optional
 
 import numpy as np
 import paddle
+from paddle import Tensor, nn
 
-from paddle_adaptseg import runtime
-from paddle_adaptseg.config import Config
+from paddle_adaptseg.config.schema import Config, Pixels
+from paddle_adaptseg.core import runtime
+from paddle_adaptseg.core.errors import CheckpointError, ConfigError, DataError
+from paddle_adaptseg.core.files import confirm, sha256, write_atomically
 from paddle_adaptseg.data import label_space, open_validation
 from paddle_adaptseg.data.toy import CAMERA, make_scene
 from paddle_adaptseg.deploy.contract import Contract, card, check_choice, write_contract
-from paddle_adaptseg.deploy.program import LabelProgram, plain_norms
 from paddle_adaptseg.deploy.runners import Runner, network_runner, program_runner
-from paddle_adaptseg.errors import CheckpointError, ConfigError, DataError
 from paddle_adaptseg.evaluation.predictor import STRIDE, scaled
 from paddle_adaptseg.evaluation.programs import save_program
-from paddle_adaptseg.files import confirm, sha256, write_atomically
+from paddle_adaptseg.models.layers import resize_like
+from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights.load import find_weights, load_model
 from paddle_adaptseg.weights.reader import read_weights, split_part
+
+
+class LabelProgram(nn.Layer):
+    """uint8 [1, H, W, 3] RGB to int32 [1, H, W]; `size` (height, width) is fixed, or None for any size."""
+
+    def __init__(self, network: Segmenter, pixels: Pixels, size: Optional[Sequence[int]]) -> None:
+        super().__init__()
+        self.network, self.size = network, size
+        self.reverse = pixels.order == "bgr"
+        self.register_buffer("mean", paddle.to_tensor(pixels.mean, "float32").reshape([1, 3, 1, 1]))
+        self.register_buffer("deviation", paddle.to_tensor(pixels.std, "float32").reshape([1, 3, 1, 1]))
+
+    def spec(self) -> paddle.static.InputSpec:
+        """What is fed."""
+        height, width = self.size or (-1, -1)
+        return paddle.static.InputSpec([1, height, width, 3], "uint8", "image")
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.astype("float32").transpose([0, 3, 1, 2])  # Paddle 2.6 traces no transpose of uint8
+        if self.reverse:
+            x = paddle.flip(x, axis=[1])
+        x = (x - self.mean) / self.deviation
+        logits = self.network.logits(x)["main"]
+        return resize_like(logits, x, self.network.align_corners).argmax(axis=1).astype("int32")
+
+
+class PlainGroupNorm(nn.Layer):
+    """Group norm from elementary operations: paddle2onnx 2.1 turns Paddle 3's own one into NaN, and
+    1.3 converts this one wrongly, but Paddle 2.6's own one rightly."""
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        self.groups, self.epsilon = norm._num_groups, norm._epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.flatten(1).reshape([1, self.groups, -1])
+        y = y - y.mean(axis=-1, keepdim=True)
+        y = y * paddle.rsqrt((y * y).mean(axis=-1, keepdim=True) + self.epsilon)
+        return y.reshape(paddle.shape(x)) * self.weight.reshape([1, -1, 1, 1]) + self.bias.reshape([1, -1, 1, 1])
+
+
+def plain_norms(layer: nn.Layer) -> None:
+    """Replace every group norm below a layer by its elementary form."""
+    for name, child in list(layer.named_children()):
+        if isinstance(child, nn.GroupNorm):
+            setattr(layer, name, PlainGroupNorm(child))
+        else:
+            plain_norms(child)
+
 
 PICTURES = 4  # compared after an export
 ENOUGH = {"fp32": 0.999, "bf16": 0.97, "fp16": 0.97}  # share of pixels whose label must agree

@@ -1,24 +1,30 @@
-"""What labels images of any size: a network with weights, or an exported program (Paddle Inference, ONNX)."""
+"""Networks and exported programs in use: one call from an image to its labels, and `predict` for notebooks."""
 
 from __future__ import annotations
 
+import io
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 import paddle
+from PIL import Image
 
-from paddle_adaptseg import runtime
-from paddle_adaptseg.config import Config
+from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.core import runtime
+from paddle_adaptseg.core.errors import CheckpointError, ConfigError, DataError
+from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.data import label_space
-from paddle_adaptseg.data.transforms import resize_label
+from paddle_adaptseg.data.augment import resize_label
+from paddle_adaptseg.data.decode import decode_rgb
+from paddle_adaptseg.data.files import Ref
 from paddle_adaptseg.deploy.contract import FILE, Contract, read_contract
-from paddle_adaptseg.errors import CheckpointError, ConfigError
 from paddle_adaptseg.evaluation.predictor import Predictor, scaled, working_size
 from paddle_adaptseg.evaluation.programs import Program, open_program
-from paddle_adaptseg.labels import LabelSpace
+from paddle_adaptseg.evaluation.visual import legend_figure, overlay
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights.load import find_weights, load_model
 
@@ -91,3 +97,67 @@ def open_runner(origin: str | Path, config: Optional[Config] = None, overrides: 
     if config is not None or overrides:
         raise ConfigError(f"'{path}' is an exported program, whose settings are fixed: leave out --config and -o")
     return program_runner(path)
+
+
+KEPT = 2  # models that stay open between calls
+_OPEN: OrderedDict[tuple, Runner] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Class indices of a picture; a notebook shows it as a figure with a legend, numpy takes it as an array."""
+
+    labels: np.ndarray
+    image: np.ndarray
+    space: LabelSpace
+
+    def overlay(self) -> np.ndarray:
+        """The picture with the classes' colours over it, RGB [H, W, 3]."""
+        return overlay(self.image, self.labels, self.space)
+
+    def figure(self) -> Image.Image:
+        """Picture, overlay and a legend of the classes that occur with their shares."""
+        return Image.fromarray(legend_figure(self.image, self.labels, self.space))
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        classes = [self.space.names[i] for i in np.unique(self.labels) if i < len(self.space)]
+        return f"labels of a {width}x{height} picture: {', '.join(classes)}"
+
+    def _repr_png_(self) -> bytes:
+        """What notebooks show."""
+        data = io.BytesIO()
+        self.figure().save(data, "PNG")
+        return data.getvalue()
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.labels if dtype is None else self.labels.astype(dtype)
+
+
+def predict(image: Union[np.ndarray, Image.Image, str, Path], model: Union[str, Path, Runner]) -> Prediction:
+    """Label a picture (RGB uint8 [H, W, 3], a Pillow image, or a file) with weights, a run's folder or an export."""
+    pixels = _pixels(image)
+    runner = _runner(model) if isinstance(model, (str, Path)) else model
+    return Prediction(runner.labels(pixels), pixels, runner.space)
+
+
+def _pixels(image: Union[np.ndarray, Image.Image, str, Path]) -> np.ndarray:
+    if isinstance(image, (str, Path)):
+        return decode_rgb(Ref(str(Path(image).parent), Path(image).name))
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise DataError(f"predict needs an RGB picture, uint8 [height, width, 3], not {found}")
+    return image
+
+
+def _runner(origin: Union[str, Path]) -> Runner:
+    """The runner of a path, kept while the files that it reads stay the same."""
+    key = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in model_files(origin))
+    if key not in _OPEN:
+        _OPEN[key] = open_runner(origin)
+        while len(_OPEN) > KEPT:
+            _OPEN.popitem(last=False)
+    _OPEN.move_to_end(key)
+    return _OPEN[key]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_LAZY = {"InferenceOptions": "options", "Predictor": "predictor", "Request": "request", "evaluate_request": "command"}
+_LAZY = {"InferenceOptions": "predictor", "Predictor": "predictor", "Request": "command", "evaluate_request": "command"}
 __all__ = [*_LAZY]
 
 

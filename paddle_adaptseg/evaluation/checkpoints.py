@@ -20,19 +20,18 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from paddle_adaptseg import parallel
-from paddle_adaptseg.config import Config
-from paddle_adaptseg.configfile import to_plain
+from paddle_adaptseg.config.loading import to_plain
+from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.core import distributed
+from paddle_adaptseg.core.errors import CheckpointError
+from paddle_adaptseg.core.files import check_file, sha256, write_atomically
 from paddle_adaptseg.data import label_space, open_domain, scored_domain
 from paddle_adaptseg.data.reading import Sample, spread
-from paddle_adaptseg.errors import CheckpointError
 from paddle_adaptseg.evaluation.measure import ImageScores, Measurement, measure, score_images
 from paddle_adaptseg.evaluation.metrics import miou_interval, share_agreement
-from paddle_adaptseg.evaluation.options import InferenceOptions
-from paddle_adaptseg.evaluation.predictor import Backend, Predictor, eager
+from paddle_adaptseg.evaluation.predictor import Backend, InferenceOptions, Predictor, eager
 from paddle_adaptseg.evaluation.protocol import class_sets
-from paddle_adaptseg.files import check_file, sha256, write_atomically
-from paddle_adaptseg.models.ensemble import Network
+from paddle_adaptseg.models.segmenter import Network
 from paddle_adaptseg.weights.load import load_model, weights_by_step
 
 FORMAT = 1
@@ -84,7 +83,7 @@ class DomainEvaluator:
         """Where a run keeps the answers to this question."""
         text = json.dumps(self.question(), sort_keys=True)
         folder = run / "evaluation" / f"{self.domain}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-        if parallel.is_first() and not (folder / "question.json").is_file():
+        if distributed.is_rank_zero() and not (folder / "question.json").is_file():
             write_atomically(folder / "question.json", lambda handle: handle.write(text.encode()))
         return folder
 
@@ -95,12 +94,14 @@ class DomainEvaluator:
         """
         path, key = folder / f"{name}.npz", sha256(weights)
         found = load_measured(path, key)
-        if not parallel.from_first(found is not None):
+        if not distributed.broadcast_number(found is not None):
             found = self.measure(load())
-            if parallel.is_first():
+            if distributed.is_rank_zero():
                 save_measured(path, found, key)
         elif found is None:
-            raise CheckpointError(f"process {parallel.rank()} does not see '{path}': let all machines share the folder")
+            raise CheckpointError(
+                f"process {distributed.rank()} does not see '{path}': let all machines share the folder"
+            )
         return found
 
 

@@ -4,30 +4,93 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Optional
 
 import numpy as np
 
-from paddle_adaptseg import parallel, runtime
-from paddle_adaptseg.config import Config
-from paddle_adaptseg.configfile import load_config
+from paddle_adaptseg.config.conversion import lookup
+from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.core import distributed, runtime
+from paddle_adaptseg.core.errors import ConfigError, suggest
+from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.data import label_space, scored_domain
-from paddle_adaptseg.errors import ConfigError
 from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator, Entry, evaluate_run, readings
 from paddle_adaptseg.evaluation.extras import with_extras
 from paddle_adaptseg.evaluation.measure import Measurement, save_prediction
 from paddle_adaptseg.evaluation.metrics import miou_interval
+from paddle_adaptseg.evaluation.predictor import InferenceOptions
 from paddle_adaptseg.evaluation.programs import BACKENDS
 from paddle_adaptseg.evaluation.protocol import class_sets, protocol_line
 from paddle_adaptseg.evaluation.report import Findings, Trajectory, write_report, write_tables
 from paddle_adaptseg.evaluation.report.console import rule_lines, score_lines
 from paddle_adaptseg.evaluation.report.findings import DomainScores
-from paddle_adaptseg.evaluation.request import DOMAINS, Request, baseline_path, check, weights_path
 from paddle_adaptseg.evaluation.selection import headline, pick_all
-from paddle_adaptseg.labels import LabelSpace
-from paddle_adaptseg.registry import lookup
 from paddle_adaptseg.weights.load import find_weights, load_model, load_models, saved_config
+
+DOMAINS = ("target", "source")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be evaluated, and how."""
+
+    origins: tuple[str, ...]
+    weights: tuple[float, ...] = ()
+    step: Optional[str] = None
+    config: Optional[str] = None
+    overrides: tuple[str, ...] = ()
+    save: Optional[str] = None
+    domains: tuple[str, ...] = ()
+    training_size: bool = False
+    limit: Optional[int] = None
+    baseline: Optional[str] = None
+    options: InferenceOptions = field(default_factory=InferenceOptions)
+    report: Optional[str] = None
+    watch: Optional[float] = None
+    tail: int = 5
+
+    @property
+    def run(self) -> Optional[Path]:
+        """The run whose every checkpoint is asked for: one folder, and no step of it."""
+        path = Path(self.origins[0])
+        return path if len(self.origins) == 1 and self.step is None and path.is_dir() else None
+
+
+def check(request: Request) -> None:
+    """Refuse what makes no sense, before anything is measured."""
+    unknown = "".join([d for d in request.domains if d not in DOMAINS][:1])
+    bulk = request.run is not None
+    wrong = {
+        f"--domains: unknown domain '{unknown}': {suggest(unknown, DOMAINS)}": bool(unknown),
+        f"--limit must be at least 1, not {request.limit}": request.limit is not None and request.limit < 1,
+        f"--last must be at least 1, not {request.tail}": request.tail < 1,
+        "--save needs one model: name a checkpoint of the run with --step": bulk and request.save,
+        "--weights are those of an ensemble's models, but there is only one model": bulk and request.weights,
+        "--domains: every checkpoint of a run is judged on the target; add it": bulk and request.domains == ("source",),
+        "--watch follows a run's folder; give one, without --step": request.watch is not None and not bulk,
+    }
+    for message, happened in wrong.items():
+        if happened:
+            raise ConfigError(message)
+    if request.baseline:
+        baseline_path(request)  # an absent one is said before anything is measured
+
+
+def weights_path(origin: str, step: Optional[str]) -> Path:
+    """A weights file; with a step it is one of a run's, as FOLDER@STEP names it."""
+    if step is not None and not Path(origin).is_dir():
+        raise ConfigError(f"--step {step} needs a run's folder, but '{origin}' is none")
+    return find_weights(origin if step is None else f"{origin}@{step}")
+
+
+def baseline_path(request: Request) -> Path:
+    """The baseline's weights; of a run its last checkpoint, which no target label chose."""
+    origin = request.baseline or ""
+    return weights_path(origin, "latest" if Path(origin).is_dir() else None)
+
 
 Tell = Callable[[str], object]
 
@@ -35,9 +98,9 @@ Tell = Callable[[str], object]
 def evaluate_request(request: Request, tell: Tell = print) -> Optional[Findings]:
     """Answer a request: print scores, write what was asked for, and return what a report shows."""
     check(request)
-    parallel.start()
-    with parallel.together():
-        return _answer(request, tell if parallel.is_first() else _nothing)
+    distributed.start()
+    with distributed.ending_together():
+        return _answer(request, tell if distributed.is_rank_zero() else _nothing)
 
 
 def _nothing(_: str) -> None:
@@ -45,11 +108,11 @@ def _nothing(_: str) -> None:
 
 
 def _answer(request: Request, tell: Tell) -> Optional[Findings]:
-    if request.watch is not None and parallel.world() > 1:
+    if request.watch is not None and distributed.world() > 1:
         raise ConfigError("--watch follows a training with one process: start it without paddle.distributed.launch")
     work = _every_checkpoint if request.run is not None else _one_model
     findings, where = work(request, tell), request.report
-    if findings is not None and where is not None and parallel.is_first():
+    if findings is not None and where is not None and distributed.is_rank_zero():
         tell(f"report: {write_report(findings, Path(where))}")
     return findings
 
@@ -87,7 +150,7 @@ def _every_checkpoint(request: Request, tell: Tell) -> Optional[Findings]:
     found = _findings(request, config, evaluators, last.measured, [f"{last.weights} (the last of {len(entries)})"])
     found = dataclasses.replace(found, run=trajectory)
     tell("\n".join([*score_lines(found), *rule_lines(trajectory)]))
-    if parallel.is_first():
+    if distributed.is_rank_zero():
         files = write_tables(trajectory, evaluators[0].folder(run), str(run))
         tell(f"tables: {', '.join(map(str, files))}")
     if not request.report:

@@ -12,8 +12,8 @@ from paddle_adaptseg.data import label_space
 from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator
 from paddle_adaptseg.evaluation.measure import Measurement
 from paddle_adaptseg.evaluation.report import Findings, Shown
-from paddle_adaptseg.models.ensemble import Ensemble, Network
-from paddle_adaptseg.visual import at_size, colourise
+from paddle_adaptseg.evaluation.visual import at_size, colourise
+from paddle_adaptseg.models.segmenter import Ensemble, Network
 
 PICTURE_WIDTH = 512
 

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from paddle_adaptseg.core.errors import DataError, shorten
+from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.data.catalog import LabelSource, dataset_spec
 from paddle_adaptseg.data.decode import LABELS, decode_ids
-from paddle_adaptseg.data.stores import Ref
-from paddle_adaptseg.errors import DataError, shorten
+from paddle_adaptseg.data.files import Ref
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
-from paddle_adaptseg.labels import LabelSpace
 
 
 def score_folders(truth: Path, predictions: Path, dataset: str, space: LabelSpace, workers: int) -> ConfusionMatrix:

@@ -8,8 +8,8 @@ with numpy (resizing.py), several times faster on a CPU. The labels of both are 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Union
+from collections.abc import Iterable, Sequence
+from typing import Any, Callable, Union
 
 import numpy as np
 import paddle
@@ -108,42 +108,52 @@ class HostLogits(Logits):
 
     def labels(self, size: Size) -> np.ndarray:
         label = np.empty(tuple(size), np.uint8)
-        for rows, scores in self._blocks(size, as_probabilities=len(self.views) > 1):
-            _argmax(scores, label[rows])
+        self._by_blocks(size, lambda rows, scores: _argmax(scores, label[rows]), averaged=len(self.views) > 1)
         return label
 
     def labels_and_confidence(self, size: Size) -> tuple[np.ndarray, np.ndarray]:
         label, confidence = np.empty(tuple(size), np.uint8), np.empty(tuple(size), np.float32)
         averaged = len(self.views) > 1
-        for rows, scores in self._blocks(size, as_probabilities=averaged):
+
+        def choose(rows: slice, scores: np.ndarray) -> None:
             best = _argmax(scores, label[rows])
             if not averaged:
                 scores -= best
                 best = 1 / np.exp(scores, out=scores).sum(axis=0)
             confidence[rows] = best
+
+        self._by_blocks(size, choose, averaged)
         return label, confidence
 
     def probabilities(self, size: Size) -> np.ndarray:
-        return np.concatenate([scores for _, scores in self._blocks(size)], axis=1)
+        parts: list[np.ndarray] = []
+        self._by_blocks(size, lambda _, p: parts.append(p))
+        return np.concatenate(parts, axis=1)
 
     def entropy_map(self, size: Size) -> np.ndarray:
-        parts = [-(p * np.log(np.maximum(p, TINY))).sum(0) / np.log(len(p)) for _, p in self._blocks(size)]
+        parts: list[np.ndarray] = []
+        self._by_blocks(size, lambda _, p: parts.append(-(p * np.log(np.maximum(p, TINY))).sum(0) / np.log(len(p))))
         return np.concatenate(parts)
 
-    def _blocks(self, size: Size, as_probabilities: bool = True) -> Iterator[tuple[slice, np.ndarray]]:
-        """Scores of all classes [C, R, W] at full size, a block of rows at a time."""
+    def _by_blocks(self, size: Size, use: Callable[[slice, np.ndarray], object], averaged: bool = True) -> None:
+        """Call `use` with a slice of rows and their scores of all classes [C, R, W]: averaged probabilities, or logits.
+
+        A block is freed before the next one is made, which takes its place in the cache.
+        """
         height, width = size
         wide = [widened(view, width, self.align_corners) for view in self.views]
         step = max(1, BLOCK // (len(wide[0]) * width))
         for top in range(0, height, step):
             rows = np.arange(top, min(top + step, height))
-            blocks = (filled_rows(view, rows, height, self.align_corners) for view in wide)
-            if as_probabilities:
-                blocks = (_softmax(block, weight) for block, weight in zip(blocks, self.weights))
-            scores = next(blocks)
-            for block in blocks:
-                scores += block
-            yield slice(top, rows[-1] + 1), scores
+            use(slice(top, top + len(rows)), self._scores(wide, rows, height, averaged))
+
+    def _scores(self, wide: Sequence[np.ndarray], rows: np.ndarray, height: int, averaged: bool) -> np.ndarray:
+        if not averaged:
+            return filled_rows(wide[0], rows, height, self.align_corners)
+        total = _softmax(filled_rows(wide[0], rows, height, self.align_corners), self.weights[0])
+        for view, weight in zip(wide[1:], self.weights[1:]):
+            total += _softmax(filled_rows(view, rows, height, self.align_corners), weight)
+        return total
 
     @staticmethod
     def view(output: Union[Tensor, np.ndarray]) -> np.ndarray:

@@ -18,22 +18,20 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from paddle_adaptseg import parallel
-from paddle_adaptseg.config import Config
+from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.core import distributed
+from paddle_adaptseg.core.errors import StopRequested
+from paddle_adaptseg.core.files import write_atomically
+from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.data import label_space, open_validation
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.reading import Sample, read_ahead
-from paddle_adaptseg.errors import StopRequested
 from paddle_adaptseg.evaluation.logits import Logits
 from paddle_adaptseg.evaluation.metrics import BINS, ConfusionMatrix, boundary_counts, pair_counts, reliability_counts
-from paddle_adaptseg.evaluation.options import PLAIN, InferenceOptions
-from paddle_adaptseg.evaluation.predictor import Predictor
+from paddle_adaptseg.evaluation.predictor import PLAIN, InferenceOptions, Predictor
 from paddle_adaptseg.evaluation.protocol import class_sets
-from paddle_adaptseg.files import writing
-from paddle_adaptseg.labels import LabelSpace
-from paddle_adaptseg.models.ensemble import Network
-from paddle_adaptseg.visual import palette_image
-from paddle_adaptseg.weights.load import load_models
+from paddle_adaptseg.evaluation.visual import palette_image
+from paddle_adaptseg.models.segmenter import Network
 
 COARSE = 8  # labels that later checkpoints are compared with are kept at an eighth of the network's input
 SCORERS = 2  # threads
@@ -150,7 +148,7 @@ def measure(
     Each of several processes measures its share of the images, and all return the same.
     """
     began = time.perf_counter()
-    mine, count, size = parallel.share(indices), len(indices), coarse_size(files)
+    mine, count, size = distributed.shard(indices), len(indices), coarse_size(files)
     matrices = np.zeros((len(mine), classes, classes), np.int64)
     boundary, reliability = np.zeros((len(mine), 3, classes)), np.zeros((len(mine), 3, BINS))
     entropy, coarse = np.zeros(len(mine)), np.zeros((len(mine), *size), np.uint8)
@@ -165,11 +163,11 @@ def measure(
                 each(sample, scored)
     return Measurement(
         tuple(files.stem(index) for index in indices),
-        parallel.merged(matrices, count),
-        parallel.merged(boundary, count).sum(0),
-        parallel.merged(reliability, count).sum(0),
-        float(parallel.merged(entropy, count).mean()),
-        parallel.merged(coarse, count),
+        distributed.gather_rows(matrices, count),
+        distributed.gather_rows(boundary, count).sum(0),
+        distributed.gather_rows(reliability, count).sum(0),
+        float(distributed.gather_rows(entropy, count).mean()),
+        distributed.gather_rows(coarse, count),
         time.perf_counter() - began,
     )
 
@@ -191,7 +189,7 @@ def evaluate_model(
     """
     space, files = label_space(config), files or open_validation(config)
     matrix, predictor = ConfusionMatrix(len(space)), Predictor(model, config.data.pixels, options)
-    mine, stopped = parallel.share(range(len(files))), False
+    mine, stopped = distributed.shard(range(len(files))), False
     with predictor.ready():
         try:
             check()
@@ -202,9 +200,9 @@ def evaluate_model(
                 check()
         except StopRequested:
             stopped = True
-    if parallel.meet([stopped])[0]:
+    if distributed.all_reduce([stopped])[0]:
         raise StopRequested
-    matrix.counts, matrix.images = parallel.total(matrix.counts), len(files)
+    matrix.counts, matrix.images = distributed.all_reduce_array(matrix.counts), len(files)
     return matrix
 
 
@@ -216,6 +214,8 @@ def evaluate(
 
     Several origins are an ensemble: their probabilities are averaged with `weights`.
     """
+    from paddle_adaptseg.weights.load import load_models  # training measures networks that it has
+
     origins = [origin] if isinstance(origin, (str, Path)) else list(origin)
     model, config = load_models(origins, config, overrides, weights)
     class_sets(config)  # a wrong protocol is said before the images are read
@@ -225,7 +225,6 @@ def evaluate(
 def save_prediction(prediction: np.ndarray, stem: str, folder: Path, space: LabelSpace) -> None:
     """Write `<stem>.png` with class indices and `<stem>_color.png`, the names that the originals use."""
     for name, picture in ((stem, Image.fromarray(prediction)), (f"{stem}_color", palette_image(prediction, space))):
-        path = folder / f"{name}.png"
-        with writing(path):
-            folder.mkdir(parents=True, exist_ok=True)
-            picture.save(path)
+        write_atomically(
+            folder / f"{name}.png", lambda handle, picture=picture: picture.save(handle, "PNG"), durable=False
+        )

@@ -15,11 +15,10 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from paddle_adaptseg import runtime
-from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.evaluation.options import InferenceOptions
-from paddle_adaptseg.evaluation.predictor import Backend, Forward, add_levels, eager
-from paddle_adaptseg.files import confirm, writing
+from paddle_adaptseg.core import runtime
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.core.files import confirm, writing
+from paddle_adaptseg.evaluation.predictor import Backend, Forward, InferenceOptions, add_levels, eager
 from paddle_adaptseg.models.layers import resize_by_products
 from paddle_adaptseg.models.segmenter import Segmenter
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from paddle_adaptseg.config import Config
+from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.data import class_set, label_space, scored_domain
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
 

@@ -6,18 +6,18 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
-from paddle_adaptseg.config import Component, Pixels
-from paddle_adaptseg.errors import ConfigError, suggest
+from paddle_adaptseg.config.conversion import build, lookup
+from paddle_adaptseg.config.schema import Component, Pixels
+from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.methods.additions import Addition, MaskedConsistency
-from paddle_adaptseg.methods.adversarial import OutputAdversarial
-from paddle_adaptseg.methods.base import Clock, Method, SourceOnly, Term
-from paddle_adaptseg.methods.baselines import BNAdapt, FeatureAdversarial
+from paddle_adaptseg.methods.adversarial import FeatureAdversarial, OutputAdversarial
+from paddle_adaptseg.methods.base import Clock, Method, Term
 from paddle_adaptseg.methods.clan import CLAN
 from paddle_adaptseg.methods.feature_distance import FeatureDistance
 from paddle_adaptseg.methods.prior import TargetPrior
 from paddle_adaptseg.methods.self_training import SelfTraining
+from paddle_adaptseg.methods.source_only import BNAdapt, SourceOnly
 from paddle_adaptseg.models.segmenter import Segmenter
-from paddle_adaptseg.registry import build, lookup
 
 METHODS: dict[str, type[Method]] = {
     "source_only": SourceOnly,

@@ -12,13 +12,13 @@ from typing import Any, Callable, Optional
 import paddle
 from paddle import Tensor, nn
 
-from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.config import Pixels
-from paddle_adaptseg.errors import ConfigError, suggest
-from paddle_adaptseg.losses import weighted_cross_entropy
+from paddle_adaptseg.config.schema import Pixels
+from paddle_adaptseg.core.errors import ConfigError, suggest
+from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.augment import STRONG, Strong
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.choices import MASKED_COLOURS, Choices, positions
+from paddle_adaptseg.methods.losses import weighted_cross_entropy
 from paddle_adaptseg.methods.mixing import block_grid, block_mask
 from paddle_adaptseg.methods.teacher import FOLLOWS, RULE, MeanTeacher, PseudoLabels, Teacher, copy_network
 from paddle_adaptseg.models.segmenter import Segmenter

@@ -12,14 +12,14 @@ from typing import Optional
 
 from paddle import Tensor, nn
 
-from paddle_adaptseg.batch import Areas, Batch
-from paddle_adaptseg.losses import GAN_LOSSES, REPRESENTATIONS, SOURCE, TARGET, vanilla_gan
-from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
-from paddle_adaptseg.methods.padding import blanked, joined, positions
-from paddle_adaptseg.models.discriminator import discriminator
+from paddle_adaptseg.config.conversion import lookup
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.data.batch import Areas, Batch
+from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms, blanked, joined, positions
+from paddle_adaptseg.methods.losses import GAN_LOSSES, REPRESENTATIONS, SOURCE, TARGET, vanilla_gan
+from paddle_adaptseg.models.discriminator import discriminator, feature_discriminator
 from paddle_adaptseg.models.layers import frozen, resize_all
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
-from paddle_adaptseg.registry import lookup
 
 
 def least_size(discriminator_scale: float) -> int:
@@ -120,3 +120,30 @@ class OutputAdversarial(Method):
         """Share of right verdicts, each domain counting half."""
         middle = 0.0 if self.gan is vanilla_gan else (SOURCE + TARGET) / 2
         return ((source < middle).astype("float32").mean() + (target > middle).astype("float32").mean()) / 2
+
+
+class FeatureAdversarial(OutputAdversarial):
+    """The paper's ablation: one discriminator on the features that the main head reads (tune `weights.main` anew)."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        weights: dict[str, float],
+        seg_weights: dict[str, float],
+        gan: str = "vanilla",
+        discriminator_width: int = 64,
+        ramp: Optional[Ramp] = None,
+    ) -> None:
+        if set(weights) != {"main"}:
+            raise ConfigError("feature_adversarial has one discriminator: method.weights must be {main: ...}")
+        super().__init__(
+            segmenter, segmenter.feature_channels, weights, seg_weights, gan, "softmax", discriminator_width, 1.0, ramp
+        )
+
+    def make_discriminator(self, channels: int, width: int) -> nn.Layer:
+        return feature_discriminator(channels, width)
+
+    def look(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        features = self.segmenter.features(image)
+        logits = resize_all(self.segmenter.classify(features), image.shape[2:])
+        return logits, {"main": features["main"]}

@@ -16,8 +16,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from paddle_adaptseg.config import Pixels
-from paddle_adaptseg.errors import ConfigError, suggest
+from paddle_adaptseg.config.schema import Pixels
+from paddle_adaptseg.core.errors import ConfigError, suggest
 
 GREY = (0.299, 0.587, 0.114)
 REACH = 6.0  # deviations after which a Gaussian is 0 in float32

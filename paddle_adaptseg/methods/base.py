@@ -15,10 +15,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddle_adaptseg.batch import Areas, Batch
-from paddle_adaptseg.errors import ConfigError, suggest
-from paddle_adaptseg.losses import cross_entropy, entropy_map, labelled
-from paddle_adaptseg.methods.padding import joined
+from paddle_adaptseg.core.errors import ConfigError, suggest
+from paddle_adaptseg.data.batch import Areas, Batch
+from paddle_adaptseg.methods.losses import cross_entropy, entropy_map, labelled
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter
 
 
@@ -193,13 +192,34 @@ def recorded(segmenter: Segmenter, image: Tensor) -> Iterator[list]:
             segmenter.features = own  # type: ignore[method-assign]
 
 
-class SourceOnly(Method):
-    """Supervised training on the source; the target is never looked at, not even by batch statistics."""
+def pictures(x: Tensor, areas: Areas) -> list[Tensor]:
+    """What shows the pictures of a batch in maps [N, C, H, W] of any resolution: maps [1, C, h, w], one of each image.
 
-    uses_target = False
+    Without areas the batch as it is, as a single part.
+    """
+    if areas is None:
+        return [x]
+    height, width = x.shape[2:]
+    sizes = [(max(1, round(height * down)), max(1, round(width * right))) for down, right in areas]
+    return [x[i : i + 1, :, :h, :w] for i, (h, w) in enumerate(sizes)]
 
-    def __init__(self, segmenter: Segmenter, seg_weights: dict[str, float]) -> None:
-        super().__init__(segmenter, seg_weights)
 
-    def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
-        yield self.seg_terms(self.segmenter(batch.source_image), batch, clock)
+def joined(x: Tensor, areas: Areas) -> Tensor:
+    """All positions that show pictures, as one map [1, C, 1, positions]; without areas the maps as they are."""
+    if areas is None:
+        return x
+    return paddle.concat([part.flatten(2).unsqueeze(2) for part in pictures(x, areas)], axis=3)
+
+
+def blanked(x: Tensor, areas: Areas) -> Tensor:
+    """Maps with 0 where they show no picture, in the forward pass and in the gradient, as if they ended there."""
+    if areas is None:
+        return x
+    height, width = x.shape[2:]
+    parts = pictures(x, areas)
+    return paddle.concat([F.pad(p, [0, width - p.shape[3], 0, height - p.shape[2]]) for p in parts], axis=0)
+
+
+def positions(x: Tensor, areas: Areas) -> Tensor | None:
+    """Over how many positions a mean over joined() runs, for `Term.pixels`; None where all batches have the same."""
+    return None if areas is None else paddle.to_tensor(float(sum(p.shape[2] * p.shape[3] for p in pictures(x, areas))))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from paddle_adaptseg.batch import Batch
+from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.base import Clock
 
 CLASSES, BLOCKS, MIRROR, COLOURS, MASKED_COLOURS = range(100, 105)  # random streams; those of the data are smaller

@@ -8,9 +8,9 @@ from typing import Callable
 import paddle
 from paddle import Tensor
 
-from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.labels import IGNORE
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.core.labels import IGNORE
+from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.additions import Addition, class_indices
 from paddle_adaptseg.methods.base import Clock, Term, Terms
 from paddle_adaptseg.methods.teacher import copy_network, freeze

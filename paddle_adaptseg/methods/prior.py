@@ -12,9 +12,11 @@ from typing import Callable, Optional
 import paddle
 from paddle import Tensor
 
-from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.losses import (
+from paddle_adaptseg.config.conversion import arguments, lookup
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.data.batch import Batch
+from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms, pictures
+from paddle_adaptseg.methods.losses import (
     cross_entropy,
     hard_label,
     hard_labels,
@@ -25,11 +27,7 @@ from paddle_adaptseg.losses import (
     mean_entropy,
     softmax,
 )
-from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
-from paddle_adaptseg.methods.padding import pictures
 from paddle_adaptseg.models.segmenter import Segmenter
-from paddle_adaptseg.registry import lookup
-from paddle_adaptseg.schema import arguments
 
 
 @dataclass(frozen=True)

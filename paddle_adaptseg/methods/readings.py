@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor, nn
 
-from paddle_adaptseg import parallel
+from paddle_adaptseg.core import distributed
 from paddle_adaptseg.methods.teacher import averaged
 
 MEMORY = 0.99  # of the running shares: about the last hundred batches
@@ -33,8 +33,8 @@ class Balance(nn.Layer):
         """Take up the labels of all parts of a step; those of all processes count."""
         parts = [paddle.concat(list(labels)) for labels in (source, pseudo)]
         found = paddle.stack([class_shares(labels, len(self.names)) for labels in parts])
-        if parallel.world() > 1:
-            found = paddle.to_tensor(parallel.total(found.numpy()) / parallel.world())
+        if distributed.world() > 1:
+            found = paddle.to_tensor(distributed.all_reduce_array(found.numpy()) / distributed.world())
         paddle.assign(MEMORY * self.shares + (1 - MEMORY) * found, output=self.shares)
 
     def readings(self) -> dict[str, Tensor]:

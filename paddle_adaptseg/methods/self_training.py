@@ -12,15 +12,15 @@ from typing import Callable, Optional
 import paddle
 from paddle import Tensor
 
-from paddle_adaptseg import parallel
-from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.config import Pixels
-from paddle_adaptseg.errors import ConfigError, suggest
-from paddle_adaptseg.labels import IGNORE
-from paddle_adaptseg.losses import MEANS, labelled, weighted_cross_entropy
+from paddle_adaptseg.config.schema import Pixels
+from paddle_adaptseg.core import distributed
+from paddle_adaptseg.core.errors import ConfigError, suggest
+from paddle_adaptseg.core.labels import IGNORE
+from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.augment import STRONG, Strong, mirror
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.choices import COLOURS, Choices, positions
+from paddle_adaptseg.methods.losses import MEANS, labelled, weighted_cross_entropy
 from paddle_adaptseg.methods.mixing import VALUES, choose_half, paste, pasted_pixels, present_values
 from paddle_adaptseg.methods.readings import Balance, distance
 from paddle_adaptseg.methods.teacher import FOLLOWS, RULE, MeanTeacher, PseudoLabels, Teacher, copy_network
@@ -142,9 +142,9 @@ class SelfTraining(Method):
 def common_values(labels: Sequence[Tensor]) -> Tensor:
     """Which values occur in the labels of all parts of a step and of all processes [1, 256] float32."""
     found = paddle.concat([present_values(label) for label in labels]).max(axis=0, keepdim=True)
-    if parallel.world() == 1:
+    if distributed.world() == 1:
         return found
-    return paddle.to_tensor((parallel.total(found.numpy()) > 0).astype("float32"))
+    return paddle.to_tensor((distributed.all_reduce_array(found.numpy()) > 0).astype("float32"))
 
 
 def check_sizes(batch: Batch) -> None:

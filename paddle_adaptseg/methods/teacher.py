@@ -12,12 +12,12 @@ from typing import NamedTuple, Optional
 import paddle
 from paddle import Tensor, nn
 
-from paddle_adaptseg import parallel
-from paddle_adaptseg.batch import Batch
-from paddle_adaptseg.errors import ConfigError, suggest
-from paddle_adaptseg.labels import IGNORE
-from paddle_adaptseg.losses import softmax
-from paddle_adaptseg.methods.padding import blanked
+from paddle_adaptseg.core import distributed
+from paddle_adaptseg.core.errors import ConfigError, suggest
+from paddle_adaptseg.core.labels import IGNORE
+from paddle_adaptseg.data.batch import Batch
+from paddle_adaptseg.methods.base import blanked
+from paddle_adaptseg.methods.losses import softmax
 from paddle_adaptseg.models.segmenter import Segmenter
 
 NORMS = (nn.layer.norm._BatchNormBase, nn.SyncBatchNorm)
@@ -164,9 +164,9 @@ def common_share(sure: Sequence[Tensor], valid: Sequence[Tensor]) -> Tensor:
     """The share of sure pixels among the valid ones [N, H, W] of all parts of a step and of all processes."""
     found, count = (paddle.stack([part.sum() for part in parts]).sum() for parts in (
         [s * v for s, v in zip(sure, valid)], valid))  # fmt: skip
-    if parallel.world() == 1:
+    if distributed.world() == 1:
         return found / count
-    found, count = parallel.meet([float(found), float(count)])
+    found, count = distributed.all_reduce([float(found), float(count)])
     return paddle.full([], found / count)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from paddle_adaptseg.config import Component
-from paddle_adaptseg.models.deeplab import DeepLabV2ResNet, DeepLabV2VGG16, TwinDeepLabV2ResNet
+from paddle_adaptseg.config.conversion import build
+from paddle_adaptseg.config.schema import Component
+from paddle_adaptseg.models.deeplabv2 import DeepLabV2ResNet, DeepLabV2VGG16, TwinDeepLabV2ResNet
 from paddle_adaptseg.models.deeplabv3plus import DeepLabV3PlusMobileNetV2, DeepLabV3PlusResNet
 from paddle_adaptseg.models.encode_decode import EncodeDecode
 from paddle_adaptseg.models.resnet_v1c import DeepLabV2ResNetV1c
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.models.small import SmallSegmenter, SmallV3Plus, TwinSmallSegmenter
-from paddle_adaptseg.registry import build
 
 MODELS: dict[str, type[Segmenter]] = {
     "deeplabv2_resnet": DeepLabV2ResNet,

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 import paddle
 from paddle import Tensor, nn
 
+from paddle_adaptseg.config.conversion import lookup
 from paddle_adaptseg.models.deeplabv3plus import ImagePooling, conv_norm
 from paddle_adaptseg.models.isa import InterlacedAttention
 from paddle_adaptseg.models.layers import NORMS, NormPolicy, normal_init, resize_like
 from paddle_adaptseg.models.segformer import StageEmbedding
-from paddle_adaptseg.registry import lookup
 
 
 def separable(fan_in: int, fan_out: int, norm: NormPolicy, dilation: int) -> nn.Sequential:

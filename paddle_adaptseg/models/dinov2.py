@@ -12,7 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
-from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.models.layers import resize
 from paddle_adaptseg.models.positions import interpolated
 from paddle_adaptseg.models.transformer import (

@@ -11,8 +11,9 @@ from typing import Any, Optional
 
 from paddle import Tensor, nn
 
-from paddle_adaptseg.config import Component
-from paddle_adaptseg.errors import ConfigError, suggest
+from paddle_adaptseg.config.conversion import build
+from paddle_adaptseg.config.schema import Component
+from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.models.daformer import DAFormerHead
 from paddle_adaptseg.models.dinov2 import DINOV2_SIZES, DINOv2
 from paddle_adaptseg.models.layers import resize_all
@@ -20,7 +21,6 @@ from paddle_adaptseg.models.light_head import LightHead
 from paddle_adaptseg.models.mit import MIT_SIZES, MixTransformer
 from paddle_adaptseg.models.segformer import SegFormerHead
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
-from paddle_adaptseg.registry import build
 
 BACKBONES: MutableMapping[str, type[nn.Layer]] = {"mit": MixTransformer, "dinov2": DINOv2}
 SIZES: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # name -> row of BACKBONES and its keywords

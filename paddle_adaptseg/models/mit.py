@@ -11,7 +11,7 @@ from typing import Any
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.models.transformer import (
     DropPath,
     attention,

@@ -14,8 +14,8 @@ import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from paddle_adaptseg.config import EVERY_STAGE
-from paddle_adaptseg.errors import ConfigError, suggest
+from paddle_adaptseg.config.schema import EVERY_STAGE
+from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.models.dinov2 import Block
 from paddle_adaptseg.models.mit import MixBlock
 from paddle_adaptseg.models.resnet import Bottleneck

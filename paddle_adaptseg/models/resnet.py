@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddle_adaptseg.errors import ConfigError
+from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.models.layers import NormPolicy, conv
 
 # output stride -> (stride, dilation) of each stage

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from paddle import Tensor, nn
 
-from paddle_adaptseg.errors import ConfigError
-from paddle_adaptseg.models.aspp import PyramidHead
+from paddle_adaptseg.config.conversion import lookup
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.models.deeplabv2 import PyramidHead
 from paddle_adaptseg.models.layers import NORMS, NormPolicy
 from paddle_adaptseg.models.resnet import STAGES, Bottleneck, deep_stem
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
-from paddle_adaptseg.registry import lookup
 
 
 class ResNetV1c(nn.Layer):

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import paddle
 from paddle import ParamAttr, Tensor, nn
 
+from paddle_adaptseg.config.conversion import lookup
 from paddle_adaptseg.models.deeplabv3plus import conv_norm
 from paddle_adaptseg.models.layers import NORMS, normal_init, resize_like
 from paddle_adaptseg.models.transformer import channels_first, channels_last
-from paddle_adaptseg.registry import lookup
 
 
 class StageEmbedding(nn.Layer):

@@ -1,13 +1,14 @@
-"""The contract of every segmentation network, and how it groups its parameters for the optimiser."""
+"""The contract of a segmentation network, the parameter groups it is trained in, and ensembles of networks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Union
 
 from paddle import Tensor, nn
 
+from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.models.layers import resize_all
 
 
@@ -63,3 +64,18 @@ def group(
 ) -> ParamGroup:
     """A group of the trainable ones among `named` parameters."""
     return ParamGroup(name, tuple(p for _, p in named if not p.stop_gradient), rate, listings, decay)
+
+
+class Ensemble(nn.Layer):
+    """Members must predict the same classes; weights need not sum to 1. evaluation.predictor does the averaging."""
+
+    def __init__(self, members: Sequence[Segmenter], weights: Sequence[float] = ()) -> None:
+        super().__init__()
+        weights = list(weights) or [1.0] * len(members)
+        if len(weights) != len(members) or min(weights) < 0 or sum(weights) <= 0:
+            raise ConfigError(f"{len(members)} models need as many weights of 0 or more, not {weights}")
+        self.members = nn.LayerList(list(members))
+        self.weights = [w / sum(weights) for w in weights]
+
+
+Network = Union[Segmenter, Ensemble]  # what can predict

@@ -8,11 +8,11 @@ from __future__ import annotations
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
-from paddle_adaptseg.models.aspp import PyramidHead
+from paddle_adaptseg.config.conversion import lookup
+from paddle_adaptseg.models.deeplabv2 import PyramidHead
 from paddle_adaptseg.models.deeplabv3plus import DeepLabV3Plus
 from paddle_adaptseg.models.layers import NORMS, NormPolicy
 from paddle_adaptseg.models.segmenter import Segmenter
-from paddle_adaptseg.registry import lookup
 
 
 def _conv(fan_in: int, fan_out: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Conv2D:

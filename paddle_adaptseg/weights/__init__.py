@@ -1,16 +1,23 @@
-"""Weights in and out of networks: safe readers and checked loading."""
+"""Weights in and out of networks: checked loading, and deployable files that Paddle reads too."""
 
 from __future__ import annotations
 
+import json
+import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
 
 import numpy as np
 from paddle import nn
 
-from paddle_adaptseg.errors import CheckpointError, shorten
+from paddle_adaptseg.core.errors import CheckpointError, shorten
+from paddle_adaptseg.core.files import write_atomically
 
+RECORD = "@paddle_adaptseg"  # the key of the configuration text in our own files
+ORIGIN = "@origin"  # the key of a JSON text that says where the tensors came from
 HEADS = "heads."  # tensors whose shape follows the number of classes
 NOTHING = r"(?!)"  # a pattern that no name matches
 
@@ -82,3 +89,11 @@ def load_arrays(
     for name in found.fitting:
         own[name].set_value(np.ascontiguousarray(arrays[name]).astype(own[name].numpy().dtype))
     return report
+
+
+def save_weights(
+    path: Path, arrays: Mapping[str, np.ndarray], config_text: str, origin: Optional[Mapping[str, Any]] = None
+) -> None:
+    """Write weights, their configuration and where they came from in one atomic step."""
+    payload = pickle.dumps({**arrays, RECORD: config_text, ORIGIN: json.dumps(origin or {})}, protocol=4)
+    write_atomically(path, lambda handle: handle.write(payload))

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.core.errors import CheckpointError
 
 MAX_FILE = 8 * 2**30
 MAX_STEPS = 1_000_000  # instructions; a tensor takes about 40

@@ -10,23 +10,19 @@ from typing import Any, Optional
 
 import numpy as np
 
-from paddle_adaptseg import runtime
-from paddle_adaptseg.checkpoint import files_by_step
-from paddle_adaptseg.config import Component, Config, Pixels
-from paddle_adaptseg.configfile import dump, override, parse_config, to_plain
+from paddle_adaptseg.config.conversion import check_plugins, convert
+from paddle_adaptseg.config.loading import dump, override, parse_config, to_plain
+from paddle_adaptseg.config.schema import Component, Config, Pixels
+from paddle_adaptseg.config.yamltree import parse_tree
+from paddle_adaptseg.core import runtime
+from paddle_adaptseg.core.errors import CheckpointError, shorten
+from paddle_adaptseg.core.files import files_by_step, sha256
 from paddle_adaptseg.data import label_space
-from paddle_adaptseg.errors import CheckpointError, shorten
-from paddle_adaptseg.files import sha256
 from paddle_adaptseg.models import MODELS, build_model
-from paddle_adaptseg.models.ensemble import Ensemble, Network
-from paddle_adaptseg.models.segmenter import Segmenter
-from paddle_adaptseg.registry import check_plugins
-from paddle_adaptseg.schema import convert
-from paddle_adaptseg.weights import coverage, load_arrays
+from paddle_adaptseg.models.segmenter import Ensemble, Network, Segmenter
+from paddle_adaptseg.weights import coverage, load_arrays, save_weights
 from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
-from paddle_adaptseg.weights.pdparams import save_weights
 from paddle_adaptseg.weights.reader import Weights, read_weights, split_part
-from paddle_adaptseg.yamltree import parse_tree
 
 # Keys of a network that change its meaning but not its tensors, or its tensors throughout; and their usual values.
 ARCHITECTURE = {"stride_in": "1x1", "variant": "plain"}

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.core.errors import CheckpointError
 from paddle_adaptseg.weights.limits import Budget, brief
 from paddle_adaptseg.weights.unpickle import Callee, Record, insert
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Optional
 
 import numpy as np
 
-from paddle_adaptseg.errors import CheckpointError, shorten
-from paddle_adaptseg.weights.foreign import HEAD, what_it_is
+from paddle_adaptseg.core.errors import CheckpointError, shorten
+from paddle_adaptseg.weights import ORIGIN, RECORD
 from paddle_adaptseg.weights.limits import Budget, Metered, brief, regular_size
 from paddle_adaptseg.weights.numpy_format import PLAIN, Array
 from paddle_adaptseg.weights.safetensors_format import is_safetensors, read_safetensors
 from paddle_adaptseg.weights.torch_format import TensorView, is_legacy, is_zip, read_legacy, read_zip
 from paddle_adaptseg.weights.unpickle import load_one
 
-RECORD = "@paddle_adaptseg"  # the key of the configuration text in our own files
-ORIGIN = "@origin"  # the key of a JSON text that says where the tensors came from
 _PADDLE_NAMES = "StructuredToParameterName@@"
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 PREFIXES = ("module.", "model.", "network.")
@@ -156,3 +154,39 @@ def _unprefixed(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if all(name.startswith(prefix) for name in arrays):
             arrays = {name[len(prefix) :]: array for name, array in arrays.items()}
     return arrays
+
+
+_ARCHIVE = "which must be unpacked first"
+_SIGNATURES = (
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself: run 'git lfs pull' where it came from"),
+    (b"PK\x05\x06", "an empty zip archive"),
+    (b"\x1f\x8b", f"a gzip archive, {_ARCHIVE}"),
+    (b"BZh", f"a bzip2 archive, {_ARCHIVE}"),
+    (b"\xfd7zXZ\0", f"an xz archive, {_ARCHIVE}"),
+    (b"\x28\xb5\x2f\xfd", f"a Zstandard archive, {_ARCHIVE}"),
+    (b"7z\xbc\xaf\x27\x1c", f"a 7-Zip archive, {_ARCHIVE}"),
+    (b"Rar!", f"a RAR archive, {_ARCHIVE}"),
+    (b"\x89HDF", "an HDF5 file (Keras or Caffe), which is not read here"),
+    (b"\x93NUMPY", "a single NumPy array, which has no names"),
+    (b"%PDF", "a PDF document"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x7fELF", "a program"),
+)
+_PICKLE = b"\x80(}]c"  # a protocol number, or what the oldest pickles of a mapping start with
+HEAD = 512
+
+
+def what_it_is(head: bytes) -> Optional[str]:
+    """A description of a file that cannot be weights; None when it may be a pickle."""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(b"<"):
+        return "a web page (HTML): the download brought a page, such as a login or an error, and not the file"
+    if head[257:262] == b"ustar":
+        return f"a tar archive, {_ARCHIVE}"
+    known = next((what for signature, what in _SIGNATURES if head.startswith(signature)), None)
+    if known or head[:1] in [bytes([code]) for code in _PICKLE]:
+        return known
+    if start and all(code >= 32 or code in b"\t\r\n" for code in start):
+        return f"a text file that begins with {start[:40].decode('utf-8', 'replace')!r}"
+    return f"of no known format (it begins with the bytes {head[:8].hex(' ')})"

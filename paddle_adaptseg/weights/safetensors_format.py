@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.core.errors import CheckpointError
 from paddle_adaptseg.weights.limits import Budget, Metered, brief
 from paddle_adaptseg.weights.numpy_format import count
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Optional
 
 import numpy as np
 
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.core.errors import CheckpointError
 from paddle_adaptseg.weights.limits import CUT, SLACK, Budget, Metered, brief
 from paddle_adaptseg.weights.numpy_format import MAX_COUNT, PLAIN, as_tuple, count
 from paddle_adaptseg.weights.unpickle import Callee, load_one

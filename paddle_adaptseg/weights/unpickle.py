@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional, cast
 
 import numpy as np
 
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.core.errors import CheckpointError
 from paddle_adaptseg.weights.limits import Budget, Metered, brief
 
 MAX_NAME = 1000  # characters

@@ -9,11 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Optional
 
-from paddle_adaptseg.errors import CheckpointError, suggest
-from paddle_adaptseg.files import sha256
-from paddle_adaptseg.schema import convert
+from paddle_adaptseg.config.conversion import convert
+from paddle_adaptseg.config.yamltree import parse_tree, read_text
+from paddle_adaptseg.core.errors import CheckpointError, suggest
+from paddle_adaptseg.core.files import sha256
 from paddle_adaptseg.weights.kinds import KINDS, Arrays, identify, trained_branches
-from paddle_adaptseg.yamltree import parse_tree, read_text
 
 MANIFEST = Path(__file__).with_name("zoo.yml")
 

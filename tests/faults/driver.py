@@ -25,15 +25,15 @@ sys.path.insert(0, str(ROOT))
 
 # Moments of a training: the function at whose n-th call a fault comes.
 MOMENTS = {
-    "optimise": "paddle_adaptseg.engine.optim:Player.step",
+    "optimise": "paddle_adaptseg.training.optim:Player.step",
     "evaluate": "paddle_adaptseg.evaluation.measure:ImageScores.matrix",
-    "draw": "paddle_adaptseg.engine.panels:panel",
+    "draw": "paddle_adaptseg.evaluation.visual:panel",
     "inside a state": "numpy.lib.format:write_array",
     "file written, not moved": "os:fsync",
-    "file moved": "paddle_adaptseg.files:_sync_folder",
-    "weights saved, state not": "paddle_adaptseg.checkpoint:save_state",
-    "state saved": "paddle_adaptseg.checkpoint:prune",
-    "inside a log line": "paddle_adaptseg.files:AppendFile.write",
+    "file moved": "paddle_adaptseg.core.files:_sync_folder",
+    "weights saved, state not": "paddle_adaptseg.training.checkpoint:save_state",
+    "state saved": "paddle_adaptseg.training.checkpoint:prune",
+    "inside a log line": "paddle_adaptseg.core.files:AppendFile.write",
 }
 
 
@@ -143,10 +143,10 @@ def start(order: dict) -> int:
 
 
 def main() -> None:
-    from paddle_adaptseg import runtime
+    from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
-    import paddle_adaptseg.engine  # noqa: F401 (what every child would import anyway)
+    import paddle_adaptseg.training.run  # noqa: F401 (what every child would import anyway)
 
     for line in sys.stdin:
         pid = start(json.loads(line))

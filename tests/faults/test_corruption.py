@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from test_resume import assert_same_run
 
-from paddle_adaptseg import checkpoint
-from paddle_adaptseg.checkpoint import Snapshot, load_state, save_state, state_path
-from paddle_adaptseg.configfile import override
-from paddle_adaptseg.engine import fit
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.config.loading import override
+from paddle_adaptseg.core.errors import CheckpointError
+from paddle_adaptseg.training import checkpoint
+from paddle_adaptseg.training.checkpoint import Snapshot, load_state, save_state, state_path
+from paddle_adaptseg.training.run import fit
 
 FLIPS = 300
 

@@ -12,12 +12,12 @@ from PIL import Image
 from test_data_tools import FAULTS, pair  # noqa: F401 (a fixture)
 from test_resume import assert_same_run
 
-from paddle_adaptseg.checkpoint import load_state, state_path
-from paddle_adaptseg.configfile import override
+from paddle_adaptseg.config.loading import override
+from paddle_adaptseg.core.errors import DataError
 from paddle_adaptseg.data.decode import MAX_PIXELS, decode_ids, decode_red16, decode_rgb
-from paddle_adaptseg.data.stores import Ref
-from paddle_adaptseg.engine import fit
-from paddle_adaptseg.errors import DataError
+from paddle_adaptseg.data.files import Ref
+from paddle_adaptseg.training.checkpoint import load_state, state_path
+from paddle_adaptseg.training.run import fit
 
 IN_FILES = {name: fault for name, fault in FAULTS.items() if name != "missing pair"}  # that one is found at the start
 

@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 from test_resume import assert_same_run
 
-from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
-from paddle_adaptseg.deploy.files import predict_files
-from paddle_adaptseg.errors import StorageError
-from paddle_adaptseg.labels import CITYSCAPES_19
+from paddle_adaptseg.core.errors import StorageError
+from paddle_adaptseg.core.labels import CITYSCAPES_19
+from paddle_adaptseg.deploy.predict import predict_files
+from paddle_adaptseg.training.checkpoint import list_steps, load_state, state_path
 
 # What is being written when no file may grow any more: a moment, its number, the limit, and the file that is named.
 FULL = {
@@ -71,6 +72,9 @@ def test_predictions_that_do_not_fit_are_one_line_too(straight, small_disk):
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert line.startswith(f"error: cannot write '{small_disk}/out/toyville_") and "No space left on device" in line
+    for path in (small_disk / "out").iterdir():
+        with Image.open(path) as picture:
+            picture.load()  # what is there is whole
 
 
 def into(tool, folder, run, toy_root):

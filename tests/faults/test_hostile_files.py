@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from paddle_adaptseg.config import Domain, Roots
+from paddle_adaptseg.config.schema import Domain, Roots
+from paddle_adaptseg.core.errors import DataError
+from paddle_adaptseg.core.labels import CITYSCAPES_19
 from paddle_adaptseg.data import sampling
 from paddle_adaptseg.data.check import check_domain
 from paddle_adaptseg.data.dataset import DomainFiles
-from paddle_adaptseg.data.items import list_items
-from paddle_adaptseg.data.stores import Ref
-from paddle_adaptseg.engine import fit
-from paddle_adaptseg.errors import DataError
-from paddle_adaptseg.labels import CITYSCAPES_19
+from paddle_adaptseg.data.files import Ref
+from paddle_adaptseg.data.pairs import list_items
+from paddle_adaptseg.training.run import fit
 
 NAME = "images/00003.png"
 

@@ -9,7 +9,7 @@ import signal
 import pytest
 from test_resume import assert_same_run
 
-from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
+from paddle_adaptseg.training.checkpoint import list_steps, load_state, state_path
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from subprocess import PIPE
 import pytest
 from conftest import LIMIT, ROOT, wait_until
 
-from paddle_adaptseg import lock
-from paddle_adaptseg.engine import fit
-from paddle_adaptseg.errors import DataError, StorageError, TrainingError
-from paddle_adaptseg.lock import NAME, RunLock
+from paddle_adaptseg.core.errors import DataError, StorageError, TrainingError
+from paddle_adaptseg.training import lock
+from paddle_adaptseg.training.lock import NAME, RunLock
+from paddle_adaptseg.training.run import fit
 
 
 @pytest.fixture(autouse=True)
@@ -135,8 +135,8 @@ def test_of_many_that_start_at_once_one_gets_the_folder(tmp_path):
     write(tmp_path, pid=2**22 + 1, began="1", machine=lock._machine())
     code = (
         "import sys; from pathlib import Path\n"
-        "from paddle_adaptseg.lock import RunLock\n"
-        "from paddle_adaptseg.errors import TrainingError\n"
+        "from paddle_adaptseg.training.lock import RunLock\n"
+        "from paddle_adaptseg.core.errors import TrainingError\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "try:\n"
         "    with RunLock(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.readline()\n"

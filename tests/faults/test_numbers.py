@@ -9,13 +9,12 @@ import paddle
 import pytest
 from test_resume import EARLY, assert_same_run
 
-from paddle_adaptseg.checkpoint import list_steps, load_state, state_path
-from paddle_adaptseg.configfile import override
-from paddle_adaptseg.engine import fit
-from paddle_adaptseg.engine.run import _Run
-from paddle_adaptseg.errors import TrainingError
+from paddle_adaptseg.config.loading import override
+from paddle_adaptseg.core.errors import TrainingError
 from paddle_adaptseg.methods.adversarial import OutputAdversarial
 from paddle_adaptseg.methods.base import Method, Term
+from paddle_adaptseg.training.checkpoint import list_steps, load_state, state_path
+from paddle_adaptseg.training.run import _Run, fit
 
 SKIP = ("run.on_nonfinite=skip", "model.norm=batch", "schedule.iter_size=2")
 POISONS = {

@@ -11,10 +11,10 @@ from conftest import ROOT
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from paddle_adaptseg.configfile import dump, load_config, override, parse_config, to_plain
+from paddle_adaptseg.config.loading import dump, load_config, override, parse_config, to_plain
+from paddle_adaptseg.core.errors import UserError
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.catalog import dataset_spec
-from paddle_adaptseg.errors import UserError
 from paddle_adaptseg.evaluation.protocol import class_sets
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.models import build_model

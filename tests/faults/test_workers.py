@@ -9,9 +9,9 @@ import pytest
 from conftest import LIMIT
 from test_resume import assert_same_run
 
-from paddle_adaptseg.data import loading
-from paddle_adaptseg.engine import fit
-from paddle_adaptseg.errors import StorageError
+from paddle_adaptseg.core.errors import StorageError
+from paddle_adaptseg.data import loader as loading
+from paddle_adaptseg.training.run import fit
 
 FOREVER = ("schedule.horizon=9000", "schedule.stop=9000", "run.eval_every=0")
 

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from paddle_adaptseg.core.files import write_atomically
+from paddle_adaptseg.core.labels import CITYSCAPES_19, CITYSCAPES_IDS
 from paddle_adaptseg.data.toy.render import render
 from paddle_adaptseg.data.toy.scene import draw_scene
-from paddle_adaptseg.files import write_atomically
-from paddle_adaptseg.labels import CITYSCAPES_19, CITYSCAPES_IDS
 
 VERSION = 1  # raise it when the generator draws other pictures
 GAME, CAMERA = 0, 1

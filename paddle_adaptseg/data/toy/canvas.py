@@ -7,7 +7,7 @@ from typing import Any, Optional
 import cv2
 import numpy as np
 
-from paddle_adaptseg.labels import CITYSCAPES_19
+from paddle_adaptseg.core.labels import CITYSCAPES_19
 
 Tint = tuple[float, float, float]
 

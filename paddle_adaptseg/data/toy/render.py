@@ -7,8 +7,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from paddle_adaptseg.core.labels import CITYSCAPES_19
 from paddle_adaptseg.data.toy.canvas import Canvas
-from paddle_adaptseg.labels import CITYSCAPES_19
 
 COLOUR_SHIFT, CAMERA = 0.6, 0.7  # how far the camera's palette and optics lie from the game's
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable
 
-from paddle_adaptseg.errors import CheckpointError
+from paddle_adaptseg.core.errors import CheckpointError
 from paddle_adaptseg.evaluation.report.charts import png_of
 
 Curve = list[tuple[int, float]]

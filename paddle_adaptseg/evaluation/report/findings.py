@@ -8,10 +8,10 @@ from typing import Optional
 
 import numpy as np
 
-from paddle_adaptseg.config import Config
+from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
 from paddle_adaptseg.evaluation.selection import Headline, Pick
-from paddle_adaptseg.labels import LabelSpace
 
 
 @dataclass(frozen=True)

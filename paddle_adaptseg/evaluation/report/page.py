@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from paddle_adaptseg.core.files import write_atomically
 from paddle_adaptseg.evaluation.metrics import boundary_iou, calibration_error, mean_present
 from paddle_adaptseg.evaluation.report import charts, html
 from paddle_adaptseg.evaluation.report.findings import DomainScores, Findings, Shown, Trajectory
 from paddle_adaptseg.evaluation.report.published import Published, published
 from paddle_adaptseg.evaluation.report.sheets import digits_of, rounded, summary_rows, title_of
 from paddle_adaptseg.evaluation.selection import CRITERIA
-from paddle_adaptseg.files import write_atomically
-from paddle_adaptseg.visual import png_bytes
+from paddle_adaptseg.evaluation.visual import png_bytes
 
 Pictures = dict[str, bytes]
 _FEW = ("step", "miou", "low", "high", "source_miou", "entropy", "stability", "share_agreement")

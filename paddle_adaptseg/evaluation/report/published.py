@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from paddle_adaptseg.config import Config
+from paddle_adaptseg.config.schema import Config
 
 
 @dataclass(frozen=True)

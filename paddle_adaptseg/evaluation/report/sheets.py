@@ -8,10 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from paddle_adaptseg.core.files import write_atomically
 from paddle_adaptseg.evaluation.report.charts import run_curve
 from paddle_adaptseg.evaluation.report.findings import Trajectory
 from paddle_adaptseg.evaluation.selection import CRITERIA
-from paddle_adaptseg.files import write_atomically
 
 TITLES: Mapping[str, str] = {
     "step": "iterations",

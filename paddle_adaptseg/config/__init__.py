@@ -1,0 +1,1 @@
+"""Configurations: what keys there are, reading them from YAML, and plain values to typed ones."""

@@ -1,0 +1,218 @@
+"""Predictions for many images and videos, written as files. One bad input is reported and the rest go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from glob import glob
+from pathlib import Path
+from typing import Callable, Optional, Union
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from paddle_adaptseg.core import distributed
+from paddle_adaptseg.core.errors import ConfigError, DataError, suggest
+from paddle_adaptseg.core.files import confirm, write_atomically, writing
+from paddle_adaptseg.core.labels import LabelSpace
+from paddle_adaptseg.data.decode import decode_rgb
+from paddle_adaptseg.data.files import Ref
+from paddle_adaptseg.deploy.runners import Runner
+from paddle_adaptseg.evaluation.visual import overlay, palette_image
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+FILMS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture file and the name, without ending, that its results get."""
+
+    path: Path
+    name: str
+
+    def read(self) -> np.ndarray:
+        """RGB [H, W, 3]."""
+        return decode_rgb(Ref(str(self.path.parent), self.path.name))
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film file or a camera."""
+
+    source: Union[str, int]
+    name: str
+
+    def open(self) -> tuple[cv2.VideoCapture, float, int]:
+        """An open capture, frames per second, and how many frames it holds (0: unknown)."""
+        capture = cv2.VideoCapture(self.source)
+        if not capture.isOpened():
+            what = f"camera {self.source}" if isinstance(self.source, int) else f"film '{self.source}'"
+            raise DataError(f"{what} cannot be opened")
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        return capture, rate if 0 < rate <= 240 else 25.0, max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+
+def frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    """RGB frames until the film ends."""
+    while True:
+        there, frame = capture.read()
+        if not there:
+            return
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+def find_media(inputs: Sequence[str]) -> tuple[list[Union[Picture, Film]], list[str]]:
+    """Everything that the inputs name, in order, and what cannot be found; two results of one name are an error."""
+    found: list[Union[Picture, Film]] = []
+    problems = []
+    for text in inputs:
+        try:
+            found += _expand(text)
+        except DataError as error:
+            problems.append(str(error))
+    names: dict[str, object] = {}
+    for item in found:
+        source = item.path if isinstance(item, Picture) else item.source
+        if item.name in names:
+            raise DataError(f"'{names[item.name]}' and '{source}' would both be written as '{item.name}'")
+        names[item.name] = source
+    return found, problems
+
+
+def _expand(text: str) -> list[Union[Picture, Film]]:
+    path = Path(text)
+    if path.is_dir():
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES + FILMS and p.is_file())
+        if not inside:
+            raise DataError(f"folder '{path}' holds no pictures or films ({', '.join(PICTURES + FILMS)})")
+        return [_item(p, str(p.relative_to(path).with_suffix(""))) for p in inside]
+    if path.exists():
+        return [_item(path, path.stem)]
+    if text.isdigit():
+        return [Film(int(text), f"camera{text}")]
+    matches = sorted(glob(text, recursive=True)) if any(c in text for c in "*?[") else []  # noqa: PTH207 (absolute)
+    if not matches:
+        raise DataError(f"input '{text}' does not exist")
+    return [_item(Path(m), Path(m).stem) for m in matches if Path(m).is_file()]
+
+
+def _item(path: Path, name: str) -> Union[Picture, Film]:
+    return Film(str(path), name) if path.suffix.lower() in FILMS else Picture(path, name)
+
+
+Drawing = Callable[[np.ndarray, np.ndarray, LabelSpace], Image.Image]
+
+# What can be written for a picture: ending of the file name, and how it is drawn from (image, labels, classes).
+PRODUCTS: Mapping[str, tuple[str, Drawing]] = {
+    "label": (".png", lambda image, labels, space: Image.fromarray(labels)),
+    "color": ("_color.png", lambda image, labels, space: palette_image(labels, space)),
+    "overlay": ("_overlay.png", lambda image, labels, space: Image.fromarray(overlay(image, labels, space))),
+    "side": ("_side.png", lambda image, labels, space: Image.fromarray(_side(image, labels, space))),
+}
+
+
+@dataclass
+class Tally:
+    """What was done and what went wrong."""
+
+    images: int = 0
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """One line for the console."""
+        pace = self.images / self.seconds if self.seconds else 0.0
+        count = len(self.problems)
+        bad = f", {count} input{'s'[: count > 1]} failed" if count else ""
+        return f"{self.images} images, {pace:.2f} images per second with reading and writing{bad}"
+
+
+def predict_files(
+    runner: Runner, inputs: Sequence[str], folder: Path, products: Sequence[str], limit: Optional[int] = None
+) -> Tally:
+    """Label everything that `inputs` name; `limit` bounds the frames of a film or camera.
+
+    Each of several processes takes its share of the inputs; the tally is that of all.
+    """
+    for name in products:
+        if name not in PRODUCTS:
+            raise ConfigError(f"--write: unknown product '{name}': {suggest(name, PRODUCTS)}")
+    everything, problems = find_media(inputs)
+    media, tally, start = distributed.shard(everything), Tally(), time.perf_counter()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=sum(isinstance(m, Picture) for m in media) or None, unit="image", disable=None) as bar:
+        for item in media:
+            if isinstance(item, Picture):
+                work = _picture(runner, item, folder, products)
+            else:
+                work = _film(runner, item, folder, limit)
+            try:
+                for _ in work:
+                    tally.images += 1
+                    bar.update()
+            except DataError as error:
+                tally.problems.append(str(error))
+    tally.images = int(distributed.all_reduce([tally.images])[0])
+    tally.problems = problems + [
+        line for text in distributed.gather_texts("\n".join(tally.problems)) for line in text.splitlines()
+    ]
+    tally.seconds = time.perf_counter() - start
+    return tally
+
+
+def _picture(runner: Runner, item: Picture, folder: Path, products: Sequence[str]) -> Iterator[None]:
+    image = item.read()
+    labels = runner.labels(image)
+    for name in products:
+        ending, draw = PRODUCTS[name]
+        drawn = draw(image, labels, runner.space)
+        target = folder / f"{item.name}{ending}"
+        write_atomically(target, lambda handle, drawn=drawn: drawn.save(handle, "PNG"), durable=False)
+    yield
+
+
+def _film(runner: Runner, item: Film, folder: Path, limit: Optional[int]) -> Iterator[None]:
+    """Write the film beside its overlay; what was written stays readable when it is interrupted."""
+    capture, rate, _ = item.open()
+    target, writer, count = folder / f"{item.name}_side.mp4", None, 0
+    try:
+        for frame in frames(capture):
+            if limit is not None and count >= limit:
+                break
+            picture = _even(_side(frame, runner.labels(frame), runner.space))
+            if writer is None:
+                writer = _film_writer(target, rate, picture.shape[1::-1])
+            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            count += 1
+            yield
+        if not count:
+            raise DataError(f"film '{item.source}' holds no frame that can be read")
+    finally:
+        capture.release()
+        if writer is not None:
+            writer.release()
+    confirm(target)  # OpenCV writes what fits and says nothing
+
+
+def _film_writer(target: Path, rate: float, size: Sequence[int]) -> cv2.VideoWriter:
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+    if not writer.isOpened():
+        raise DataError(f"cannot write film '{target}'")
+    return writer
+
+
+def _side(image: np.ndarray, labels: np.ndarray, space: LabelSpace) -> np.ndarray:
+    return np.hstack([image, overlay(image, labels, space)])
+
+
+def _even(picture: np.ndarray) -> np.ndarray:
+    """Cut to even sides, which the film format needs."""
+    return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]

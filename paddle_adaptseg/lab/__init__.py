@@ -1,0 +1,1 @@
+"""Experiments around trainings: demo, comparisons, sweeps, notebooks, AI Studio."""

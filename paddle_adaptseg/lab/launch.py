@@ -1,0 +1,103 @@
+"""Several trainings at once, each in its own process with its share of the cores, watched through their logs."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.core.errors import TrainingError
+from paddle_adaptseg.core.runtime import cpu_count
+
+PR_SET_PDEATHSIG = 1  # of Linux' prctl
+SECONDS = "seconds"  # file in a run's folder: how long its (last) process trained
+TRAIN = Path(__file__).resolve().parent.parent / "tools" / "train.py"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training: its arguments to tools/train.py and the configuration they amount to."""
+
+    arguments: tuple[str, ...]
+    config: Config
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.run.output)
+
+    def done_steps(self) -> int:
+        """Steps that its log tells of."""
+        path = self.folder / "log.jsonl"
+        if not path.exists():
+            return 0
+        with path.open("rb") as handle:
+            handle.seek(max(0, path.stat().st_size - 4096))
+            for line in reversed(handle.read().splitlines()):
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    return int(json.loads(line)["step"])
+        return 0
+
+
+def run_jobs(jobs: Sequence[Job], parallel: int) -> None:
+    """Run all jobs, at most `parallel` at once; the first that fails stops the others and is reported."""
+    waiting, running = list(jobs), dict[subprocess.Popen, tuple[Job, float]]()
+    total = sum(job.config.schedule.stop for job in jobs)
+    threads = max(1, cpu_count() // max(1, min(parallel, len(jobs))))
+    bar = tqdm(total=total, unit="step", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 20)
+    try:
+        while waiting or running:
+            while waiting and len(running) < parallel:
+                job = waiting.pop(0)
+                running[_start(job, threads)] = (job, time.monotonic())
+            time.sleep(0.3)
+            bar.update(min(total, sum(job.done_steps() for job in jobs)) - bar.n)
+            for process in [p for p in running if p.poll() is not None]:
+                _finish(*running.pop(process), process.returncode)
+    finally:
+        bar.close()
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+
+
+def _start(job: Job, threads: int) -> subprocess.Popen:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / SECONDS).unlink(missing_ok=True)
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    with (job.folder / "console.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, str(TRAIN), *job.arguments],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            # However this process ends, none of its trainings goes on alone in a folder that the next one continues.
+            preexec_fn=(lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)) if libc else None,
+        )
+
+
+def _finish(job: Job, began: float, code: int) -> None:
+    """Note how long a training took, or say why it failed."""
+    if code == 0 and job.done_steps() < job.config.schedule.stop:
+        raise TrainingError(
+            f"training in '{job.folder}' ended at step {job.done_steps()} with its time budget (run.max_hours); "
+            "the same command goes on from there"
+        )
+    if code == 0:
+        (job.folder / SECONDS).write_text(f"{time.monotonic() - began:.1f}\n", encoding="utf-8")
+        return
+    log = job.folder / "console.log"
+    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+    raise TrainingError(f"training in '{job.folder}' ended with code {code}: {' '.join(last)} (see {log})")

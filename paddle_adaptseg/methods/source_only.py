@@ -1,0 +1,44 @@
+"""The baselines against which methods are measured: training on the source alone, and with batch-norm adaptation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import paddle
+from paddle import nn
+
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.data.batch import Batch
+from paddle_adaptseg.methods.base import Clock, Method, Terms
+from paddle_adaptseg.models.segmenter import Segmenter
+
+
+class SourceOnly(Method):
+    """Supervised training on the source; the target is never looked at, not even by batch statistics."""
+
+    uses_target = False
+
+    def __init__(self, segmenter: Segmenter, seg_weights: dict[str, float]) -> None:
+        super().__init__(segmenter, seg_weights)
+
+    def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
+        yield self.seg_terms(self.segmenter(batch.source_image), batch, clock)
+
+
+class BNAdapt(Method):
+    """Source training whose batch-norm statistics also see the target: the adversary's gradient is all that is missing.
+
+    The originals' "adversarial weight 0" is this, not source only.
+    """
+
+    def __init__(self, segmenter: Segmenter, seg_weights: dict[str, float]) -> None:
+        super().__init__(segmenter, seg_weights)
+        norms = [layer for layer in segmenter.sublayers() if isinstance(layer, nn.BatchNorm2D)]
+        if not [layer for layer in norms if not layer._use_global_stats]:
+            raise ConfigError("bn_adapt needs a model.norm with batch statistics (batch or batch_fixed_affine)")
+
+    def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
+        yield self.seg_terms(self.segmenter(batch.source_image), batch, clock)
+        with paddle.no_grad():  # a forward pass in training mode updates the running statistics
+            logits = self.segmenter.logits(batch.target_image)["main"]
+            self.observe_target(logits, clock, batch.target_areas)
