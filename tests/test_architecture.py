@@ -145,7 +145,7 @@ def test_training_reaches_few_files():
     )
     found = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True, stderr=subprocess.DEVNULL)
     files = [Path(line) for line in found.splitlines() if line.startswith(str(PACKAGE))]
-    assert 40 < len([path for path in files if has_code(path)]) <= 60  # 60, and ten of self-training
+    assert 40 < len([path for path in files if has_code(path)]) <= 60
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import paddle
 import pytest
@@ -16,7 +18,9 @@ from paddle_adaptseg.models.positions import bicubic_matrix
 from paddle_adaptseg.models.recompute import set_recompute
 from paddle_adaptseg.models.transformer import DropPath
 from paddle_adaptseg.training.checkpoint import load_state, state_path
+from paddle_adaptseg.training.plan import estimate
 from paddle_adaptseg.training.run import fit
+from paddle_adaptseg.training.start import build_state
 
 MIT = {"name": "mit", "embed_dims": [8, 16, 24, 32], "num_heads": [1, 2, 3, 4], "depths": [1, 2, 1, 1]}
 VIT = {"name": "dinov2", "width": 24, "depth": 4, "num_heads": 3, "stored_grid": 4}
@@ -195,3 +199,18 @@ def test_a_transformers_run_resumes_bit_for_bit(toy_root, tmp_path):
     assert set(one) == set(other)
     assert all(np.array_equal(array, other[name]) for name, array in one.items())
     assert any(name.endswith("block1.0.attn.q.weight") for name in one)
+
+
+def needed(side, backbone):
+    """Bytes that a step is expected to need with pictures of a side."""
+    base = load_config(ROOT / "configs/toy/source_only_daformer.yml")
+    model = Component("encode_decode", {"backbone": backbone, "head": {"name": "light"}})
+    data = replace(base.data, **{d: replace(getattr(base.data, d), size=(side, side)) for d in ("source", "target")})
+    config = replace(base, model=model, data=data)
+    return estimate(build_state(config).method, config).total
+
+
+def test_the_memory_of_attention_is_expected_to_grow_with_the_square_of_the_area():
+    small, large = (needed(side, {**VIT, "num_heads": 12, "stored_grid": 8}) for side in (224, 448))
+    assert large > 8 * small  # four times the area; all else grows as it does
+    assert needed(448, {**VIT, "num_heads": 12, "image_size": 448}) == pytest.approx(large, rel=0.5)  # it works at 490

@@ -20,7 +20,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return paddle.matmul(F.softmax(scores), v.transpose([0, 2, 1, 3])).transpose([0, 2, 1, 3])
 
 
-@paddle.jit.not_to_static
 def _is_half_on_a_gpu(x: Tensor) -> bool:
     return paddle.in_dynamic_mode() and x.place.is_gpu_place() and x.dtype in (paddle.float16, paddle.bfloat16)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Optional
 
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
 from paddle_adaptseg.config.schema import EVERY_STAGE, Config, Domain
 from paddle_adaptseg.core import distributed, runtime
@@ -25,7 +26,8 @@ from paddle_adaptseg.training.guards import last_score
 from paddle_adaptseg.training.start import build_state, set_start, starting_point
 from paddle_adaptseg.training.step import TrainState
 
-KEPT = (nn.Conv2D, nn.BatchNorm2D, nn.GroupNorm, nn.MaxPool2D)
+KEPT = (nn.Conv2D, nn.Conv2DTranspose, nn.Linear, nn.BatchNorm2D, nn.GroupNorm, nn.LayerNorm, nn.MaxPool2D)
+ATTENTION = ("EfficientAttention", "SelfAttention")  # by name: most runs have loaded neither
 SHRINK = 4  # the image on which memory is counted has 1/4 of the width and height
 WORTH_SAYING = 200_000_000  # bytes that recomputing must save to be mentioned
 FULL_SIZE_MAPS = 4  # logits, their softmax and the two gradients, at the size of the image
@@ -60,6 +62,30 @@ def estimate(method: Method, config: Config) -> Estimate:
     return Estimate(int(total), int((plain - again) * factor), bool(config.run.recompute))
 
 
+def _numbers(layer: nn.Layer, given: Tensor, output: Tensor) -> int:
+    """What is kept of a layer: its result, and of attention the scores, which grow with the square of the area."""
+    if isinstance(layer, (nn.Linear, nn.LayerNorm)):
+        return output.size + given.size
+    if type(layer).__name__ not in ATTENTION:
+        return output.size
+    queries = output.size // output.shape[-1] // output.shape[0]
+    return SHRINK**2 * layer.heads * queries * max(1, queries // getattr(layer, "reduction", 1) ** 2)
+
+
+@contextlib.contextmanager
+def _smaller_input(segmenter: nn.Layer) -> Iterator[None]:
+    """Inside, a network that brings every picture to a size of its own works at a quarter of it."""
+    resizing = [part for part in segmenter.sublayers() if getattr(part, "image_size", 0)]
+    sizes = [part.image_size for part in resizing]
+    for part, size in zip(resizing, sizes):
+        part.image_size = size // SHRINK
+    try:
+        yield
+    finally:
+        for part, size in zip(resizing, sizes):
+            part.image_size = size
+
+
 def _kept(method: Method, height: int, width: int, stages: Sequence[str]) -> tuple[int, int]:
     """Bytes that a forward pass of one small image keeps: plain, and when the blocks of some stages recompute."""
     every, blocks = blocks_of(method.segmenter), blocks_of(method.segmenter, stages)
@@ -69,7 +95,7 @@ def _kept(method: Method, height: int, width: int, stages: Sequence[str]) -> tup
     plain, outside, per_block = [], [], [0] * len(blocks)
 
     def count(layer, inputs, output):
-        size, passing = 4 * output.size, id(layer) in made_again
+        size, passing = 4 * _numbers(layer, inputs[0], output), id(layer) in made_again
         if not passing:
             plain.append(size)
         if id(layer) in inside:
@@ -83,10 +109,11 @@ def _kept(method: Method, height: int, width: int, stages: Sequence[str]) -> tup
         if lean.get(id(block)) or block in blocks:
             outside.append(4 * output.size)
 
-    hooks = [x.register_forward_post_hook(count) for x in method.segmenter.sublayers() if isinstance(x, KEPT)]
+    kept = [x for x in method.segmenter.sublayers() if isinstance(x, KEPT) or type(x).__name__ in ATTENTION]
+    hooks = [x.register_forward_post_hook(count) for x in kept]
     hooks += [block.register_forward_post_hook(count_block) for block in every]
     try:
-        with inference(method):
+        with inference(method), _smaller_input(method.segmenter):
             method.segmenter.logits(paddle.zeros([1, 3, height, width]))
     finally:
         for hook in hooks:
