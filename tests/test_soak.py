@@ -36,14 +36,14 @@ def test_two_loaders_at_once_do_not_grow_over_2000_batches(tiny, workers):
 @pytest.mark.slow
 def test_a_run_of_3000_steps_with_evaluations_and_checkpoints_does_not_grow(tiny, monkeypatch):
     readings = {}
-    conclude = _Run.conclude
+    evaluate_and_save = _Run.evaluate_and_save
 
     def noting(self):
-        conclude(self)
+        evaluate_and_save(self)
         if self.state.step in (WARM_STEPS, STEPS):
             readings[self.state.step] = reading()
 
-    monkeypatch.setattr(_Run, "conclude", noting)
+    monkeypatch.setattr(_Run, "evaluate_and_save", noting)
     fit(tiny("toy/adaptsegnet_multi", "data.workers=1", "data.batch_size=1", "method.ramp.start=1", "run.log_every=10",
              f"schedule.horizon={STEPS}", f"schedule.stop={STEPS}", "run.eval_every=100",
              "run.save_every=100"))  # fmt: skip

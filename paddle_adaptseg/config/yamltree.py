@@ -1,4 +1,4 @@
-"""Nested plain dicts from YAML: base files, merging, dotted overrides. What the keys mean is config.py's matter.
+"""Nested plain dicts from YAML: base files, merging, dotted overrides. What the keys mean is said in schema.py.
 
 A text of a few lines can stand for gigabytes (aliases of aliases), so its size is counted before anything is built.
 """

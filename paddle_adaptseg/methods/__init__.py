@@ -24,7 +24,7 @@ METHODS: Table[type[Method]] = Table(
         "self_training": "self_training:SelfTraining",
     },
 )
-# What any method may have beside its own keys.
+# Losses that any method can be combined with, each under its own key of `method`.
 ADDITIONS: Table[Any] = Table(
     "paddle_adaptseg.methods",
     {"masked": "additions:MaskedConsistency", "feature_distance": "feature_distance:FeatureDistance"},
@@ -33,7 +33,7 @@ ADDITIONS: Table[Any] = Table(
 __all__ = ["ADDITIONS", "GIVEN", "METHODS", "Clock", "Method", "Term", "build_method"]
 
 
-# What constructors may name and are given; their other keywords come from the configuration.
+# Keywords that build_method() supplies where a constructor has them; all others come from the configuration.
 GIVEN = ("segmenter", "classes", "make_segmenter", "pixels", "seed", "names")
 
 
@@ -70,5 +70,5 @@ def build_method(
 
 def _build(table: Mapping[str, Any], name: str, params: Mapping[str, Any], kind: str, given: Mapping[str, Any]) -> Any:
     """An entry with what it names of `given`, and its other keywords from a configuration."""
-    wanted = inspect.signature(lookup(table, name, "method")).parameters
+    wanted = inspect.signature(lookup(table, name, kind)).parameters
     return build(table, name, params, kind, **{k: v for k, v in given.items() if k in wanted and v is not None})

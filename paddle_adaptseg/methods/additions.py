@@ -15,12 +15,19 @@ from paddle import Tensor, nn
 from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.data.batch import Batch
-from paddle_adaptseg.methods.augment import STRONG, Strong
+from paddle_adaptseg.methods.augment import DEFAULT_AUGMENT, Strong
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.choices import MASKED_COLOURS, Choices, positions
 from paddle_adaptseg.methods.losses import weighted_cross_entropy
 from paddle_adaptseg.methods.mixing import block_grid, block_mask
-from paddle_adaptseg.methods.teacher import FOLLOWS, RULE, MeanTeacher, PseudoLabels, Teacher, copy_network
+from paddle_adaptseg.methods.teacher import (
+    DEFAULT_PSEUDO_LABELS,
+    DEFAULT_TEACHER,
+    MeanTeacher,
+    PseudoLabels,
+    Teacher,
+    copy_network,
+)
 from paddle_adaptseg.models.segmenter import Segmenter
 
 IMAGES = ("target", "source", "one_of_each")
@@ -71,7 +78,7 @@ class MaskedConsistency(Addition):
         self, make_segmenter: Callable[..., Segmenter], pixels: Pixels, seed: int,
         weights: Optional[dict[str, float]] = None, ratio: float = 0.7, block: int = 64, images: str = "target",
         teacher: Optional[Teacher] = None, pseudo_labels: Optional[PseudoLabels] = None,
-        augment: Optional[Strong] = STRONG, ramp: Optional[Ramp] = None,
+        augment: Optional[Strong] = DEFAULT_AUGMENT, ramp: Optional[Ramp] = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if images not in IMAGES:
@@ -91,8 +98,8 @@ class MaskedConsistency(Addition):
         its = its if isinstance(its, MeanTeacher) else None
         if self.own:
             network, follows, rule = self._make()
-            follows = (follows or (its.follows if its else FOLLOWS)).check("method.masked.teacher")
-            rule = (rule or (its.rule if its else RULE)).check("method.masked.pseudo_labels")
+            follows = (follows or (its.follows if its else DEFAULT_TEACHER)).check("method.masked.teacher")
+            rule = (rule or (its.rule if its else DEFAULT_PSEUDO_LABELS)).check("method.masked.pseudo_labels")
             self.teacher = MeanTeacher(network, follows, rule)
         elif its is None and self.images != "source":
             raise ConfigError("method.masked.teacher is missing: this method has none of its own; {} is that of MIC")

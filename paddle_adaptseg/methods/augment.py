@@ -190,7 +190,7 @@ class Strong:
         return paddle.concat(changed)
 
 
-STRONG = Strong()
+DEFAULT_AUGMENT = Strong()
 
 
 @paddle.no_grad()

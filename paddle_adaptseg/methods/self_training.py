@@ -17,13 +17,20 @@ from paddle_adaptseg.core import distributed
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data.batch import Batch
-from paddle_adaptseg.methods.augment import STRONG, Strong, mirror
+from paddle_adaptseg.methods.augment import DEFAULT_AUGMENT, Strong, mirror
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.choices import COLOURS, Choices, positions
 from paddle_adaptseg.methods.losses import MEANS, labelled, weighted_cross_entropy
 from paddle_adaptseg.methods.mixing import VALUES, choose_half, paste, pasted_pixels, present_values
 from paddle_adaptseg.methods.readings import Balance, distance
-from paddle_adaptseg.methods.teacher import FOLLOWS, RULE, MeanTeacher, PseudoLabels, Teacher, copy_network
+from paddle_adaptseg.methods.teacher import (
+    DEFAULT_PSEUDO_LABELS,
+    DEFAULT_TEACHER,
+    MeanTeacher,
+    PseudoLabels,
+    Teacher,
+    copy_network,
+)
 from paddle_adaptseg.models.segmenter import Segmenter
 
 MIXES, ORIGINS, EVALUATED = ("classmix", "none"), ("batch", "image"), ("student", "teacher")
@@ -34,10 +41,10 @@ class SelfTraining(Method):
 
     def __init__(
         self, segmenter: Segmenter, make_segmenter: Callable[..., Segmenter], pixels: Pixels, seed: int,
-        names: Sequence[str], seg_weights: dict[str, float], weights: dict[str, float], teacher: Teacher = FOLLOWS,
-        pseudo_labels: PseudoLabels = RULE, mix: str = "classmix", classes_from: str = "batch",
-        source_mean: str = "all", augment: Optional[Strong] = STRONG, evaluate: str = "student",
-        ramp: Optional[Ramp] = None,
+        names: Sequence[str], seg_weights: dict[str, float], weights: dict[str, float],
+        teacher: Teacher = DEFAULT_TEACHER, pseudo_labels: PseudoLabels = DEFAULT_PSEUDO_LABELS,
+        mix: str = "classmix", classes_from: str = "batch", source_mean: str = "all",
+        augment: Optional[Strong] = DEFAULT_AUGMENT, evaluate: str = "student", ramp: Optional[Ramp] = None,
     ) -> None:  # fmt: skip
         super().__init__(segmenter, seg_weights)
         self.weights = self.check_levels(weights, "method.weights")
@@ -133,9 +140,9 @@ class SelfTraining(Method):
             return
         self.observed.update(self.balance.readings())
         self.observed["pseudo_weight"] = self.teacher.labels(batch).share
-        own = pasted.logical_not().logical_and(label != IGNORE).astype("float32")
-        agrees = (logits.argmax(axis=1) == label).astype("float32") * own
-        self.observed["teacher_agreement"] = agrees.sum() / own.sum().clip(min=1.0)
+        from_target = pasted.logical_not().logical_and(label != IGNORE).astype("float32")
+        agrees = (logits.argmax(axis=1) == label).astype("float32") * from_target
+        self.observed["teacher_agreement"] = agrees.sum() / from_target.sum().clip(min=1.0)
         self.observed["teacher_distance"] = distance(self.teacher.network, self.segmenter)
 
 

@@ -95,7 +95,7 @@ def freeze(network: Segmenter) -> Segmenter:
     return network
 
 
-FOLLOWS = Teacher()
+DEFAULT_TEACHER = Teacher()
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class PseudoLabels:
         return self
 
 
-RULE = PseudoLabels()
+DEFAULT_PSEUDO_LABELS = PseudoLabels()
 
 
 class Pseudo(NamedTuple):

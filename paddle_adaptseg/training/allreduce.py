@@ -115,7 +115,7 @@ def common_batch(config: Config) -> int:
     return config.data.batch_size * config.schedule.iter_size * distributed.world()
 
 
-def rule(config: Config) -> str:
+def describe_global_batch(config: Config) -> str:
     """What several processes mean for batch, rate and steps, in one line."""
     data, schedule = config.data, config.schedule
     parts = f" x {schedule.iter_size} parts" if schedule.iter_size > 1 else ""
@@ -126,7 +126,7 @@ def rule(config: Config) -> str:
     )
 
 
-def change(record: Mapping[str, Any], step: int, config: Config) -> str:
+def describe_process_change(record: Mapping[str, Any], step: int, config: Config) -> str:
     """What another number of processes than a checkpoint's changes for the run that goes on; empty: nothing."""
     before, now, batch = int(record.get("processes", 1)), distributed.world(), common_batch(config)
     if before == now:

@@ -21,7 +21,7 @@ from paddle_adaptseg.methods.base import Method
 from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.recompute import blocks_of
 from paddle_adaptseg.training import checkpoint
-from paddle_adaptseg.training.allreduce import check_sync_norm, common_batch, reduced, rule
+from paddle_adaptseg.training.allreduce import check_sync_norm, common_batch, describe_global_batch, reduced
 from paddle_adaptseg.training.guards import last_score
 from paddle_adaptseg.training.start import build_state, set_start, starting_point
 from paddle_adaptseg.training.step import TrainState
@@ -173,7 +173,7 @@ def describe(state: TrainState, config: Config) -> Iterator[str]:
     warmup = f", {schedule.warmup} of them warm-up" if schedule.warmup else ""
     images = f"{common_batch(config)} images of each domain a step"
     if distributed.world() > 1:
-        yield rule(config)
+        yield describe_global_batch(config)
         yield f"every process sends {reduced(state.players) / 1e6:.1f} MB of gradients in a step"
     yield f"steps: {schedule.stop} of a horizon of {schedule.horizon}{warmup}; {images}"
     yield f"written to {run.output}: a checkpoint every {run.save_every} steps, an evaluation every {run.eval_every}"

@@ -18,13 +18,19 @@ from paddle_adaptseg.evaluation.measure import evaluate_model
 from paddle_adaptseg.evaluation.protocol import class_sets, protocol_line, score_scalars
 from paddle_adaptseg.evaluation.visual import panels, training_panel
 from paddle_adaptseg.training import checkpoint
-from paddle_adaptseg.training.allreduce import broadcast_tensors, change, check_same_files, check_sync_norm, rule
+from paddle_adaptseg.training.allreduce import (
+    broadcast_tensors,
+    check_same_files,
+    check_sync_norm,
+    describe_global_batch,
+    describe_process_change,
+)
 from paddle_adaptseg.training.checkpoint import Snapshot
 from paddle_adaptseg.training.guards import HealthMonitor, check_arrays, last_score
+from paddle_adaptseg.training.interruption import Interruption, with_advice
 from paddle_adaptseg.training.lock import RunLock
 from paddle_adaptseg.training.log import Console, NoLog, RunLog
 from paddle_adaptseg.training.plan import estimate
-from paddle_adaptseg.training.session import Interruption, with_advice
 from paddle_adaptseg.training.start import build_state, restore_best, set_start, starting_point
 from paddle_adaptseg.training.step import StepReport, run_steps
 from paddle_adaptseg.weights import arrays_of, save_weights
@@ -86,11 +92,11 @@ class _Run:
         check_same_files({name: files for name, files in read.items() if files is not None})
         set_start(self.state, snapshot, config, print)
         self.data.quarantine.entries = self.state.quarantined
-        moved = snapshot and change(snapshot.record, self.state.step, config)
+        process_note = snapshot and describe_process_change(snapshot.record, self.state.step, config)
         broadcast_tensors(list(self.state.method.state_dict().values()))
         # Everything that can be wrong has been looked at, by every process; from here on the folder is written to.
         self.log: Union[RunLog, NoLog] = NoLog()
-        self.notes = [note for note in (lock.note if lock else "", changes, moved) if note]
+        self.notes = [note for note in (lock.note if lock else "", changes, process_note) if note]
         if distributed.is_rank_zero():
             self.log = self.open_folder()
         self.console = Console(self.state.step, config.schedule.stop, bar=distributed.is_rank_zero())
@@ -115,9 +121,9 @@ class _Run:
             f"{self.config.method.name} on {self.config.model.name}, steps {self.state.step} to "
             f"{self.config.schedule.stop}, writing to {self.folder} (curves: visualdl --logdir {self.folder / 'vdl'})"
         )
-        several = [rule(self.config)] if distributed.world() > 1 else []
+        batch_note = [describe_global_batch(self.config)] if distributed.world() > 1 else []
         memory = estimate(self.state.method, self.config).text()
-        for note in (*several, *self.notes, memory, *self.data.notes()):
+        for note in (*batch_note, *self.notes, memory, *self.data.notes()):
             self.console.line(note)
         if self.validation is not None:
             self.console.line(protocol_line(self.config, len(self.validation)))
@@ -125,7 +131,7 @@ class _Run:
         try:
             with with_advice(self.folder), distributed.ending_together(), self.stop:
                 if self.state.pending:
-                    self.conclude()
+                    self.evaluate_and_save()
                 run_steps(self.state, self.config, batches, self.after_step)
                 if resized := self.data.resized.total(distributed.gather_texts):
                     self.console.line(resized)
@@ -138,7 +144,7 @@ class _Run:
         return FitResult(self.folder, self.state.step, self.miou, self.state.best_step, self.state.best_miou)
 
     def after_step(self, report: StepReport) -> None:
-        """Log, evaluate and save when they are due."""
+        """Report the step, then evaluate and save when they are due."""
         run, step, last = self.config.run, self.state.step, self.config.schedule.stop
         text = ""
         self.data.quarantine.share(distributed.gather_texts)
@@ -158,9 +164,9 @@ class _Run:
             if self.console.bar.disable:
                 self.console.line(f"step {step}/{last}  {text}  {self.console.pace(step)}")
         self.console.tick(text)
-        self.conclude()
+        self.evaluate_and_save()
 
-    def conclude(self) -> None:
+    def evaluate_and_save(self) -> None:
         """Evaluate and save when they are due, and end here when that was asked."""
         run, state, last = self.config.run, self.state, self.config.schedule.stop
         due = bool(run.eval_every) and (state.step % run.eval_every == 0 or state.step == last)
@@ -200,10 +206,10 @@ class _Run:
             state.best_step, state.best_miou = step, self.miou
         best = "best so far" if improved else f"best {state.best_miou:.2f} at step {state.best_step}"
         scored = ", ".join(f"{100 * matrix.miou(ids):.2f} ({name})" for name, ids in class_sets(self.config).items())
-        self.console.line(f"step {step}  target mIoU {scored}; {best}{self.compare()}")
+        self.console.line(f"step {step}  target mIoU {scored}; {best}{self.report_lift()}")
         return improved
 
-    def compare(self) -> str:
+    def report_lift(self) -> str:
         """The lift over the baseline, where one is known; a negative one is a warning."""
         if self.baseline is None:
             return ""

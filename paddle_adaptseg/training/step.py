@@ -70,7 +70,7 @@ def precision_of(run: Run) -> Precision:
 
 @dataclass
 class TrainState:
-    """Everything that survives a run. `step` counts finished steps."""
+    """Everything that must survive an interruption. `step` counts steps, skipped ones included."""
 
     method: Method
     players: dict[str, Player]
@@ -170,11 +170,11 @@ def train_step(
     images, files, readings = 0, tuple[str, ...](), {}
     state.method.train()
     state.method.observed.clear()
-    step = [next(batches) for _ in range(schedule.iter_size)]
+    step_batches = [next(batches) for _ in range(schedule.iter_size)]
     with precision.casting():
         for part in state.method.parts():
-            part.before_step(step, clock)
-    for batch in step:
+            part.before_step(step_batches, clock)
+    for batch in step_batches:
         with precision.casting():
             for terms in state.method.all_losses(batch, clock):
                 weigh(terms)
