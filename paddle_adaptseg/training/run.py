@@ -17,14 +17,7 @@ from paddle_adaptseg.data import TrainData, open_validation
 from paddle_adaptseg.evaluation.measure import evaluate_model
 from paddle_adaptseg.evaluation.protocol import class_sets, protocol_line, score_scalars
 from paddle_adaptseg.evaluation.visual import panels, training_panel
-from paddle_adaptseg.training import checkpoint
-from paddle_adaptseg.training.allreduce import (
-    broadcast_tensors,
-    check_same_files,
-    check_sync_norm,
-    describe_global_batch,
-    describe_process_change,
-)
+from paddle_adaptseg.training import allreduce, checkpoint
 from paddle_adaptseg.training.checkpoint import Snapshot
 from paddle_adaptseg.training.guards import HealthMonitor, check_arrays, last_score
 from paddle_adaptseg.training.interruption import Interruption, with_advice
@@ -59,7 +52,7 @@ def fit(
     distributed.start(config.run.timeout)
     with distributed.ending_together():
         distributed.check_device(config.run.device)
-        check_sync_norm(config, runtime.set_device(config.run.device).startswith("gpu"))
+        allreduce.check_sync_norm(config, runtime.set_device(config.run.device).startswith("gpu"))
         runtime.set_cudnn(config.run.deterministic, config.run.cudnn_autotune)
         runtime.set_accelerate(config.run.accelerate)
         runtime.keep_freed_memory()
@@ -89,11 +82,11 @@ class _Run:
         self.data = TrainData(config, self.state.method.uses_target, rank, world, distributed.all_reduce_array)
         self.validation = open_validation(config) if config.run.eval_every else None
         read = {"source": self.data.source, "target": self.data.target, "validation": self.validation}
-        check_same_files({name: files for name, files in read.items() if files is not None})
+        allreduce.check_same_files({name: files for name, files in read.items() if files is not None})
         set_start(self.state, snapshot, config, print)
         self.data.quarantine.entries = self.state.quarantined
-        process_note = snapshot and describe_process_change(snapshot.record, self.state.step, config)
-        broadcast_tensors(list(self.state.method.state_dict().values()))
+        process_note = snapshot and allreduce.describe_process_change(snapshot.record, self.state.step, config)
+        allreduce.broadcast_tensors(list(self.state.method.state_dict().values()))
         # Everything that can be wrong has been looked at, by every process; from here on the folder is written to.
         self.log: Union[RunLog, NoLog] = NoLog()
         self.notes = [note for note in (lock.note if lock else "", changes, process_note) if note]
@@ -121,7 +114,7 @@ class _Run:
             f"{self.config.method.name} on {self.config.model.name}, steps {self.state.step} to "
             f"{self.config.schedule.stop}, writing to {self.folder} (curves: visualdl --logdir {self.folder / 'vdl'})"
         )
-        batch_note = [describe_global_batch(self.config)] if distributed.world() > 1 else []
+        batch_note = [allreduce.describe_global_batch(self.config)] if distributed.world() > 1 else []
         memory = estimate(self.state.method, self.config).text()
         for note in (*batch_note, *self.notes, memory, *self.data.notes()):
             self.console.line(note)
