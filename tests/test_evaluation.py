@@ -78,7 +78,7 @@ def test_what_is_done_is_kept_and_other_questions_get_their_own_answers(run):
     before, lines = answers(run), []
     assert len(before) == 6
     ask(run, lines)
-    assert answers(run) == before and sum("(kept)" in line for line in lines) == 3
+    assert answers(run) == before and sum("(measured before)" in line for line in lines) == 3
     ask(run, domains=("target",))
     assert answers(run) == before
     for change in ({"limit": 2}, {"training_size": True}, {"options": replace(EAGER, flip=True)},
@@ -89,7 +89,7 @@ def test_what_is_done_is_kept_and_other_questions_get_their_own_answers(run):
     shutil.copy(run / "weights/step_00000006.pdparams", run / "weights/step_00000004.pdparams")
     lines.clear()
     found = ask(run, lines)
-    assert [line for line in lines if "(kept)" not in line and line.startswith("step 4")]
+    assert [line for line in lines if "(measured before)" not in line and line.startswith("step 4")]
     assert found.run.rows[1]["miou"] == found.run.rows[2]["miou"] and found.run.rows[2]["stability"] == 1
 
 
@@ -153,12 +153,12 @@ def test_a_running_training_is_followed_to_its_end_or_until_the_time_is_over(run
     assert len(ask(run, lines, watch=0.3, domains=("target",)).run.rows) == 2
     assert "stopping at step 4 of 6" in "\n".join(lines)
 
-    def tell(line):  # the training writes its last weights when those before are measured
+    def echo(line):  # the training writes its last weights when those before are measured
         if line.startswith("step 4"):
             late.rename(last)
 
     request = Request((str(run),), options=EAGER, watch=float(LIMIT), domains=("target",))
-    assert [r["step"] for r in evaluate_request(request, tell).run.rows] == [2, 4, 6]
+    assert [r["step"] for r in evaluate_request(request, echo).run.rows] == [2, 4, 6]
 
 
 def test_one_checkpoint_can_be_asked_for(run):
@@ -224,7 +224,7 @@ WRONG = {
     "--weights are those of an ensemble": {"weights": (1.0,), "step": "latest"},
     "name a checkpoint of the run": {"save": "somewhere"},
     "unknown domain 'targets': did you mean 'target'": {"domains": ("targets",)},
-    "judged on the target": {"domains": ("source",)},
+    "evaluated on the target": {"domains": ("source",)},
     "--limit must be at least 1": {"limit": 0},
     "--last must be at least 1": {"tail": 0},
     "--watch follows a run's folder": {"watch": 1.0, "step": "latest"},

@@ -184,7 +184,7 @@ def test_every_player_finds_its_optimiser_and_others_are_refused(parts):
     state = build_state(parts("optim.temperature={name: sgd, lr: 0.5, momentum: 0}"))
     kinds = {name: type(player.optimiser).__name__ for name, player in state.players.items()}
     assert kinds == {"segmenter": "Momentum", "temperature": "Momentum"}
-    assert state.players["temperature"].set_rate(0.5) == {"temperature": 0.25}
+    assert state.players["temperature"].set_learning_rate(0.5) == {"temperature": 0.25}
     assert type(build_state(parts()).players["temperature"].optimiser).__name__ == "Adam"
     with pytest.raises(ConfigError, match="optim.temprature: method 'parts' has no such player: did you mean 'temp"):
         build_state(parts("optim.temprature.lr=1"))

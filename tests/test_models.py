@@ -55,7 +55,7 @@ def test_groups_list_every_trainable_parameter_once(name):
 
 def test_the_head_learns_ten_times_faster_and_legacy_listings_are_counted():
     groups = {(g.name, g.listings): g for g in build("deeplabv2_resnet").groups()}
-    assert groups["heads", 1].rate == 10.0
+    assert groups["heads", 1].lr_factor == 10.0
     assert {k: len(g.parameters) for k, g in groups.items()} == {
         ("backbone", 1): 1,  # stem
         ("backbone", 3): 12,  # three convs in each of four blocks

@@ -68,7 +68,7 @@ def by_factors(model):
     own = {p.name: n for n, p in model.named_parameters()}
     found = {}
     for group in model.groups():
-        found.setdefault((round(group.rate, 6), group.decay), set()).update(own[p.name] for p in group.parameters)
+        found.setdefault((round(group.lr_factor, 6), group.decay), set()).update(own[p.name] for p in group.parameters)
     return found
 
 

@@ -41,42 +41,48 @@ def test_a_warm_up_ratio_scales_the_decayed_rate():
     schedule = Schedule(horizon=100, stop=100, power=1.0, warmup=10, warmup_ratio=0.1)
     assert [poly(s, schedule) for s in (0, 5, 10, 50)] == pytest.approx([0.1, 0.95 * 0.55, 0.9, 0.5])
     daformer = Schedule(horizon=40_000, stop=40_000, power=1.0, warmup=1500, warmup_ratio=1e-6)
-    rates = {0: 6e-11, 1: 4.0058958501e-08, 1499: 5.77129990385e-05, 1500: 5.775e-05, 39_999: 1.5e-09}  # of its code
-    assert {s: 6e-5 * poly(s, daformer) for s in rates} == pytest.approx(rates, rel=1e-8)
+    learning_rates = {
+        0: 6e-11,
+        1: 4.0058958501e-08,
+        1499: 5.77129990385e-05,
+        1500: 5.775e-05,
+        39_999: 1.5e-09,
+    }  # of its code
+    assert {s: 6e-5 * poly(s, daformer) for s in learning_rates} == pytest.approx(learning_rates, rel=1e-8)
 
 
 def test_a_group_moves_at_its_multiple_of_the_base_rate():
     with runtime.fresh_names():
         base, head = parameter(), parameter()
         one = player(SGD(lr=0.1, momentum=0.9, weight_decay=0.0), group("a", base), group("b", head, 10.0))
-        assert one.set_rate(0.5) == {"a": 0.05, "b": 0.5}
+        assert one.set_learning_rate(0.5) == {"a": 0.05, "b": 0.5}
         (base * 1.0 + head * 1.0).backward()
         one.step()
         assert 1 - float(base) == pytest.approx(0.05)
         assert 1 - float(head) == pytest.approx(0.5)
 
 
-def group(name, p, rate=1.0, listings=1, decay=1.0):
-    return ParamGroup(name, (p,), rate, listings, decay)
+def group(name, p, lr_factor=1.0, listings=1, decay=1.0):
+    return ParamGroup(name, (p,), lr_factor, listings, decay)
 
 
 LR, WD = 0.1, 0.2
 
 
-def by_hand(kind, rate, decay, gradients):
+def by_hand(kind, lr_factor, decay, gradients):
     """Where a parameter that starts at 1 goes, from the definitions of the optimisers."""
     p, m, v = 1.0, 0.0, 0.0
     for t, g in enumerate(gradients, 1):
         if kind in (SGD, LegacySGD):
             m = 0.9 * m + g + WD * decay * p
-            p -= LR * rate * m
+            p -= LR * lr_factor * m
             continue
         if kind is AdamW:
-            p -= LR * rate * WD * decay * p
+            p -= LR * lr_factor * WD * decay * p
         else:
             g += WD * decay * p
         m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
-        p -= LR * rate * (m / (1 - 0.9**t)) / ((v / (1 - 0.99**t)) ** 0.5 + 1e-8)
+        p -= LR * lr_factor * (m / (1 - 0.9**t)) / ((v / (1 - 0.99**t)) ** 0.5 + 1e-8)
     return p
 
 
@@ -89,7 +95,7 @@ def test_every_optimiser_takes_the_factors_of_a_group_on_learning_rate_and_decay
         groups = [group(str(i), p, r, decay=d) for i, (p, (r, d)) in enumerate(zip(parameters, factors))]
         one = player(settings, *groups)
         for gradient in gradients:
-            one.set_rate(1.0)
+            one.set_learning_rate(1.0)
             sum(p * gradient for p in parameters).backward()
             one.step()
         found = [float(p) for p in parameters]
@@ -106,7 +112,7 @@ def test_the_step_of_2018_repeats_per_listing(legacy, listings, travelled):
         p = parameter(0.0)
         one = player((LegacySGD if legacy else SGD)(0.1, 0.9, 0.0), group("a", p, listings=listings))
         for distance in travelled:
-            one.set_rate(1.0)
+            one.set_learning_rate(1.0)
             (p * 1.0).backward()
             one.step()
             assert -float(p) == pytest.approx(distance, abs=2e-4)
@@ -116,7 +122,7 @@ def test_the_step_of_2018_accumulates_decay_in_the_gradient():
     with runtime.fresh_names():
         p = parameter(1.0)
         one = player(LegacySGD(0.1, 0.5, 0.2), group("a", p, listings=2))
-        one.set_rate(1.0)
+        one.set_learning_rate(1.0)
         (p * 1.0).backward()
         one.step()
         # g = 1 + .2*1 = 1.2, v = 1.2, p = .88; g = 1.2 + .2*.88 = 1.376, v = .6 + 1.376 = 1.976, p = .6824

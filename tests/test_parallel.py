@@ -184,7 +184,7 @@ def test_a_shared_evaluation_equals_one_of_one_process_to_the_last_count(togethe
 
 def test_every_checkpoint_of_a_run_is_measured_once_by_all_and_told_by_the_first(together, scored, tmp_path):
     first, second = together["bulk"]
-    assert "(kept)" in first and "report: " in first and second == ""
+    assert "(measured before)" in first and "report: " in first and second == ""
     shutil.copytree(scored, tmp_path / "run")
     evaluate_request(Request((str(tmp_path / "run"),)), lambda _: None)
     folders = (tmp_path / "run", together["folder"] / "run")

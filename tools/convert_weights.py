@@ -24,7 +24,7 @@ def check(path: Path, name: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", help="a .pth, .pt or .pdparams file")
-    parser.add_argument("output", nargs="?", help="where to write; without it the file is only looked at")
+    parser.add_argument("output", nargs="?", help="where to write; without it the file is only inspected")
     parser.add_argument(
         "--check",
         nargs="?",

@@ -180,7 +180,7 @@ class Run:
     precision: str = "fp32"  # or bf16, fp16: mixed precision
     loss_scale: float = 1024.0  # of fp16's gradients
     recompute: Stages = Stages()  # whose blocks keep only their input and run forward twice: less memory, more time
-    baseline: str = ""  # folder of a source-only run; evaluations then tell the lift over it
+    baseline: str = ""  # folder of a source-only run; evaluations then report the difference from it
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], durable: b
 
 
 def confirm(path: Path) -> None:
-    """Bring a file that a library wrote to the disk, and prove that there was room: not every library looks."""
+    """Bring a file that a library wrote to the disk, and check that all of it was written: not every library does."""
     with writing(path), path.open("r+b") as handle:
         size = handle.seek(0, os.SEEK_END)
         handle.write(bytes(1))  # what was cut short has no room for one byte more

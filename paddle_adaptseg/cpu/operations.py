@@ -129,16 +129,16 @@ def relu_backward(shape: tuple[int, ...], slope: float = 0.0) -> Operation:
 
 
 def _relu(slope: Optional[float]) -> Optional[Callable[[c_void_p], None]]:
-    """What tells an operation to end with a (leaky) ReLU."""
+    """A function that adds a (leaky) ReLU to the attributes of an operation."""
 
-    def tell(attributes: c_void_p) -> None:
+    def append(attributes: c_void_p) -> None:
         lib, steps = opened(), c_void_p()
         lib.call("post_ops_create", byref(steps))
         lib.call("post_ops_append_eltwise", steps, _RELU, c_float(slope or 0.0), c_float(0))
         lib.call("primitive_attr_set_post_ops", attributes, steps)
         lib.dll.dnnl_post_ops_destroy(steps)
 
-    return None if slope is None else tell
+    return None if slope is None else append
 
 
 @lru_cache(maxsize=256)

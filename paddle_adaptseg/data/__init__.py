@@ -78,7 +78,7 @@ def open_domain(config: Config, name: str) -> DomainFiles:
 
 
 class TrainData:
-    """The training stream of a configuration, or the part of it that one of `world` processes reads.
+    """The training stream of a configuration, or the part of it that one of `world` ranks reads.
 
     `with_target` is false for methods that do not use the target; `total` sums an array over all processes.
     """

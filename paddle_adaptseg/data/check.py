@@ -30,7 +30,7 @@ class Report:
     """What a domain holds and what is wrong with it."""
 
     images: int = 0
-    read: int = 0  # pairs that were looked into
+    read: int = 0  # pairs that were checked
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what is unusual and can be trained on
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -46,17 +46,17 @@ def check_config(config: Config, sheets: str | Path, limit: Optional[int] = None
 
 def check_domains(
     domains: Mapping[str, tuple[Domain, bool]], space: LabelSpace, sheets: Path, limit: Optional[int], workers: int,
-    tell: Callable[[str], object] = print,
+    echo: Callable[[str], object] = print,
 ) -> int:  # fmt: skip
     """Check domains (each with or without labels), write their contact sheets, and count the problems."""
     bad = 0
     for name, (domain, labelled) in domains.items():
         report = check_domain(domain, space, labelled, workers, limit)
-        tell(f"{name}: {domain.dataset} ({domain.split}) in {domain.root}")
-        tell("\n".join(describe(report, space)))
+        echo(f"{name}: {domain.dataset} ({domain.split}) in {domain.root}")
+        echo("\n".join(describe(report, space)))
         if report.images:
             contact_sheet(domain, space, labelled, sheets / f"{name}.png")
-            tell(f"contact sheet: {sheets / f'{name}.png'}")
+            echo(f"contact sheet: {sheets / f'{name}.png'}")
         bad += len(report.problems)
     return bad
 
@@ -77,7 +77,7 @@ def check_domain(
     chosen = [listing.items[index] for index in spread(len(listing.items), limit)]
     report.read = len(chosen)
     with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda item: _look(item, listing, space), chosen)
+        results = pool.map(lambda item: _check_pair(item, listing, space), chosen)
         title, total = f"check {listing.spec.title}", len(chosen)
         for problems, notes, size, pixels in tqdm(results, title, total, unit="image", disable=None):
             report.problems += problems
@@ -90,7 +90,7 @@ def check_domain(
     return report
 
 
-def _look(
+def _check_pair(
     item: Item, listing: Listing, space: LabelSpace
 ) -> tuple[list[str], list[str], Optional[tuple[int, int]], np.ndarray]:
     """Problems of one pair, notes on it, the image's size, and its pixels by train id."""

@@ -31,7 +31,7 @@ GRACE = 2.0  # seconds for workers to end by themselves
 class Positions:
     """Batches number `first` to `last` of consecutive positions; the loader's batch sampler.
 
-    Of `world` processes, each with `batch_size` positions of a common batch, this one takes every world-th position.
+    Each of `world` ranks has `batch_size` positions of a common batch and takes every world-th position.
     """
 
     def __init__(self, batch_size: int, first: int, last: int, rank: int = 0, world: int = 1) -> None:
@@ -46,11 +46,11 @@ class Positions:
             yield list(self.own(batch))
 
     def own(self, batch: int) -> range:
-        """The positions of a batch that this process reads."""
+        """The positions of a batch that this rank reads."""
         return self.common(batch)[self.rank :: self.world]
 
     def common(self, batch: int) -> range:
-        """The positions of a batch, those of all processes."""
+        """The positions of a batch, those of all ranks."""
         size = self.batch_size * self.world
         return range(batch * size, (batch + 1) * size)
 
@@ -91,7 +91,7 @@ def load(
             except StopIteration:
                 return
             except (SystemError, RuntimeError, OSError) as error:
-                raise TrainingError(watch.verdict()) from error
+                raise TrainingError(watch.message()) from error
             yield _checked(batch)
     finally:
         _end(iterator)
@@ -165,7 +165,7 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         self.deadline = float("inf")
 
-    def verdict(self) -> str:
+    def message(self) -> str:
         """What a user should know when a batch did not come."""
         if self.fired:
             return (

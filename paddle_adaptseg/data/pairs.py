@@ -81,7 +81,7 @@ def survey(domain: Domain, labelled: bool) -> Listing:
 def _paired(
     spec: DatasetSpec, domain: Domain, stores: list[str], images: dict[Fields, Ref], missing: tuple[str, ...]
 ) -> Listing:
-    """Images with their labels. Every label source is looked into; the first one that has an image's label counts."""
+    """Images with their labels. All label sources are listed; the first one that has an image's label counts."""
     found = [find(stores, fill(source.pattern, {"split": domain.split})) for source in spec.labels]
     wanted = [fields_of(source.pattern) for source in spec.labels]
     items, unpaired = [], []

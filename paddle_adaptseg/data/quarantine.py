@@ -78,7 +78,7 @@ class Resized:
             yield self.fresh.pop(0)
 
     def total(self, exchange: Callable[[str], list[str]]) -> str:
-        """The number of such labels that all processes met, as a line; empty: none. All must call it."""
+        """The number of such labels that all ranks met, as a line; empty: none. All ranks must call it."""
         every = {line for text in exchange(json.dumps(sorted(self.lines))) for line in json.loads(text)}
         return f"labels of another size than their images, resized: {len(every)}" if every else ""
 
@@ -107,7 +107,7 @@ class Quarantine:
         self.fresh.append(f"passed over ({len(self.entries)} of at most {self.limit}): {reason}")
 
     def share(self, exchange: Callable[[str], list[str]]) -> None:
-        """List what other processes met; `exchange` turns what one says into what all say. All must call it."""
+        """List the faults of the other ranks; `exchange` gathers the lists of all ranks. All ranks must call it."""
         if not self.limit:
             return  # the first fault was an error
         for text in exchange(json.dumps(self.entries)):

@@ -135,7 +135,7 @@ def train_batches(
 ) -> Generator[Batch, None, None]:  # fmt: skip
     """The batches of the stream at `positions`, the same for any number of workers.
 
-    A batch names the files of all processes, so that all say the same when a step fails.
+    A batch names the files of all ranks, so that all report the same files when a step fails.
     """
     size = batch_bytes(stream, positions.batch_size)
     loader = load(stream, positions, collate, workers, size, timeout)

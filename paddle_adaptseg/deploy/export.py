@@ -202,7 +202,7 @@ def compare(network: Runner, folder: Path, contract: Contract, config: Config) -
 
 
 def sample_images(config: Config) -> tuple[str, list[np.ndarray]]:
-    """The first validation images, or generated street scenes where the data set is not at hand."""
+    """The first validation images, or generated street scenes where the data set is missing."""
     try:
         files = open_validation(config)
         return f"images of {files.title}", [files.image(i) for i in range(min(IMAGES, len(files)))]

@@ -136,7 +136,7 @@ def predict_files(
 ) -> Tally:
     """Label everything that `inputs` name; `limit` bounds the frames of a video or camera.
 
-    Each of several processes takes its share of the inputs; the tally is that of all.
+    With several ranks each takes its share of the inputs; the tally is that of all.
     """
     for name in products:
         if name not in PRODUCTS:

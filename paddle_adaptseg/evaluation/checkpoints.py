@@ -36,7 +36,7 @@ from paddle_adaptseg.weights.load import load_model, weights_by_step
 
 FORMAT = 1
 SOURCE_LIMIT = 100  # source images, when nothing else is asked for: the source set may have 25 000
-POLL = 2.0  # seconds between looks for new weights
+POLL = 2.0  # seconds between checks for new weights
 _ARRAYS = ("matrices", "boundary", "reliability", "coarse")
 _META = "meta.json"
 
@@ -90,7 +90,7 @@ class DomainEvaluator:
     def recall(self, folder: Path, name: str, weights: Path, load: Callable[[], Network]) -> Measurement:
         """The kept measurement of a weights file, or a new one that is kept. `load` is called only for a new one.
 
-        Of several processes the first one decides and writes; the others must see the same folder.
+        Rank 0 decides and writes; the other ranks must see the same folder.
         """
         path, key = folder / f"{name}.npz", sha256(weights)
         found = load_measured(path, key)
@@ -99,9 +99,7 @@ class DomainEvaluator:
             if distributed.is_rank_zero():
                 save_measured(path, found, key)
         elif found is None:
-            raise CheckpointError(
-                f"process {distributed.rank()} does not see '{path}': let all machines share the folder"
-            )
+            raise CheckpointError(f"rank {distributed.rank()} does not see '{path}': let all machines share the folder")
         return found
 
 
@@ -115,14 +113,14 @@ class Entry:
 
 
 def evaluate_run(
-    run: Path, evaluators: Sequence[DomainEvaluator], watch: Optional[float], tell: Callable[[str], object]
+    run: Path, evaluators: Sequence[DomainEvaluator], watch: Optional[float], echo: Callable[[str], object]
 ):
     """Measure all checkpoints of a run in order, keeping each; with `watch`, wait that many seconds for a new one."""
     if not weights_by_step(run) and watch is None:
         raise CheckpointError(f"folder '{run}' holds no weights to evaluate (expected weights/step_*.pdparams)")
     stop = evaluators[0].config.schedule.stop
     entries = []
-    for step, path in follow(run, stop, watch, tell):
+    for step, path in follow(run, stop, watch, echo):
         loaded: list[Network] = []
 
         def load(path=path, loaded=loaded) -> Network:
@@ -134,11 +132,11 @@ def evaluate_run(
         entries.append(Entry(step, path, measured))
         primary = next(iter(class_sets(evaluators[0].config).values()))
         text = ", ".join(f"{d} mIoU {100 * m.matrix.miou(primary):.2f}" for d, m in measured.items())
-        tell(f"step {step}  {text}" + ("" if loaded else "  (kept)"))
+        echo(f"step {step}  {text}" + ("" if loaded else "  (measured before)"))
     return sorted(entries, key=lambda entry: entry.step)
 
 
-def follow(run: Path, stop: int, watch: Optional[float], tell: Callable[[str], object]) -> Iterator[tuple[int, Path]]:
+def follow(run: Path, stop: int, watch: Optional[float], echo: Callable[[str], object]) -> Iterator[tuple[int, Path]]:
     """Weights of a run by step. With `watch`, until step `stop` or until nothing new came for so many seconds."""
     done: set[int] = set()
     since = time.monotonic()
@@ -153,7 +151,7 @@ def follow(run: Path, stop: int, watch: Optional[float], tell: Callable[[str], o
         if watch is None or stop in done:
             return
         if not fresh and time.monotonic() - since > watch:
-            tell(f"no new weights in '{run}' for {watch:g} s: stopping at step {max(done, default=0)} of {stop}")
+            echo(f"no new weights in '{run}' for {watch:g} s: stopping at step {max(done, default=0)} of {stop}")
             return
         if not fresh:
             time.sleep(min(POLL, watch))

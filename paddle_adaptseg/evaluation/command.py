@@ -93,32 +93,32 @@ def baseline_path(request: Request) -> Path:
     return weights_path(origin, "latest" if Path(origin).is_dir() else None)
 
 
-Tell = Callable[[str], object]
+Echo = Callable[[str], object]
 
 
-def evaluate_request(request: Request, tell: Tell = print) -> Optional[Findings]:
+def evaluate_request(request: Request, echo: Echo = print) -> Optional[Findings]:
     """Answer a request: print scores, write what was asked for, and return what a report shows."""
     check(request)
     distributed.start()
     with distributed.ending_together():
-        return _answer(request, tell if distributed.is_rank_zero() else _nothing)
+        return _answer(request, echo if distributed.is_rank_zero() else _nothing)
 
 
 def _nothing(_: str) -> None:
-    """Told to the processes that are not the first."""
+    """The output of the ranks other than 0."""
 
 
-def _answer(request: Request, tell: Tell) -> Optional[Findings]:
+def _answer(request: Request, echo: Echo) -> Optional[Findings]:
     if request.watch is not None and distributed.world() > 1:
         raise ConfigError("--watch follows a training with one process: start it without paddle.distributed.launch")
     work = _every_checkpoint if request.run is not None else _one_model
-    findings, where = work(request, tell), request.report
+    findings, where = work(request, echo), request.report
     if findings is not None and where is not None and distributed.is_rank_zero():
-        tell(f"report: {write_report(findings, Path(where))}")
+        echo(f"report: {write_report(findings, Path(where))}")
     return findings
 
 
-def _one_model(request: Request, tell: Tell) -> Findings:
+def _one_model(request: Request, echo: Echo) -> Findings:
     paths = [weights_path(origin, request.step) for origin in request.origins]
     given = load_config(request.config, request.overrides) if request.config else None
     model, config = load_models(paths, given, request.overrides, request.weights)
@@ -130,19 +130,19 @@ def _one_model(request: Request, tell: Tell) -> Findings:
         measured[evaluator.domain] = evaluator.measure(model, each=keep)
     names = [f"{path}{' (chosen on target labels)' if path.name == 'best.pdparams' else ''}" for path in paths]
     found = _findings(request, config, evaluators, measured, names)
-    tell("\n".join(score_lines(found)))
+    echo("\n".join(score_lines(found)))
     if request.save:
-        tell(f"predictions: {request.save}")
+        echo(f"predictions: {request.save}")
     return with_extras(found, evaluators, model, measured, paths) if request.report else found
 
 
-def _every_checkpoint(request: Request, tell: Tell) -> Optional[Findings]:
+def _every_checkpoint(request: Request, echo: Echo) -> Optional[Findings]:
     run = Path(request.origins[0])
     config = _run_config(request, run)
     class_sets(config)  # a wrong protocol is reported before the images are read
     evaluators = [_evaluator(request, config, domain) for domain in request.domains or DOMAINS]
     evaluators.sort(key=lambda evaluator: DOMAINS.index(evaluator.domain))
-    entries = evaluate_run(run, evaluators, request.watch, tell)
+    entries = evaluate_run(run, evaluators, request.watch, echo)
     if not entries:
         return None
     rows = readings(entries, config)
@@ -150,10 +150,10 @@ def _every_checkpoint(request: Request, tell: Tell) -> Optional[Findings]:
     last: Entry = entries[-1]
     found = _findings(request, config, evaluators, last.measured, [f"{last.weights} (the last of {len(entries)})"])
     found = dataclasses.replace(found, run=trajectory)
-    tell("\n".join([*score_lines(found), *rule_lines(trajectory)]))
+    echo("\n".join([*score_lines(found), *rule_lines(trajectory)]))
     if distributed.is_rank_zero():
         files = write_tables(trajectory, evaluators[0].folder(run), str(run))
-        tell(f"tables: {', '.join(map(str, files))}")
+        echo(f"tables: {', '.join(map(str, files))}")
     if not request.report:
         return found
     model = load_model(last.weights, config)[0]

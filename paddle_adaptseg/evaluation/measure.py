@@ -145,7 +145,7 @@ def measure(
 ) -> Measurement:  # fmt: skip
     """Everything about a network on one domain, in one pass; `each` is called with every image and its labels.
 
-    Each of several processes measures its share of the images, and all return the same.
+    With several ranks each measures its share of the images, and all return the same.
     """
     began = time.perf_counter()
     mine, count, size = distributed.shard(indices), len(indices), coarse_size(files)
@@ -184,8 +184,8 @@ def evaluate_model(
 ) -> ConfusionMatrix:  # fmt: skip
     """Score a model on the validation domain; `save` also writes label and colour images there.
 
-    `check` is called before every image and may raise StopRequested to break the evaluation off, for all processes when
-    one does. Each of several processes scores its share of the images; the counts are those of all.
+    `check` is called before every image and may raise StopRequested to interrupt the evaluation, on all ranks when
+    one does. With several ranks each scores its share of the images; the counts are those of all.
     """
     space, files = label_space(config), files or open_validation(config)
     matrix, predictor = ConfusionMatrix(len(space)), Predictor(model, config.data.pixels, options)

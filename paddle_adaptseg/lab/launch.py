@@ -37,7 +37,7 @@ class Job:
         return Path(self.config.run.output)
 
     def done_steps(self) -> int:
-        """Steps that its log tells of."""
+        """Steps that its log records."""
         path = self.folder / "log.jsonl"
         if not path.exists():
             return 0
@@ -89,7 +89,7 @@ def _start(job: Job, threads: int) -> subprocess.Popen:
 
 
 def _finish(job: Job, began: float, code: int) -> None:
-    """Note how long a training took, or say why it failed."""
+    """Note how long a training took, or report why it failed."""
     if code == 0 and job.done_steps() < job.config.schedule.stop:
         raise TrainingError(
             f"training in '{job.folder}' ended at step {job.done_steps()} with its time budget (run.max_hours); "

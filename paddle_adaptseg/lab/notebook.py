@@ -145,7 +145,7 @@ def _newest(run: Union[str, Path]) -> str:
 
 
 def _titles(runs: Sequence[Union[str, Path]]) -> list[str]:
-    """Short names of runs that tell them apart: their own, or their parents' (METHOD/seed_0), or whole paths."""
+    """Short unique names of runs: their own, or their parents' (METHOD/seed_0), or whole paths."""
     paths = [Path(run) for run in runs]
     for names in ([path.name for path in paths], [path.parent.name for path in paths]):
         if len(set(names)) == len(names):

@@ -94,7 +94,7 @@ MEANINGS: Mapping[str, str] = {
     "run.deterministic": "also choose deterministic cuDNN kernels",
     "run.cudnn_autotune": "time cuDNN's kernels once for each size and take the fastest; null: unless deterministic",
     "run.timeout": "seconds that one of [several processes](scaling.md) waits for the others before it ends",
-    "run.sync_norm": "batch statistics over the images of all processes; needs GPUs",
+    "run.sync_norm": "batch statistics over the images of all ranks; needs GPUs",
     "run.baseline": "folder of a source-only run; evaluations then report the difference from it",
 }
 OPTIMISER_KEYS: Mapping[str, str] = {
@@ -199,7 +199,7 @@ def _table(rows: typing.Iterable[tuple[str, str, str]], meanings: Mapping[str, s
 OPTIM = (
     "`optim` sets the optimiser and learning rate of each player: `{segmenter: {name: adamw, lr: 6e-5}}`.",
     "Without a name `segmenter` has `sgd` and every other player `adam`. Another name replaces all keys at once.",
-    "`legacy_updates: true` on `sgd` is another way to say `name: legacy_sgd`.",
+    "`legacy_updates: true` on `sgd` is the same as `name: legacy_sgd`.",
 )
 SECTIONS = {"schedule": "schedule: learning rate, warm-up and number of steps"}
 TABLES: tuple[tuple[str, Mapping[str, Any], Callable, Mapping[str, str]], ...] = (

@@ -14,7 +14,7 @@ from paddle_adaptseg.models.segmenter import Segmenter
 
 
 class SourceOnly(Method):
-    """Supervised training on the source; the target is never looked at, not even by batch statistics."""
+    """Supervised training on the source; the target is never used, not even by batch statistics."""
 
     uses_target = False
 

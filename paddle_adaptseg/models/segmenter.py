@@ -21,7 +21,7 @@ class ParamGroup:
 
     name: str
     parameters: tuple[Tensor, ...]
-    rate: float = 1.0
+    lr_factor: float = 1.0
     listings: int = 1
     decay: float = 1.0
 
@@ -60,10 +60,10 @@ class Segmenter(nn.Layer):
 
 
 def group(
-    name: str, named: Iterable[tuple[str, Tensor]], rate: float = 1.0, listings: int = 1, decay: float = 1.0
+    name: str, named: Iterable[tuple[str, Tensor]], lr_factor: float = 1.0, listings: int = 1, decay: float = 1.0
 ) -> ParamGroup:
     """A group of the trainable ones among `named` parameters."""
-    return ParamGroup(name, tuple(p for _, p in named if not p.stop_gradient), rate, listings, decay)
+    return ParamGroup(name, tuple(p for _, p in named if not p.stop_gradient), lr_factor, listings, decay)
 
 
 class Ensemble(nn.Layer):

@@ -26,7 +26,7 @@ class NotFinite(TrainingError):
 
 @dataclass(frozen=True)
 class Found:
-    """What is looked at before any weight is touched: each part's losses, and whether gradients are finite."""
+    """What is checked before any weight changes: each part's losses, and whether gradients are finite."""
 
     names: tuple[str, ...]
     values: np.ndarray  # [len(names)] float64

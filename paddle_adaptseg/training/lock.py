@@ -1,7 +1,7 @@
 """One run writes a folder at a time. The lock names its holder and beats while it lives; a stale one is recognised.
 
 On the machine of its holder a lock is stale when that process is gone. From another machine, or another container, no
-process can be looked up; there a lock is stale when it does not beat while one watches it.
+process can be looked up; there a lock is stale when its heartbeat stops while it is watched.
 """
 
 from __future__ import annotations

@@ -48,16 +48,16 @@ class LegacyMomentum:
         for group in self.groups:
             for parameter in group.parameters:
                 if parameter.grad is not None:
-                    self._update(parameter, self.lr * group.rate, self.weight_decay * group.decay, group.listings)
+                    self._update(parameter, self.lr * group.lr_factor, self.weight_decay * group.decay, group.listings)
 
-    def _update(self, parameter: paddle.Tensor, rate: float, decay: float, listings: int) -> None:
+    def _update(self, parameter: paddle.Tensor, learning_rate: float, decay: float, listings: int) -> None:
         gradient = parameter.grad.clone()
         key = f"{parameter.name}_velocity_0"
         velocity = self.velocity.get(key, paddle.zeros_like(gradient))
         for _ in range(listings):
             gradient = gradient + decay * parameter
             velocity = self.momentum * velocity + gradient
-            parameter.subtract_(rate * velocity)
+            parameter.subtract_(learning_rate * velocity)
         self.velocity[key] = velocity
 
     def clear_grad(self, set_to_zero: bool) -> None:
@@ -82,10 +82,10 @@ class Player:
         self.waiting: dict[str, np.ndarray] = {}  # loaded, and not yet taken up by a step
         self.optimiser = BUILDERS[type(settings)](self.groups, settings)
 
-    def set_rate(self, factor: float) -> dict[str, float]:
+    def set_learning_rate(self, factor: float) -> dict[str, float]:
         """Set the learning rate to `factor` times the configured one and return that of each group."""
         self.optimiser.set_lr(self.lr * factor)
-        return {g.name: self.lr * factor * g.rate for g in self.groups}
+        return {g.name: self.lr * factor * g.lr_factor for g in self.groups}
 
     def step(self) -> None:
         self.optimiser.step()
@@ -106,7 +106,7 @@ class Player:
             owner = next((n for n in self.names if key.startswith(n + "_")), None)
             if owner is not None:
                 arrays[f"{self.names[owner]}/{key[len(owner) + 1 :]}"] = np.asarray(value)
-        # Paddle 2.6 does not tell of what it has loaded before a step has used it.
+        # Paddle 2.6 does not return what it has loaded before a step has used it.
         self.waiting = {key: value for key, value in self.waiting.items() if key not in arrays}
         return {**self.waiting, **arrays}
 
@@ -162,7 +162,7 @@ def _grouped(groups: Sequence[ParamGroup], weight_decay: Optional[float]) -> lis
     return [
         {
             "params": list(g.parameters),
-            "learning_rate": g.rate,
+            "learning_rate": g.lr_factor,
             "weight_decay": None if weight_decay is None else g.decay * weight_decay,
         }
         for g in groups

@@ -123,7 +123,7 @@ def _kept(method: Method, height: int, width: int, stages: Sequence[str]) -> tup
 
 @dataclass
 class Plan:
-    """Lines that say what would happen, and a line for each thing that is not there or does not fit."""
+    """Lines that describe the run, and a line for everything that is missing or does not fit."""
 
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -167,14 +167,14 @@ def describe(state: TrainState, config: Config) -> Iterator[str]:
     for name, player in state.players.items():
         sizes: dict[float, int] = {}
         for group in player.groups:
-            rate = player.lr * group.rate
-            sizes[rate] = sizes.get(rate, 0) + sum(int(p.size) for p in group.parameters)
-        yield f"{name}: " + " + ".join(f"{size / 1e6:.2f} M parameters at {rate:g}" for rate, size in sizes.items())
+            lr = player.lr * group.lr_factor
+            sizes[lr] = sizes.get(lr, 0) + sum(int(p.size) for p in group.parameters)
+        yield f"{name}: " + " + ".join(f"{size / 1e6:.2f} M parameters at {lr:g}" for lr, size in sizes.items())
     warmup = f", {schedule.warmup} of them warm-up" if schedule.warmup else ""
     images = f"{common_batch(config)} images of each domain a step"
     if distributed.world() > 1:
         yield describe_global_batch(config)
-        yield f"every process sends {reduced(state.players) / 1e6:.1f} MB of gradients in a step"
+        yield f"every rank sends {reduced(state.players) / 1e6:.1f} MB of gradients in a step"
     yield f"steps: {schedule.stop} of a horizon of {schedule.horizon}{warmup}; {images}"
     yield f"written to {run.output}: a checkpoint every {run.save_every} steps, an evaluation every {run.eval_every}"
 

@@ -122,7 +122,7 @@ def restore_best(folder: Path, best_step: int, step: int) -> str:
     elif best.is_file():
         own = _trained_steps(best)
         if own is None:
-            return f"'{best}' does not say which step it is of; it was left as it is"
+            return f"'{best}' does not record its step; it was left unchanged"
         if own > step:
             delete(best)
             return f"'{best}' was deleted: it is of step {own}, and the run continues from step {step}"
@@ -140,7 +140,7 @@ def _trained_steps(path: Path) -> Optional[int]:
     return steps if isinstance(steps, int) else None
 
 
-def set_start(state: TrainState, snapshot: Optional[Snapshot], config: Config, tell: Callable[[str], object]) -> None:
+def set_start(state: TrainState, snapshot: Optional[Snapshot], config: Config, echo: Callable[[str], object]) -> None:
     """Bring a freshly built state to where it starts: a snapshot, weights for the trained network, or as it is."""
     if snapshot is not None:
         state.restore(snapshot)
@@ -148,7 +148,7 @@ def set_start(state: TrainState, snapshot: Optional[Snapshot], config: Config, t
     if config.run.restore_from:
         from paddle_adaptseg.weights.load import fill_segmenter  # readers of all formats: most starts need none
 
-        tell(fill_segmenter(state.method.segmenter, config.run.restore_from, config, config.run.restore_partial))
+        echo(fill_segmenter(state.method.segmenter, config.run.restore_from, config, config.run.restore_partial))
     with paddle.no_grad():
         for part in state.method.parts():
             part.loaded()

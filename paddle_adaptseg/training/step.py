@@ -111,10 +111,10 @@ class TrainState:
 
 @dataclass
 class StepReport:
-    """What one step produced: unweighted losses, rates, and readings of watched steps."""
+    """What one step produced: unweighted losses, learning rates, and readings of watched steps."""
 
     losses: dict[str, float]
-    rates: dict[str, float]
+    learning_rates: dict[str, float]
     readings: dict[str, float] = field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
@@ -124,7 +124,7 @@ class StepReport:
         """All numbers under the names of their curves."""
         return {
             **{f"loss/{k}": v for k, v in self.losses.items()},
-            **{f"rate/{k}": v for k, v in self.rates.items()},
+            **{f"rate/{k}": v for k, v in self.learning_rates.items()},
             **self.readings,
             "speed/images_per_second": self.images / self.seconds if self.seconds else 0.0,
         }
@@ -163,9 +163,10 @@ def train_step(
     """One step of every player on `iter_size` batches."""
     began = time.perf_counter()
     factor = poly(clock.step, schedule)
-    rates: dict[str, float] = {}
+    learning_rates: dict[str, float] = {}
     for name, player in state.players.items():
-        rates.update({f"{name}_{k}" if k in rates else k: v for k, v in player.set_rate(factor).items()})
+        for group, lr in player.set_learning_rate(factor).items():
+            learning_rates[f"{name}_{group}" if group in learning_rates else group] = lr
     collected: list[tuple[str, paddle.Tensor]] = []
     images, files, readings = 0, tuple[str, ...](), {}
     state.method.train()
@@ -194,7 +195,7 @@ def train_step(
             part.after_step(clock)
     if clock.watch:
         readings = read_observed(state.method.observed, batch)
-    return StepReport(losses, rates, readings, images * distributed.world(), time.perf_counter() - began)
+    return StepReport(losses, learning_rates, readings, images * distributed.world(), time.perf_counter() - began)
 
 
 def backward(terms: Terms, scale: float) -> None:

@@ -84,7 +84,7 @@ def _content(file: BinaryIO, budget: Budget, size: int) -> Any:
     head = file.read(HEAD)
     file.seek(0)
     read = next(read for matches, read in FORMATS if matches(head))
-    foreign = what_it_is(head) if read is _read_pickle else None
+    foreign = file_kind(head) if read is _read_pickle else None
     if foreign:
         raise CheckpointError(f"it is {foreign}")
     return read(file, budget, size)
@@ -177,7 +177,7 @@ _PICKLE = b"\x80(}]c"  # a protocol number, or what the oldest pickles of a mapp
 HEAD = 512
 
 
-def what_it_is(head: bytes) -> Optional[str]:
+def file_kind(head: bytes) -> Optional[str]:
     """A description of a file that cannot be weights; None when it may be a pickle."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(b"<"):

@@ -125,7 +125,7 @@ def figure(png: bytes, caption: str, dense: bool = False) -> str:
     return f"<figure><figcaption>{escape(caption)}</figcaption>{image}</figure>"
 
 
-def three(pngs: Sequence[bytes], captions: Sequence[str], title: str) -> str:
+def image_row(pngs: Sequence[bytes], captions: Sequence[str], title: str) -> str:
     """Images side by side, one below the other on a phone."""
     inside = "".join(
         f"<div><div class=small>{escape(c)}</div>{_image(p, f'{title}: {c}')}</div>" for p, c in zip(pngs, captions)

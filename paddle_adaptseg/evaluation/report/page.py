@@ -144,7 +144,7 @@ def _published(findings: Findings, figures: Figures) -> str:
 
 
 def _published_classes(findings: Findings, numbers: Sequence[Published], figures: Figures) -> list[str]:
-    """Bars of every class beside each published number that tells its classes."""
+    """Bars of every class beside each published number that lists its classes."""
     parts, names = [], findings.space.names
     for place, number in enumerate(n for n in numbers if len(n.classes) == len(names)):
         key, theirs = f"published_classes_{place}.png", np.array(number.classes) / 100
@@ -195,7 +195,7 @@ def _images(images, figures: Figures) -> str:
     for index, shown in enumerate(images):
         pngs = [png_bytes(array) for array in (shown.image, shown.ground_truth, shown.prediction)]
         figures[f"image_{index}.png"] = png_bytes(_side_by_side(shown))
-        parts.append(html.three(pngs, ("image", "ground truth", "prediction"), shown.caption))
+        parts.append(html.image_row(pngs, ("image", "ground truth", "prediction"), shown.caption))
     return html.section("Best, median and worst target images", *parts)
 
 
