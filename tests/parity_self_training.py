@@ -262,7 +262,9 @@ class Replay:
         """Our tensors by "learning rate factor,weight decay factor"."""
         names, found = {p.name: n for n, p in self.method.segmenter.named_parameters()}, {}
         for group in self.method.players()["segmenter"]:
-            found.setdefault(f"{group.lr_factor:g},{group.decay:g}", set()).update(names[p.name] for p in group.parameters)
+            found.setdefault(f"{group.lr_factor:g},{group.decay:g}", set()).update(
+                names[p.name] for p in group.parameters
+            )
         return found
 
     def change(self, network: Any) -> dict[str, np.ndarray]:

@@ -21,7 +21,10 @@ from paddle_adaptseg.methods import METHODS, Clock, build_method
 from paddle_adaptseg.models.segmenter import Segmenter
 
 AREAS = ((0.5, 0.75), (1.0, 0.25))
-ADAPTING = [name for name in VARIANTS if "source_only" not in name and "bn_adapt" not in name and "v3plus" not in name]
+OTHERS = ("source_only", "bn_adapt", "v3plus", "masked")  # masks and mixing: tests/test_self_training.py
+ADAPTING = [
+    name for name, (method, _) in VARIANTS.items() if method != "self_training" and not any(o in name for o in OTHERS)
+]
 
 
 class Pointwise(Segmenter):
