@@ -224,7 +224,7 @@ def test_a_best_network_of_a_later_step_goes_and_one_without_a_record_stays(tiny
     best.write_bytes(b"somebody's own")
     fit(override(config, "schedule.stop=4"), resume="4")
     assert best.read_bytes() == b"somebody's own"
-    assert f"'{best}' does not say which step it is of" in capsys.readouterr().out
+    assert f"'{best}' does not record its step" in capsys.readouterr().out
 
 
 def test_folders_named_like_files_of_a_run_are_no_checkpoints_and_stay(tiny, tmp_path):
