@@ -7,6 +7,7 @@ process can be looked up; there a lock is stale when its heartbeat stops while i
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -54,17 +55,34 @@ class RunLock:
             raise TrainingError(f"'{self.folder}' was taken over by another run; this one has stopped writing to it")
 
     def _create(self) -> bool:
+        """Write the lock unless there is one. It appears together with its text, so nobody reads an empty one."""
+        draft = self.path.with_name(f".{NAME}.{os.getpid()}.{threading.get_ident()}.tmp")
         with writing(self.path):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+                draft.write_text(self._text, encoding="utf-8")
+                os.link(draft, self.path)
             except FileExistsError:
                 return False
-            try:
-                os.write(handle, self._text.encode())
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                    raise
+                return self._create_without_links()
             finally:
-                os.close(handle)
+                draft.unlink(missing_ok=True)
             return True
+
+    def _create_without_links(self) -> bool:
+        """The same on file systems that have no hard links."""
+        try:
+            handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        try:
+            os.write(handle, self._text.encode())
+        finally:
+            os.close(handle)
+        return True
 
     def _clear_stale(self) -> None:
         """Delete a stale lock; one in use is an error that says by whom."""

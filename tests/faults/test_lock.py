@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -151,6 +152,21 @@ def test_of_many_that_start_at_once_one_gets_the_folder(tmp_path):
     for run in runs:
         run.communicate("done\n")
     assert sorted(said) == ["mine\n"] + ["refused\n"] * 5
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_lock_appears_with_its_text_also_where_there_are_no_hard_links(tmp_path, monkeypatch, links):
+    def link(draft, path):
+        assert json.loads(Path(draft).read_text())["pid"] == os.getpid() and not Path(path).exists()
+        if not links:
+            raise OSError(errno.EPERM, "no links here")
+        real(draft, path)
+
+    real = os.link
+    monkeypatch.setattr(os, "link", link)
+    with RunLock(tmp_path / "run"):
+        assert json.loads((tmp_path / "run" / "lock.json").read_text())["pid"] == os.getpid()
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock.json"]
 
 
 def test_a_run_that_is_refused_leaves_no_folder(tiny, tmp_path):
