@@ -104,6 +104,9 @@ class Method(nn.Layer):
     def all_losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
         """The method's groups of terms, then those of its additions; the first one is that of the source."""
         groups = self.losses(batch, clock)
+        if not self.additions:
+            yield from groups
+            return
         with recorded(self.segmenter, batch.source_image) as features:
             first = next(groups)
         for addition in self.additions.values():
@@ -117,7 +120,7 @@ class Method(nn.Layer):
     def train(self, *mode: bool) -> Method:
         """Training mode for all parts but `eval_parts`; called before every step."""
         super().train(*mode)
-        for name, layer in self.named_sublayers():
+        for name, layer in self.named_sublayers() if self.eval_parts else ():
             if any(f"{name}.".startswith(f"{part}.") for part in self.eval_parts):
                 layer.training = False  # not eval(), which also sets a mode of the whole process
         for addition in self.additions.values():
