@@ -102,6 +102,9 @@ def test_what_is_absent_or_only_a_tar_is_said_with_the_way_out(home):
     tar.write_bytes(b"")
     with pytest.raises(DataError, match=f"unpack it at the start of a session: tar -xf {tar} -C {tar.parent}"):
         find_places(home).roots("cityscapes")
+    rar = tar.rename(tar.with_suffix(".rar"))  # as SYNTHIA comes
+    with pytest.raises(DataError, match=f"unpack it at the start of a session: unrar x {rar} {rar.parent}/"):
+        find_places(home).roots("cityscapes")
 
 
 def test_without_mounted_data_results_go_to_the_current_folder(tmp_path):

@@ -25,6 +25,8 @@ SOUGHT: Mapping[str, int] = {"gta5": 5, "synthia": 7, "cityscapes": 0}
 DEPTH = 3  # folders below a mounted one in which a data set may begin
 SHM = Path("/dev/shm")
 GB = 2**30
+UNPACK: Mapping[str, str] = {".rar": "unrar x {0} {1}/", ".7z": "7z x {0} -o{1}"}
+TAR = "tar -xf {0} -C {1}"
 
 Given = Union[str, Path, list, tuple]
 
@@ -172,7 +174,7 @@ def _tars(data: Path) -> list[str]:
     found = sorted(path for ending in endings for path in data.glob(f"data*/{ending}"))
     return [
         f"{path} ({path.stat().st_size / GB:.1f} GB) has no listing to read files by; "
-        f"unpack it at the start of a session: tar -xf {path} -C {path.parent}"
+        f"unpack it at the start of a session: {UNPACK.get(path.suffix, TAR).format(path, path.parent)}"
         for path in found
     ]
 
