@@ -75,10 +75,11 @@ def at_size(image: np.ndarray, size: tuple[int, int], smooth: bool) -> np.ndarra
 def panel(
     image: np.ndarray, prediction: np.ndarray, ground_truth: np.ndarray, entropy: np.ndarray, space: LabelSpace
 ) -> np.ndarray:
-    """Image, prediction, ground truth and entropy side by side at the image's size."""
+    """Image and prediction above ground truth and entropy, each at the image's size."""
     size = image.shape[1::-1]
     ground_truth = cv2.resize(ground_truth, size, interpolation=cv2.INTER_NEAREST)
-    return np.hstack([image, colourise(prediction, space), colourise(ground_truth, space), heat(entropy)])
+    below = np.hstack([colourise(ground_truth, space), heat(entropy)])
+    return np.vstack([np.hstack([image, colourise(prediction, space)]), below])
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], scale: int = 1, gap: int = 4) -> np.ndarray:
