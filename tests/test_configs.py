@@ -20,18 +20,27 @@ ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted(p for p in (ROOT / "configs").rglob("*.yml") if "_base_" not in p.parts)
 
 
+def shallow(path):
+    """Overrides that make a network small enough to be built in a moment."""
+    if "toy" in path.parts or any(word in path.stem for word in ("vgg", "mobilenet")):
+        return []
+    parts = load_config(path).model.params
+    backbone = parts.get("backbone", {}).get("name", "")
+    return {"mit": ["model.backbone.depths=[1,1,1,1]"], "din": ["model.backbone.depth=1"]}.get(
+        backbone[:3], ["model.depths=[1,1,1,1]"]
+    )
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
 def test_an_experiment_loads_builds_and_tells_what_to_expect(path):
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert all(any(f"# {word}" in line for line in header) for word in ("Paper:", "Command:", "Expected:", "Hardware:"))
     command = next(line for line in header if "# Command:" in line)
     assert str(path.relative_to(ROOT)) in command or path.stem == "adaptsegnet_multi"
-    has_depths = not any(word in path.stem for word in ("vgg", "mobilenet")) and "toy" not in path.parts
-    depths = ["model.depths=[1,1,1,1]"] if has_depths else []
-    config = load_config(path, depths)
-    classes = len(label_space(config))
-    make_segmenter = lambda *weights: build_model(config.model, classes)  # noqa: E731
-    method = build_method(config.method, make_segmenter(), classes, make_segmenter)
+    config = load_config(path, shallow(path))
+    names = label_space(config).names
+    make_segmenter = lambda *weights: build_model(config.model, len(names))  # noqa: E731
+    method = build_method(config.method, make_segmenter(), len(names), make_segmenter, names=names)
     players = build_players(method, config)
     assert set(players) == set(method.players())
     for domain in (config.data.source, config.data.target, config.data.validation):
@@ -92,6 +101,30 @@ def test_self_trainings_hyper_parameters_too():
         assert later.method.params["pseudo_labels"]["margins"] == [15, 120, 0, 0]
         assert later.method.params["teacher"]["update"] == "before" and later.optim["segmenter"].lr == 6e-5
         assert (later.schedule.stop, later.schedule.warmup, later.schedule.warmup_ratio) == (40_000, 1500, 1e-6)
+
+
+def test_the_transformers_recipes_are_their_authors():
+    """Values read in DAFormer's and MIC's repositories."""
+    for pair in ("gta5_cityscapes", "synthia_cityscapes", "cityscapes_acdc", "cityscapes_dark_zurich"):
+        config = load_config(ROOT / f"configs/{pair}/daformer.yml")
+        method, data, adamw = config.method.params, config.data, config.optim["segmenter"]
+        assert (adamw.lr, adamw.beta1, adamw.beta2, adamw.weight_decay) == (6e-5, 0.9, 0.999, 0.01)
+        assert config.model.params["head_rate"] == 10.0 and config.model.params["norm_decay"] == 0.0
+        schedule = config.schedule
+        assert (schedule.horizon, schedule.stop, schedule.power) == (40_000, 40_000, 1.0)
+        assert (schedule.warmup, schedule.warmup_ratio) == (1500, 1e-6)
+        assert (data.batch_size, data.augment.crop, data.augment.mirror) == (2, (512, 512), True)
+        assert (data.rare_classes.temperature, data.rare_classes.min_pixels) == (0.01, 3000)
+        assert method["teacher"] == {"decay": 0.999, "ramp": 1, "update": "before"}
+        assert method["pseudo_labels"] == {"threshold": 0.968, "weight": "batch", "margins": [15, 120, 0, 0]}
+        distance = method["feature_distance"]
+        assert (distance["weight"], distance["min_ratio"]) == (0.005, 0.75)
+        names = label_space(config).names
+        assert [names.index(name) for name in distance["things"]] == [6, 7, 11, 12, 13, 14, 15, 16, 17, 18]
+        assert data.target.size == ((960, 540) if pair.startswith("cityscapes_") else (1024, 512))
+        assert data.validation.size == data.target.size and config.eval.window is None
+    masked = load_config(ROOT / "configs/gta5_cityscapes/mic_daformer.yml").method.params["masked"]
+    assert (masked["ratio"], masked["block"], masked["images"]) == (0.7, 32, "target")  # at half resolution
 
 
 def test_papers_hyper_parameters_stand_in_the_configurations():
