@@ -212,25 +212,35 @@ class Recorded(Choices):
 class Replay:
     """A trajectory: method and players from the figures' values, and what each step showed."""
 
+    recorded = Recorded
+
     def __init__(self, case: dict) -> None:
         self.case, self.c = case, case["config"]
-        self.config, self.rules = configuration(self.c), load_rules()
+        self.config, self.rules = self.configuration(), load_rules()
         model, classes, self.kind = self.config.model, self.c["classes"], self.config.model.name
         segmenter = build_model(model, classes)
-        self.method = build_method(self.config.method, segmenter, classes, lambda: build_model(model, classes))
+        pixels = self.config.data.pixels
+        self.method = build_method(self.config.method, segmenter, classes, lambda: build_model(model, classes), pixels)
         for layer in self.method.sublayers():  # the figures were made without dropout and stochastic depth
             for key in ("p", "rate"):
                 if type(layer).__name__.startswith("Drop") and hasattr(layer, key):
                     setattr(layer, key, 0.0)
         tensors, salt = case["tensors"], self.c["salt"]
         self.start = fill(self.method.segmenter, self.kind, tensors, "G.", salt)
+        self.ours = {name: rename(name, self.kind) for name in self.start}
         for part in self.method.parts():
             part.loaded()
             if hasattr(part, "choices"):
-                part.choices = self.method.choices if part is not self.method else Recorded(case["given"])
-        if self.c["fd"] is not None:
+                part.choices = self.method.choices if part is not self.method else self.recorded(case["given"])
+        if self.c.get("fd") is not None:
             fill(self.method.additions["feature_distance"].fixed, self.kind, tensors, f"{self.c['fd']['imnet']}.", salt)
         self.state = TrainState(self.method, build_players(self.method, self.config))
+
+    def configuration(self) -> Config:
+        return configuration(self.c)
+
+    def clock(self, number: int) -> Clock:
+        return Clock(number, self.config.schedule.horizon, watch=True)
 
     def run(self) -> list[dict[str, Any]]:
         """Readings of every step."""
@@ -240,8 +250,7 @@ class Replay:
         c = self.c
         arrays = self.rules.batch2(number, c["salt"], c["n"], c["size"], c["classes"], c["label_cell"])
         batch, schedule = Batch(*map(paddle.to_tensor, arrays)), self.config.schedule
-        clock = Clock(number, schedule.horizon, watch=True)
-        report = train_step(self.state, clock, schedule, iter([batch]))
+        report = train_step(self.state, self.clock(number), schedule, iter([batch]))
         shown = {name.split("_")[0]: value for name, value in report.losses.items()}
         shown["fd_cells"] = report.readings.get("health/feature_distance_cells")
         pseudo = self.method.teacher.labels(batch)

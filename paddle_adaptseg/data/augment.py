@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import cv2
 import numpy as np
@@ -34,15 +34,33 @@ def scaled_size(size: Sequence[int], change: Augment, rng: np.random.Generator) 
     return round(size[0] * factor), round(size[1] * factor)
 
 
+class Placement(NamedTuple):
+    """Whether an image is mirrored, and where the crop lies in it then, as shares of the room that there is."""
+
+    mirrored: bool
+    corner: np.ndarray
+
+
+def place(change: Augment, rng: np.random.Generator, shared: Optional[np.random.Generator] = None) -> Placement:
+    """The first draws of an image's changes; `shared` decides about the mirror where it does so for a whole batch."""
+    mirrored = change.mirror and (shared or rng).random() < 0.5
+    return Placement(mirrored, rng.random(2))
+
+
 def augment(
-    image: np.ndarray, label: Optional[np.ndarray], size: Sequence[int], change: Augment, rng: np.random.Generator
+    image: np.ndarray,
+    label: Optional[np.ndarray],
+    size: Sequence[int],
+    change: Augment,
+    rng: np.random.Generator,
+    shared: Optional[np.random.Generator] = None,
 ) -> tuple[np.ndarray, Optional[np.ndarray]]:
     """Mirror, cut or pad to the crop (or `size`), and change colours; the label goes along where it must."""
-    if change.mirror and rng.random() < 0.5:
+    mirrored, corner = place(change, rng, shared)
+    if mirrored:
         image = np.ascontiguousarray(image[:, ::-1])
         label = None if label is None else np.ascontiguousarray(label[:, ::-1])
     width, height = change.crop or size
-    corner = rng.random(2)
     image = cut(image, width, height, corner, 0)
     label = None if label is None else cut(label, width, height, corner, IGNORE)
     if change.jitter:
@@ -50,6 +68,33 @@ def augment(
     if change.blur and rng.random() < change.blur:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.5))
     return image, label
+
+
+def margin_sizes(size: Sequence[int], margins: Sequence[float]) -> tuple[int, int, int, int]:
+    """Rows and columns (top, bottom, left, right) of shares of a picture of (width, height)."""
+    width, height = size
+    top, bottom, left, right = (int(share * n) for share, n in zip(margins, (height, height, width, width)))
+    return top, bottom, left, right
+
+
+def borders(
+    size: Sequence[int], scaled: Sequence[int], crop: Sequence[int], place: Placement, margins: Sequence[float]
+) -> tuple[int, int, int, int]:
+    """How much of the margins of a picture of `size` lies within a crop of it at `scaled` (width, height).
+
+    As in VFM-UDA they are not mirrored with the image: they are those of the same place before it was mirrored.
+    """
+    top, bottom, left, right = margin_sizes(size, margins)
+    found = []
+    for axis, (before, after) in ((1, (top, bottom)), (0, (left, right))):
+        room = max(0, scaled[axis] - crop[axis])
+        start = int(place.corner[1 - axis] * (room + 1)) if room else 0
+        start = room - start if axis == 0 and place.mirrored else start
+        nearest = ((np.arange(scaled[axis]) + 0.5) * size[axis] / scaled[axis]).astype(int)
+        shown = np.flatnonzero((nearest >= before) & (nearest < size[axis] - after)) - start
+        shown = shown[(shown >= 0) & (shown < crop[axis])]
+        found += [int(shown[0]), crop[axis] - 1 - int(shown[-1])] if len(shown) else [crop[axis], 0]
+    return found[0], found[1], found[2], found[3]
 
 
 def cut(array: np.ndarray, width: int, height: int, corner: np.ndarray, fill: int) -> np.ndarray:

@@ -9,16 +9,16 @@ from typing import Optional
 import numpy as np
 from paddle.io import Dataset
 
-from paddle_adaptseg.config.schema import Augment, Pixels
+from paddle_adaptseg.config.schema import Augment, Margins, Pixels
 from paddle_adaptseg.core.errors import DataError
-from paddle_adaptseg.data.augment import augment, normalise, scaled_size
-from paddle_adaptseg.data.batch import Areas, Batch
+from paddle_adaptseg.data.augment import augment, borders, normalise, place, scaled_size
+from paddle_adaptseg.data.batch import Areas, Batch, Borders
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.loader import Positions, load
 from paddle_adaptseg.data.quarantine import Fault, Quarantine, Resized, Sample, collate, separate
 from paddle_adaptseg.data.rare_classes import RareSampler, first_good, is_enough
 
-_ORDER, _CHANGE = 0, 1  # separate random streams
+_ORDER, _CHANGE, _TOGETHER = 0, 1, 3  # separate random streams, beside that of rare_classes.py
 
 
 def shuffled_index(seed: int, stream: int, position: int, length: int) -> int:
@@ -46,8 +46,11 @@ class PairStream(Dataset):
         seed: int,
         spares: int = 0,
         rare: Optional[RareSampler] = None,
+        margins: Margins = (0.0, 0.0, 0.0, 0.0),
+        together: int = 1,
     ) -> None:
         super().__init__()
+        self.margins, self.together = margins, together  # of the target's picture; images of a step
         self.rare = rare  # draws the source's items, where they are not taken in turn
         self.domains = [d for d in (source, target) if d is not None]
         self.change, self.seed, self.spares = change, seed, spares
@@ -86,6 +89,24 @@ class PairStream(Dataset):
         sizes = [scaled_size(size, self.change, self._generator(stream, position)) for position in positions]
         return tuple((min(1.0, high / height), min(1.0, wide / width)) for wide, high in sizes)
 
+    def borders(self, positions: Sequence[int]) -> Borders:
+        """The margins of the target's picture within each target image; None where there are none."""
+        if len(self.domains) < 2 or not any(self.margins):
+            return None
+        size, found = self.domains[1].size, []
+        for position in positions:
+            rng = self._generator(1, position)
+            scaled = scaled_size(size, self.change, rng)
+            placement = place(self.change, rng, self._shared(1, position))
+            found.append(borders(size, scaled, self.change.crop or size, placement, self.margins))
+        return tuple(found)
+
+    def _shared(self, stream: int, position: int) -> Optional[np.random.Generator]:
+        """What decides about the mirror where one draw does so for all images of a batch."""
+        if not self.change.mirror_together:
+            return None
+        return np.random.default_rng([self.seed, stream, _TOGETHER, position // self.together])
+
     def _generator(self, stream: int, position: int, *attempt: int) -> np.random.Generator:
         """The random changes to the image at a position; the first of them is its scale, which no attempt changes."""
         return np.random.default_rng([self.seed, stream, _CHANGE, position, *attempt])
@@ -120,7 +141,7 @@ class PairStream(Dataset):
 
         def change(attempt: int) -> list[np.ndarray]:
             again = self._generator(stream, position, attempt) if attempt else rng
-            pair = augment(image, label, files.size, self.change, again)
+            pair = augment(image, label, files.size, self.change, again, self._shared(stream, position))
             return [array for array in pair if array is not None]
 
         if self.rare is None or stream:
@@ -153,6 +174,7 @@ def train_batches(
             stream.names(positions.common(number), faults),
             source_areas=stream.areas(0, positions.own(number)),
             target_areas=stream.areas(1, positions.own(number)),
+            target_borders=stream.borders(positions.own(number)),
             positions=tuple(positions.own(number)),
         )
 
