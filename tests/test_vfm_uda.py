@@ -17,7 +17,7 @@ from paddle_adaptseg.config.schema import Augment, Component, Pixels, Schedule
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data import TrainData
-from paddle_adaptseg.data.augment import augment, borders, margin_sizes, place, scaled_size
+from paddle_adaptseg.data.augment import borders, margin_sizes, random_crop, scaled_size
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.methods.base import Clock
@@ -146,10 +146,10 @@ def test_margins_go_with_the_crop_but_not_with_the_mirror(scale, mirrored):
     columns = np.broadcast_to(np.arange(scaled[0], dtype=np.uint8), scaled[::-1])
     rows = np.broadcast_to(np.arange(scaled[1], dtype=np.uint8)[:, None], scaled[::-1])
     picture = np.stack([columns, rows, np.ones_like(rows)], axis=2)
-    chosen = next(s for s in range(1000) if place(Augment(mirror=True), np.random.default_rng(s))[0] is mirrored)
-    seed = np.random.default_rng(chosen)
-    placement = place(Augment(mirror=True), np.random.default_rng(chosen))
-    image, _ = augment(picture, None, size, Augment(mirror=True, crop=crop), seed)
+    change = Augment(mirror=True, crop=crop)
+    crops = (random_crop(scaled, size, change, np.random.default_rng(seed)) for seed in range(1000))
+    taken = next(c for c in crops if c.mirrored is mirrored)
+    image = taken.of(picture.__getitem__, 0)
     image = image[:, ::-1] if mirrored else image
     top, bottom, left, right = margin_sizes(size, margins)
     shown = np.full((50, 50), False)
@@ -159,7 +159,7 @@ def test_margins_go_with_the_crop_but_not_with_the_mirror(scale, mirrored):
         shown[y, x] = there and top <= int(at[0]) < size[1] - bottom and left <= int(at[1]) < size[0] - right
     if mirrored and scaled[0] < crop[0]:  # the padding is on the other side then
         shown = np.roll(shown, scaled[0] - crop[0], axis=1)
-    above, below, before, after = borders(size, scaled, crop, placement, margins)
+    above, below, before, after = borders(size, scaled, taken, margins)
     own = np.full((50, 50), False)
     own[above : 50 - below, before : 50 - after] = True
     np.testing.assert_array_equal(own, shown)

@@ -11,7 +11,8 @@ from paddle.io import Dataset
 
 from paddle_adaptseg.config.schema import Augment, Margins, Pixels
 from paddle_adaptseg.core.errors import DataError
-from paddle_adaptseg.data.augment import augment, borders, normalise, place, scaled_size
+from paddle_adaptseg.core.labels import IGNORE
+from paddle_adaptseg.data.augment import Crop, borders, normalise, random_crop, recoloured, scaled_size
 from paddle_adaptseg.data.batch import Areas, Batch, Borders
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.loader import Positions, load
@@ -97,8 +98,8 @@ class PairStream(Dataset):
         for position in positions:
             rng = self._generator(1, position)
             scaled = scaled_size(size, self.change, rng)
-            placement = place(self.change, rng, self._shared(1, position))
-            found.append(borders(size, scaled, self.change.crop or size, placement, self.margins))
+            crop = random_crop(scaled, size, self.change, rng, self._shared(1, position))
+            found.append(borders(size, scaled, crop, self.margins))
         return tuple(found)
 
     def _shared(self, stream: int, position: int) -> Optional[np.random.Generator]:
@@ -136,18 +137,25 @@ class PairStream(Dataset):
     def _item(self, stream: int, files: DomainFiles, position: int, index: int, resized: list[str]) -> list[np.ndarray]:
         rng = self._generator(stream, position)
         size = scaled_size(files.size, self.change, rng)
-        image, label, note = files.pair(index, size) if stream == 0 else (files.image(index, size), None, "")
-        resized += [note] if note else []
+        reading = files.reading(index, size)
+        resized += [reading.note] if reading.note else []
+        if reading.label is None:
+            crop = random_crop(size, files.size, self.change, rng, self._shared(stream, position))
+            return [recoloured(crop.of(reading.image, 0), self.change, rng)]
+        cut = reading.label
 
-        def change(attempt: int) -> list[np.ndarray]:
+        def change(attempt: int) -> tuple[Crop, np.random.Generator, np.ndarray]:
+            """A crop of the label; its image is cut only where the crop is used."""
             again = self._generator(stream, position, attempt) if attempt else rng
-            pair = augment(image, label, files.size, self.change, again, self._shared(stream, position))
-            return [array for array in pair if array is not None]
+            crop = random_crop(size, files.size, self.change, again, self._shared(stream, position))
+            return crop, again, crop.of(cut, IGNORE)
 
-        if self.rare is None or stream:
-            return change(0)
-        wanted, rule = self.rare.draw(position)[0], self.rare.rule
-        return first_good(change, lambda pair: is_enough(pair[1], wanted, rule), rule.tries)[1]
+        if self.rare is None:
+            crop, rng, label = change(0)
+        else:
+            wanted, rule = self.rare.draw(position)[0], self.rare.rule
+            crop, rng, label = first_good(change, lambda c: is_enough(c[2], wanted, rule), rule.tries)[1]
+        return [recoloured(crop.of(reading.image, 0), self.change, rng), label]
 
 
 def train_batches(
