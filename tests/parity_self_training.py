@@ -23,6 +23,7 @@ from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.methods.choices import Choices
+from paddle_adaptseg.methods.mixing import present_values
 from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.resnet import STAGES
 from paddle_adaptseg.training.optim import build_players, poly
@@ -84,7 +85,7 @@ def kind_of(figures: dict) -> str:
     if set(figures) == {"networks"}:
         parts = list(figures["networks"].values())
         return "gradient" if "gradient" in parts[0] else "evaluation" if "ori_shape" in parts[0] else "forward"
-    return "components" if "block_masks" in figures else "unknown"
+    return "components" if {"block_masks", "vit_in_img_size"} & set(figures) else "unknown"
 
 
 def files(kind: str) -> list[Path]:
@@ -188,6 +189,14 @@ def _masked(c: dict, mask: dict, margins: list) -> dict:
             "images": IMAGES[mask["mode"]], **own}  # fmt: skip
 
 
+def recorded_ranks(chosen: list[list[int]], label: Any) -> np.ndarray:
+    """Ranks by which each image pastes the chosen values: those come first, then what its own label does not hold."""
+    ranks = np.where(present_values(label).numpy() > 0, 0.9, 0.5).astype(np.float32)
+    for row, values in zip(ranks, chosen):
+        row[values] = 0.1
+    return ranks
+
+
 class Recorded(Choices):
     """The random choices that a figure's steps made."""
 
@@ -198,10 +207,7 @@ class Recorded(Choices):
     def class_ranks(self, batch: Batch, clock: Clock) -> np.ndarray:
         chosen = self.given[clock.step]["classes"]
         self.step = clock.step
-        ranks = np.full((len(chosen), 256), 0.9, np.float32)
-        for row, classes in zip(ranks, chosen):
-            row[classes] = 0.1
-        return ranks
+        return recorded_ranks(chosen, batch.source_label)
 
     def blocks(self, keys, grid, ratio) -> np.ndarray:
         kept = np.array(self.given[self.step]["blocks"], bool)
@@ -346,3 +352,12 @@ def sampling_counts(figures: dict) -> tuple[list[str], np.ndarray]:
             if key != "file":
                 row[int(key)] = pixels
     return names, counts
+
+
+def check_probe(tensor: Any, expected: dict) -> None:
+    """Compare sum, norm and some values of a tensor."""
+    array = tensor.numpy().astype(np.float64)
+    assert list(array.shape) == expected["shape"]
+    assert array.sum() == pytest.approx(expected["sum"], rel=1e-4, abs=1e-3)
+    assert np.linalg.norm(array) == pytest.approx(expected["l2"], rel=1e-6)
+    np.testing.assert_allclose(array.ravel()[expected["index"]], expected["value"], atol=1e-6)

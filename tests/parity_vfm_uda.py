@@ -11,13 +11,18 @@ import numpy as np
 import paddle
 import pytest
 from parity_networks import component, dinov2
-from parity_self_training import Recorded, Replay, load_rules
+from parity_self_training import TOLERANCE, Recorded, Replay, check_probe, load_rules, recorded_ranks
 
 from paddle_adaptseg.config.optim import AdamW, Optim
 from paddle_adaptseg.config.schema import Component, Config, Data, Domain, Pixels, Schedule
-from paddle_adaptseg.data.augment import normalise
+from paddle_adaptseg.core.labels import IGNORE
+from paddle_adaptseg.data.augment import margin_sizes, normalise
 from paddle_adaptseg.data.batch import Batch
+from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
 from paddle_adaptseg.methods.augment import to_unit
+from paddle_adaptseg.methods.mixing import choose_half, paste, pasted_pixels, present_values
+from paddle_adaptseg.methods.teacher import Teacher
+from paddle_adaptseg.models.dinov2 import DINOv2
 from paddle_adaptseg.training.optim import poly
 from paddle_adaptseg.training.step import train_step
 
@@ -179,3 +184,64 @@ def mirrored(array: np.ndarray, flags: list[int]) -> np.ndarray:
 def replay_of(case: dict) -> Replay:
     """The replay of a trajectory."""
     return (VFMReplay if "ema_alpha" in case["config"] else Replay)(case)
+
+
+def input_sides(sides: dict) -> None:
+    for image_size, side in sides.items():
+        network = DINOv2(width=4, depth=1, num_heads=1, image_size=int(image_size))
+        assert network.working_size(int(image_size), int(image_size)) == (side, side), image_size
+
+
+def rate_factors(tables: dict) -> None:
+    for key, factors in tables.items():
+        warmup, total = map(int, key.split(","))
+        own = {step: poly(int(step), schedule(warmup, total, total)) for step in factors}
+        assert own == pytest.approx(factors, rel=TOLERANCE.rate, abs=1e-12), key
+
+
+def ema_factors(factors: dict) -> None:
+    teacher = Teacher(0.999, ramp=2, update="after")
+    assert {step: teacher.factor(int(step)) for step in factors} == pytest.approx(factors, rel=1e-9)
+
+
+def ignore_margins(sizes: dict) -> None:
+    for key, rows in sizes.items():
+        height, width = map(int, key.split("x"))
+        assert list(margin_sizes((width, height), (0.03, 0.25, 0.03, 0.03))) == rows, key
+
+
+def normalised(part: dict) -> None:
+    image = load_rules("vfm").batch3(0, part["salt"], 1, 16)[0]
+    check_probe(normalise(paddle.to_tensor(image.transpose(0, 2, 3, 1).copy()), PIXELS), part["outputs"]["normalized"])
+
+
+def classmix(part: dict) -> None:
+    n, side, classes, cell = (part[key] for key in ("n", "side", "classes", "cell"))
+    images = load_rules("vfm").batch3(0, part["salt"], n, side, classes, cell)
+    source, label, target, pseudo, _ = (paddle.to_tensor(x.astype(np.int64)) for x in images)
+    ranks = recorded_ranks(part["classes_pasted"], label)
+    present = present_values(label).max(axis=0, keepdim=True).expand([n, 256])
+    pasted = pasted_pixels(label, choose_half(present, paddle.to_tensor(ranks)))
+    weight = paddle.full(label.shape, part["weight"])
+    check_probe(paste(pasted, source, target).astype("float32") / 255, part["outputs"]["image"])
+    check_probe(paste(pasted, (label != IGNORE).astype(weight.dtype), weight), part["outputs"]["weight"])
+    counts = np.bincount(paste(pasted, label, pseudo).numpy().ravel(), minlength=256)
+    assert [*counts[:classes], counts[IGNORE]] == part["label_counts"]
+
+
+def intersections(part: dict) -> None:
+    rules, absent = load_rules("vfm"), part["absent"]
+    label = rules.label3(part["salt"], 1, part["size"], 19, part["cell"])[0]
+    prediction = rules.label3(f"{part['salt']}p", 1, part["size"], 19, part["prediction_cell"])[0]
+    prediction = np.where(np.arange(label.size).reshape(label.shape) % 3 > 0, label, prediction)
+    prediction[np.isin(prediction, [*absent, IGNORE])] = 0
+    label[np.isin(label, absent)] = IGNORE
+    matrix = ConfusionMatrix(19)
+    matrix.update(label.astype(np.uint8), prediction.astype(np.uint8))
+    np.testing.assert_allclose(np.nan_to_num(matrix.iou()), part["iou"], atol=1e-9)
+    assert matrix.miou_of_all() == pytest.approx(part["miou"], abs=1e-9)
+
+
+COMPONENTS = {"vit_in_img_size": input_sides, "lr_factor": rate_factors, "ema_factor": ema_factors,
+              "ignore_margins": ignore_margins, "normalize": normalised, "classmix": classmix,
+              "iou": intersections}  # fmt: skip

@@ -12,6 +12,7 @@ from parity_self_training import (
     SAME_START,
     TOLERANCE,
     all_files,
+    check_probe,
     files,
     kind_of,
     load_rules,
@@ -21,6 +22,7 @@ from parity_self_training import (
     run_network,
     sampling_counts,
 )
+from parity_vfm_uda import COMPONENTS as VFM_COMPONENTS
 from parity_vfm_uda import replay_of
 
 from paddle_adaptseg.config.schema import Schedule
@@ -204,14 +206,6 @@ def classmix(part):
     assert mixed.tolist() == part["label_counts"]
 
 
-def check_probe(tensor, expected):
-    array = tensor.numpy().astype(np.float64)
-    assert list(array.shape) == expected["shape"]
-    assert array.sum() == pytest.approx(expected["sum"], rel=1e-4, abs=1e-3)
-    assert np.linalg.norm(array) == pytest.approx(expected["l2"], rel=1e-6)
-    np.testing.assert_allclose(array.ravel()[expected["index"]], expected["value"], atol=1e-6)
-
-
 def fd_label(part):
     label = load_rules().label2(part["salt"], part["n"], part["size"], 19, part["cell"])
     size = [n // part["scale"] for n in part["size"]]
@@ -251,9 +245,12 @@ COMPONENTS = {"classmix": classmix, "block_masks": block_masks, "poly_warmup": p
 
 
 @pytest.mark.parametrize(
-    ("path", "name"), [pytest.param(p, n, id=n) for p in files("components") for n in json.loads(p.read_text())]
+    ("path", "name"),
+    [pytest.param(p, n, id=f"{p.stem}-{n}") for p in files("components") for n in json.loads(p.read_text())],
 )
 def test_a_part_alone_is_that_of_the_original(path, name):
-    replay = fd_label if name.startswith("fd_label") else COMPONENTS.get(name)
+    figures = json.loads(path.read_text())
+    replays = VFM_COMPONENTS if "vit_in_img_size" in figures else COMPONENTS
+    replay = fd_label if name.startswith("fd_label") else replays.get(name)
     assert replay is not None, f"no replay for '{name}'"
-    replay(json.loads(path.read_text())[name])
+    replay(figures[name])

@@ -106,10 +106,10 @@ class TrainData:
             counts = class_counts(self.source, data.cache, rank, world, total, data.quarantine)
             self.rare = RareSampler(counts, data.rare_classes, config.run.seed)
         check_margins(data.target_margins)
-        more = {"margins": data.target_margins, "together": data.batch_size * world}
         self.stream = PairStream(
-            self.source, self.target, data.augment, config.run.seed, data.quarantine, self.rare, **more
-        )
+            self.source, self.target, data.augment, config.run.seed, data.quarantine, self.rare, data.target_margins,
+            together=data.batch_size * world,
+        )  # fmt: skip
         self.quarantine, self.resized = Quarantine(data.quarantine), Resized()
 
     def notes(self) -> list[str]:

@@ -144,7 +144,7 @@ def blur(x: Tensor, sigma: float) -> Tensor:
 class Strong:
     """Strong changes of the student's images; the defaults are DAFormer's.
 
-    `jitter` is the strength of brightness, contrast, saturation and hue alike; `brightness` and `hue` may have their own.
+    `jitter` is the strength of brightness, contrast, saturation and hue alike; two of them may have their own.
     The chances are drawn once a step for the whole batch (`together`, the originals) or for each image.
     """
 
