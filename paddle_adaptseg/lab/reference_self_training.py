@@ -15,7 +15,7 @@ def _one_of(names: Mapping | tuple) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-SETTINGS: Mapping[str, str] = {
+RARE_CLASSES: Mapping[str, str] = {
     "data.rare_classes": "draw source images by [a class that they hold](methods.md#rare-class-sampling); `{}`: on",
     "data.rare_classes.temperature": "the lower, the more often the rarest classes are drawn",
     "data.rare_classes.min_pixels": "a label with more pixels of a class than these is one of its files",
