@@ -84,7 +84,13 @@ def kind_of(figures: dict) -> str:
         return "rcs"
     if set(figures) == {"networks"}:
         parts = list(figures["networks"].values())
-        return "gradient" if "gradient" in parts[0] else "evaluation" if "ori_shape" in parts[0] else "forward"
+        return (
+            "gradient"
+            if "gradient" in parts[0]
+            else "evaluation"
+            if {"ori_shape", "picture"} & set(parts[0])
+            else "forward"
+        )
     return "components" if {"block_masks", "vit_in_img_size"} & set(figures) else "unknown"
 
 

@@ -5,20 +5,23 @@ A key of a figure's `config` that is not known fails by its name.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
 import pytest
-from parity_networks import component, dinov2
+from parity_networks import component, dinov2, filled
 from parity_self_training import TOLERANCE, Recorded, Replay, check_probe, load_rules, recorded_ranks
+from PIL import Image
 
 from paddle_adaptseg.config.optim import AdamW, Optim
-from paddle_adaptseg.config.schema import Component, Config, Data, Domain, Pixels, Schedule
+from paddle_adaptseg.config.schema import Component, Config, Data, Domain, Eval, Pixels, Schedule
 from paddle_adaptseg.core.labels import IGNORE
-from paddle_adaptseg.data.augment import margin_sizes, normalise
+from paddle_adaptseg.data.augment import margin_sizes, normalise, resize_label
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
+from paddle_adaptseg.evaluation.options import PLAIN, windows
+from paddle_adaptseg.evaluation.predictor import Predictor
 from paddle_adaptseg.methods.augment import to_unit
 from paddle_adaptseg.methods.mixing import choose_half, paste, pasted_pixels, present_values
 from paddle_adaptseg.methods.teacher import Teacher
@@ -245,3 +248,32 @@ def intersections(part: dict) -> None:
 COMPONENTS = {"vit_in_img_size": input_sides, "lr_factor": rate_factors, "ema_factor": ema_factors,
               "ignore_margins": ignore_margins, "normalize": normalised, "classmix": classmix,
               "iou": intersections}  # fmt: skip
+
+
+class Scored(NamedTuple):
+    """What an evaluation of a picture shows."""
+
+    resized: np.ndarray
+    windows: list[list[int]]
+    probability: np.ndarray
+    label: np.ndarray
+    matrix: ConfusionMatrix
+
+
+def score_picture(part: dict) -> Scored:
+    """VFM-UDA's evaluation of a picture by our predictor: windows of the crops' size, probabilities averaged."""
+    rules, side = load_rules("vfm"), part["img_size"]
+    picture, label = rules.picture3(part["salt"], part["picture"]), rules.label3(
+        part["salt"], 1, part["picture"], 19, part["label_cell"]
+    )[0].astype(np.uint8)  # fmt: skip
+    label[np.isin(label, part.get("absent", []))] = IGNORE
+    height, width = (round(n * side / min(part["picture"])) for n in part["picture"])
+    image = np.asarray(Image.fromarray(picture).resize((width, height), Image.BILINEAR))
+    label = resize_label(label, (width, height))
+    options = PLAIN.within(Eval((side, side), (side // 2, side // 2), "softmax"))
+    network = filled({**part, "what": "network"}, rules)
+    predictor = Predictor(network, PIXELS, options, size=(height, width))
+    logits, matrix = predictor.scaled_logits(image), ConfusionMatrix(19)
+    matrix.update(label, np.asarray(logits.labels((height, width))))
+    places = [[r.start, r.stop, c.start, c.stop] for r, c in windows((height, width), options.window, options.stride)]
+    return Scored(image, places, np.asarray(logits.probabilities((height, width))), label, matrix)

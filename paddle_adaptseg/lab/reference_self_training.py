@@ -24,8 +24,14 @@ RARE_CLASSES: Mapping[str, str] = {
     "data.augment.mirror_together": "one draw mirrors all images of a batch, or none (VFM-UDA's source-only baseline)",
     "schedule.warmup_alone": "not decayed meanwhile, it grows from the ratio to 1 in the warm-up's last step (VFM-UDA)",
     "schedule.batch_rule": f"{_one_of(BATCH_RULES)}: learning rates as they are, or times the root of a step's images",
-    "data.target_margins": "shares of the target's picture (top, bottom, left, right) whose pseudo-labels count nothing",
+    "data.target_margins": "shares of the target's picture (top, bottom, left, right) where labels count nothing",
     "data.rare_classes.largest_share": "below 1: a crop whose largest class has this share of it is cut again too",
+}
+EVAL: Mapping[str, str] = {
+    "eval.window": "width and height of a window that slides over the network's input; null: the whole image at once",
+    "eval.stride": "width and height from window to window; null: evenly spread, overlapping by a third or more",
+    "eval.average": "of the windows that a pixel lies in: `logits` (DAFormer, HRDA), or `softmax`: of their "
+    "probabilities (VFM-UDA)",
 }
 KEYWORDS: Mapping[str, str] = {
     "dilations": "of the pyramid's branches",
