@@ -30,8 +30,14 @@ def parts() -> list:
     return [
         pytest.param(path, name, id=f"{path.stem}-{name}")
         for path, name, part in found
-        if GIVEN or not part["model"].get("hrda")
+        if "picture" not in part and (GIVEN or not part["model"].get("hrda"))
     ]
+
+
+def pictures() -> list:
+    """VFM-UDA's figures, which begin with a photograph."""
+    found = [(path, name, part) for path in files("evaluation") for name, part in read(path).items()]
+    return [pytest.param(path, name, id=f"{path.stem}-{name}") for path, name, part in found if "picture" in part]
 
 
 def read(path: Path) -> dict[str, dict]:
