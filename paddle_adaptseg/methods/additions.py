@@ -18,7 +18,7 @@ from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.augment import DEFAULT_AUGMENT, Strong
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.choices import MASKED_COLOURS, Choices, positions
-from paddle_adaptseg.methods.losses import weighted_cross_entropy
+from paddle_adaptseg.methods.losses import level_loss
 from paddle_adaptseg.methods.mixing import block_grid, block_mask
 from paddle_adaptseg.methods.teacher import (
     DEFAULT_PSEUDO_LABELS,
@@ -135,9 +135,9 @@ class MaskedConsistency(Addition):
             image = self.strong(image, self.pixels, whether, how)
         size = image.shape[2:]
         kept = self.choices.blocks(keys, block_grid(size, self.block), self.ratio)
-        logits = self.host.segmenter(image * block_mask(kept, size))
+        logits = self.host.segmenter(image * block_mask(kept, size), **self.host.crop(image, clock, "masked"))
         yield {
-            f"masked_{level}": Term(weighted_cross_entropy(logits[level], label, weight), share * factor)
+            f"masked_{level}": Term(level_loss(logits, level, label, weight), share * factor)
             for level, share in self.weights.items()
         }
 

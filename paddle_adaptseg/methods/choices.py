@@ -7,14 +7,18 @@ common batch of all processes. Numbers are drawn on the host, so nothing waits f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Optional
 
 import numpy as np
 
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.base import Clock
+from paddle_adaptseg.models.segmenter import Box, Segmenter
 
 CLASSES, BLOCKS, MIRROR, COLOURS, MASKED_COLOURS = range(100, 105)  # random streams; those of the data are smaller
+BOXES = 200
 VALUES = 256  # values that a label may hold, 255 (ignore) among them
+PASSES = ("source", "target", "mixed", "masked")  # of one step, each with a detail crop of its own
 
 
 def positions(batch: Batch, clock: Clock) -> Sequence[int]:
@@ -37,6 +41,10 @@ class Choices:
         """A random number [N, 256] float32 for every label value of every image: the smallest ones are pasted."""
         keys = positions(batch, clock)
         return np.stack([self.rng(CLASSES, key).random(VALUES, np.float32) for key in keys])
+
+    def box(self, segmenter: Segmenter, size: Sequence[int], clock: Clock, name: str) -> Optional[Box]:
+        """The detail crop of one of a step's passes: the same for the whole batch, in all processes and parts."""
+        return segmenter.random_box(size, self.rng(BOXES, clock.step, PASSES.index(name)))
 
     def blocks(self, keys: Sequence[tuple[int, int]], grid: tuple[int, int], ratio: float) -> np.ndarray:
         """Which blocks stay [len(keys), rows, columns] bool; a key is an image's domain and position."""

@@ -22,7 +22,8 @@ class SourceOnly(Method):
         super().__init__(segmenter, seg_weights)
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
-        yield self.seg_terms(self.segmenter(batch.source_image), batch, clock)
+        crop = self.crop(batch.source_image, clock, "source")
+        yield self.seg_terms(self.segmenter(batch.source_image, **crop), batch, clock)
 
 
 class BNAdapt(Method):
@@ -38,7 +39,9 @@ class BNAdapt(Method):
             raise ConfigError("bn_adapt needs a model.norm with batch statistics (batch or batch_fixed_affine)")
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
-        yield self.seg_terms(self.segmenter(batch.source_image), batch, clock)
+        crop = self.crop(batch.source_image, clock, "source")
+        yield self.seg_terms(self.segmenter(batch.source_image, **crop), batch, clock)
+        crop = self.crop(batch.target_image, clock, "target")
         with paddle.no_grad():  # a forward pass in training mode updates the running statistics
-            logits = self.segmenter.logits(batch.target_image)["main"]
+            logits = self.segmenter.logits(batch.target_image, **crop)["main"]
             self.observe_target(logits, clock, batch.target_areas)

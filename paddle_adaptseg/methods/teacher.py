@@ -194,7 +194,7 @@ class MeanTeacher(nn.Layer):
         if not labels:
             return
         with paddle.no_grad():
-            seen = [labels_of(self.network(batch.target_image)["main"], self.rule.threshold) for batch in batches]
+            seen = [labels_of(self.network.main(batch.target_image), self.rule.threshold) for batch in batches]
             valid = [blanked(paddle.ones_like(sure).unsqueeze(1), batch.target_areas).squeeze(1)
                      for (_, sure), batch in zip(seen, batches)]  # fmt: skip
             share = common_share([sure for _, sure in seen], valid) if self.rule.weight == "batch" else None

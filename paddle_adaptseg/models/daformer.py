@@ -6,6 +6,7 @@ The paper's fusion is `sepaspp`, a pyramid of dilated depthwise-separable convol
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import paddle
 from paddle import Tensor, nn
@@ -80,6 +81,8 @@ class DAFormerHead(nn.Layer):
         norm: str = "batch",
     ) -> None:
         super().__init__()
+        self.keywords: dict[str, Any] = {"norm": norm, "dropout": dropout, "widths": widths, "isa_channels": isa_channels,
+                         "down_factor": down_factor, "kernel": kernel, "fusion": fusion}  # fmt: skip
         make, policy = lookup(FUSIONS, fusion, "model.head.fusion"), lookup(NORMS, norm, "model.head.norm")
         options = {"dilations": dilations, "pool": pool, "kernel": kernel}
         options.update(isa_channels=isa_channels, down_factor=down_factor)
@@ -87,6 +90,11 @@ class DAFormerHead(nn.Layer):
         self.fuse_layer = make(embed_dims * len(widths), channels, policy, **options)
         self.dropout = nn.Dropout2D(dropout)
         self.conv_seg = nn.Conv2D(channels, classes, 1, weight_attr=normal_init())
+
+    def like(self, outputs: int, width: int) -> DAFormerHead:
+        """A narrower head for other outputs; a 1x1 convolution stands for dilated ones."""
+        fusion = "conv" if "aspp" in self.keywords["fusion"] else self.keywords["fusion"]
+        return DAFormerHead(outputs, channels=width, embed_dims=width, **{**self.keywords, "fusion": fusion})
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         embedded = [resize_like(embed(x), stages[0], False) for embed, x in zip(self.embed_layers, stages)]

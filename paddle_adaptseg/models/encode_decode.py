@@ -84,8 +84,11 @@ class EncodeDecode(Segmenter):
         names = [*(f"stage{index + 1}" for index in range(len(stages) - 1)), "main"]
         return dict(zip(names, stages))
 
+    def read(self, head: nn.Layer, features: dict[str, Tensor]) -> Tensor:
+        return head(list(features.values()))
+
     def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"main": self.heads["main"](list(features.values()))}
+        return {"main": self.read(self.heads["main"], features)}
 
     def forward(
         self, image: Tensor, size: Optional[tuple[int, int]] = None, kept: Optional[Tensor] = None
