@@ -81,11 +81,10 @@ class DAFormerHead(nn.Layer):
         norm: str = "batch",
     ) -> None:
         super().__init__()
-        self.keywords: dict[str, Any] = {"norm": norm, "dropout": dropout, "widths": widths, "isa_channels": isa_channels,
-                         "down_factor": down_factor, "kernel": kernel, "fusion": fusion}  # fmt: skip
         make, policy = lookup(FUSIONS, fusion, "model.head.fusion"), lookup(NORMS, norm, "model.head.norm")
-        options = {"dilations": dilations, "pool": pool, "kernel": kernel}
-        options.update(isa_channels=isa_channels, down_factor=down_factor)
+        options: dict[str, Any] = {"kernel": kernel, "isa_channels": isa_channels, "down_factor": down_factor}
+        self.keywords = {"widths": widths, "fusion": fusion, **options, "dropout": dropout, "norm": norm}  # for like()
+        options.update(dilations=dilations, pool=pool)
         self.embed_layers = nn.LayerList([StageEmbedding(width, embed_dims) for width in widths])
         self.fuse_layer = make(embed_dims * len(widths), channels, policy, **options)
         self.dropout = nn.Dropout2D(dropout)
