@@ -34,11 +34,11 @@ class Scales(dict[str, Tensor]):
 
 
 class HRDA(Segmenter):
-    """Levels: `main` is fused, `context` what the context adds to it, `detail` that of a crop or of all windows.
+    """A network on the image at half its size and on a part of it in detail, joined by scale attention.
 
-    `crop` is the size (width, height) of the detail crop, whose corner is a multiple of `divisible`; `classwise`
-    whether each class has an attention of its own; `compare` whether feature distance looks at the context or at all
-    scales; `detail_batch` how many windows are computed at once (0: all of them).
+    Levels: `main` is both, `context` what the context adds to it, `detail` that of the crop or of all windows. `crop`
+    is the size (width, height) of crop and windows; `classwise`: each class has an attention of its own; `compare`:
+    what feature distance looks at, the context or all scales; `detail_batch`: windows computed at once (0: all).
     """
 
     levels = ("main", "context", "detail")
