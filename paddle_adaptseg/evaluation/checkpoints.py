@@ -48,7 +48,7 @@ class DomainEvaluator:
         self, config: Config, domain: str, options: InferenceOptions, limit: Optional[int] = None,
         training_size: bool = False, backend: Backend = eager,
     ) -> None:  # fmt: skip
-        self.config, self.domain, self.options = config, domain, options
+        self.config, self.domain, self.options = config, domain, options.within(config.eval)
         self.training_size, self.backend = training_size, backend
         self.files, self.classes = open_domain(config, domain), len(label_space(config))
         self.indices = spread(len(self.files), limit or (SOURCE_LIMIT if domain == "source" else None))

@@ -206,7 +206,7 @@ def _findings(
         space=label_space(config),
         sets=sets,
         protocol=[_protocol(evaluator) for evaluator in evaluators],
-        prediction=request.options.line(),
+        prediction=evaluators[0].options.line(),
         environment=runtime.environment(),
         domains={domain: _scores(found, sets) for domain, found in measured.items()},
         training_size=request.training_size,

@@ -11,6 +11,7 @@ import numpy as np
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator
 from paddle_adaptseg.evaluation.measure import Measurement
+from paddle_adaptseg.evaluation.options import PLAIN
 from paddle_adaptseg.evaluation.report import Findings, Shown
 from paddle_adaptseg.evaluation.visual import at_size, colourise
 from paddle_adaptseg.models.segmenter import Ensemble, Network
@@ -37,12 +38,12 @@ def _effects(
 ) -> dict[str, float]:
     """Target mIoU of the plain way and of each option on its own, and of each member of an ensemble."""
     ids = next(iter(found.sets.values()))
-    scores: dict[str, float] = {}
+    effects, scores = evaluator.options.effects(PLAIN.within(evaluator.config.eval)), dict[str, float]()
     if isinstance(model, Ensemble):
-        plain = evaluator.options.effects()["plain"]
+        plain = effects["plain"]
         for path, member in zip(paths, model.members):
             scores[f"{path} alone"] = 100 * evaluator.measure(member, plain).matrix.miou(ids)
-    for name, options in evaluator.options.effects().items():
+    for name, options in effects.items():
         measured = full if options == evaluator.options else evaluator.measure(model, options)
         scores[name] = 100 * measured.matrix.miou(ids)
     return scores

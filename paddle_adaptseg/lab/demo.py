@@ -16,7 +16,7 @@ from paddle_adaptseg.data import label_space, open_validation
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
 from paddle_adaptseg.evaluation.measure import evaluate_model
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
-from paddle_adaptseg.evaluation.predictor import Predictor
+from paddle_adaptseg.evaluation.predictor import PLAIN, Predictor
 from paddle_adaptseg.evaluation.visual import colourise, grid
 from paddle_adaptseg.lab.launch import Job, run_jobs
 from paddle_adaptseg.weights.load import load_model
@@ -68,7 +68,7 @@ def figure(jobs: dict[str, Job], path: Path) -> None:
     """A grid of target image, ground truth and both predictions."""
     config = next(iter(jobs.values())).config
     models = [load_model(_last_weights(job.config))[0] for job in jobs.values()]
-    predictors = [Predictor(model, config.data.pixels) for model in models]
+    predictors = [Predictor(model, config.data.pixels, PLAIN.within(config.eval)) for model in models]
     files, space = open_validation(config), label_space(config)
     rows = []
     for index in range(min(ROWS, len(files))):

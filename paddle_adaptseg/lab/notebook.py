@@ -18,7 +18,7 @@ from paddle_adaptseg.core.errors import CheckpointError, Stopped
 from paddle_adaptseg.data import label_space, open_domain
 from paddle_adaptseg.data.reading import spread
 from paddle_adaptseg.data.toy import ensure_toy
-from paddle_adaptseg.evaluation.predictor import Predictor
+from paddle_adaptseg.evaluation.predictor import PLAIN, Predictor
 from paddle_adaptseg.evaluation.report.curves import draw_curves, read_curves, warnings_of
 from paddle_adaptseg.evaluation.visual import at_size, colourise, grid, heat, png_bytes
 from paddle_adaptseg.training.run import fit
@@ -115,7 +115,7 @@ def show_predictions(*runs: Union[str, Path], count: int = 3, entropy: bool = Tr
         raise CheckpointError("show_predictions needs at least one run or weights file")
     loaded = [load_model(_newest(run)) for run in runs]
     config = loaded[0][1]
-    predictors = [Predictor(model, own.data.pixels) for model, own in loaded]
+    predictors = [Predictor(model, own.data.pixels, PLAIN.within(own.eval)) for model, own in loaded]
     files, space = open_domain(config, "target"), label_space(config)
     captions, rows = ["target image", "ground truth"], []
     for title in _titles(runs):

@@ -60,6 +60,7 @@ MEANINGS: Mapping[str, str] = {
     "data.augment.jitter": "brightness, contrast and saturation each vary by up to this share",
     "data.augment.blur": "chance of a Gaussian blur",
     **reference_self_training.RARE_CLASSES,
+    **reference_self_training.EVAL,
     "data.batch_size": "images of each domain in a batch",
     "data.workers": "loader processes; 0 reads in the training process; changes no result",
     "data.timeout": "seconds that loader workers may take for a batch",

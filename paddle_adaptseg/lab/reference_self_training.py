@@ -22,6 +22,12 @@ RARE_CLASSES: Mapping[str, str] = {
     "data.rare_classes.tries": "crops that are looked at; the next one is taken as it is",
     "data.rare_classes.largest_share": "below 1: a crop whose largest class has this share of it is cut again too",
 }
+EVAL: Mapping[str, str] = {
+    "eval.window": "width and height of a window that slides over the network's input; null: the whole image at once",
+    "eval.stride": "width and height from window to window; null: evenly spread, overlapping by a third or more",
+    "eval.average": "of the windows that a pixel lies in: `logits` (DAFormer, HRDA), or `softmax`: of their "
+    "probabilities (VFM-UDA)",
+}
 KEYWORDS: Mapping[str, str] = {
     "dilations": "of the pyramid's branches",
     "teacher": "how the teacher follows the student: [`teacher`](#value-teacher)",

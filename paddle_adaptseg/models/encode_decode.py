@@ -51,6 +51,7 @@ class EncodeDecode(Segmenter):
     """
 
     align_corners = False
+    input_first = True
 
     def __init__(
         self,

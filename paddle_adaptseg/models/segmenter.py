@@ -65,6 +65,7 @@ class Segmenter(nn.Layer):
 
     levels: tuple[str, ...] = ("main",)
     align_corners = True  # how its logits are resized; the mmsegmentation family of networks says False
+    input_first = False  # whether logits are resized to the input before the image's own size (mmsegmentation)
     fixed_size = False  # whether a program of it, once exported, takes images of one size only
     feature_channels: int  # of features()["main"]
     heads: nn.LayerDict
