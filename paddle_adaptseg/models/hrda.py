@@ -64,7 +64,7 @@ class HRDA(Segmenter):
             raise ConfigError(f"model.network: hrda needs a network with one head, not {names} (aux: false)")
         outputs, main = classes if classwise else 1, self.network.heads["main"]
         channels = self.feature_channels = self.network.feature_channels
-        self.align_corners = self.network.align_corners
+        self.align_corners, self.input_first = self.network.align_corners, self.network.input_first
         self.attention = (
             main.like(outputs, attention_width) if hasattr(main, "like") else nn.Conv2D(channels, outputs, 1)
         )
