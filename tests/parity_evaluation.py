@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from parity_self_training import GIVEN, component, files, fill, load_rules
+from parity_self_training import component, files, fill, load_rules
 
 from paddle_adaptseg.config.schema import Eval, Pixels
 from paddle_adaptseg.core import runtime
@@ -25,13 +25,9 @@ CLASSES = 19
 
 
 def parts() -> list:
-    """The networks of all files of inference, as parameters of a test; HRDA's only where figures are given."""
+    """The networks of all files of inference, as parameters of a test."""
     found = [(path, name, part) for path in files("evaluation") for name, part in read(path).items()]
-    return [
-        pytest.param(path, name, id=f"{path.stem}-{name}")
-        for path, name, part in found
-        if "picture" not in part and (GIVEN or not part["model"].get("hrda"))
-    ]
+    return [pytest.param(path, name, id=f"{path.stem}-{name}") for path, name, part in found if "picture" not in part]
 
 
 def pictures() -> list:

@@ -63,7 +63,6 @@ def test_training_follows_the_original(path):
 
 
 def check_step(ours, theirs, tolerance, where):
-    assert not {"seg_hr", "seg_lr"} & set(theirs), "terms of detail crops are not built yet"
     for name, value in theirs.items():
         place = f"{where} {name}"
         if name == "lr":

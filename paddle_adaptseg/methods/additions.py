@@ -18,7 +18,7 @@ from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.augment import DEFAULT_AUGMENT, Strong
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.choices import MASKED_COLOURS, Choices, positions
-from paddle_adaptseg.methods.losses import weighted_cross_entropy
+from paddle_adaptseg.methods.losses import level_loss
 from paddle_adaptseg.methods.mixing import block_grid, block_mask
 from paddle_adaptseg.methods.teacher import (
     DEFAULT_PSEUDO_LABELS,
@@ -138,20 +138,20 @@ class MaskedConsistency(Addition):
         image, label, weight, keys = self.masked_batch(batch, clock)
         places = [key for _, key in keys]
         image = self.choices.coloured(image, self.strong, self.pixels, MASKED_COLOURS, places, clock)
-        logits = self.predict(image, keys)
+        logits = self.predict(image, keys, clock)
         yield {
-            f"masked_{level}": Term(weighted_cross_entropy(logits[level], label, weight), share * factor)
+            f"masked_{level}": Term(level_loss(logits, level, label, weight), share * factor)
             for level, share in self.weights.items()
         }
 
-    def predict(self, image: Tensor, keys: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+    def predict(self, image: Tensor, keys: Sequence[tuple[int, int]], clock: Clock) -> dict[str, Tensor]:
         """The student's logits of images of which it does not see everything."""
         student, size = self.host.segmenter, image.shape[2:]
         if self.mask == "tokens":
             kept = self.choices.blocks(keys, student.token_grid(*size), self.ratio)
             return student(image, kept=paddle.to_tensor(kept.astype("float32")))
         kept = self.choices.blocks(keys, block_grid(size, self.block), self.ratio)
-        return student(image * block_mask(kept, size))
+        return student(image * block_mask(kept, size), **self.host.crop(image, clock, "masked"))
 
     def masked_batch(
         self, batch: Batch, clock: Clock

@@ -17,7 +17,7 @@ from paddle import Tensor, nn
 
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.data.batch import Areas, Batch
-from paddle_adaptseg.methods.losses import cross_entropy, entropy_map, labelled
+from paddle_adaptseg.methods.losses import covered, cross_entropy, entropy_map, labelled
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter
 
 
@@ -70,6 +70,7 @@ class Method(nn.Layer):
     uses_target = True
     eval_parts: Collection[str] = ()  # sublayers that stay in evaluation mode while the others train
     unsaved_parts: Collection[str] = ()  # sublayers that never change and that the constructor fills, say from a file
+    choices: Any  # what is drawn at random in a step: choices.Choices, by build_method() unless it has its own
     least_size = 16  # of an image's sides: no network here reduces its input by more
 
     def __init__(self, segmenter: Segmenter, seg_weights: Optional[Mapping[str, float]]) -> None:
@@ -148,14 +149,30 @@ class Method(nn.Layer):
                 raise ConfigError(f"{path}: this model has no level '{level}': {suggest(level, self.segmenter.levels)}")
         return dict(weights)
 
+    def whole_levels(self, weights: Mapping[str, float], path: str) -> dict[str, float]:
+        """The same, where a level that covers only a part of the image is of no use."""
+        for level in self.segmenter.cropped:
+            if level in weights:
+                raise ConfigError(f"{path}: this loss needs whole images, but '{level}' covers a crop: leave it out")
+        return self.check_levels(weights, path)
+
+    def crop(self, image: Tensor, clock: Clock, name: str) -> dict[str, Any]:
+        """What the segmenter is given beside an image in training: a detail crop where it needs one (HRDA).
+
+        `name` is that of the pass, one of choices.PASSES: each draws a crop of its own.
+        """
+        if not self.segmenter.cropped:
+            return {}
+        return {"box": self.choices.box(self.segmenter, image.shape[2:], clock, name)}
+
     def seg_terms(self, logits: Mapping[str, Tensor], batch: Batch, clock: Clock) -> Terms:
         """Cross entropy of every weighted level on the source."""
         self.observe_source(logits["main"], clock)
-        count = labelled(batch.source_label)
-        return {
-            f"seg_{level}": Term(cross_entropy(logits[level], batch.source_label), weight, count)
-            for level, weight in self.seg_weights.items()
-        }
+        terms = {}
+        for level, weight in self.seg_weights.items():
+            label = covered(logits, level, batch.source_label)
+            terms[f"seg_{level}"] = Term(cross_entropy(logits[level], label), weight, labelled(label))
+        return terms
 
     def observe_source(self, logits: Tensor, clock: Clock) -> None:
         """On watched steps: what the network predicts on the source batch."""
@@ -180,8 +197,8 @@ def recorded(segmenter: Segmenter, image: Tensor) -> Iterator[list]:
     seen: list = []
     plain, own = segmenter.features, vars(segmenter).get("features")
 
-    def features(given: Tensor, *more: Any) -> Any:
-        found = plain(given, *more)
+    def features(given: Tensor, *more: Any, **named: Any) -> Any:
+        found = plain(given, *more, **named)
         if given is image:
             seen.append(found)
         return found

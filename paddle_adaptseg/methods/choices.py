@@ -16,11 +16,13 @@ from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.augment import Strong
 from paddle_adaptseg.methods.base import Clock
+from paddle_adaptseg.models.segmenter import Box, Segmenter
 
-CLASSES, BLOCKS, MIRROR, COLOURS, MASKED_COLOURS, WEAK_SOURCE, WEAK_TARGET = range(
-    100, 107
-)  # random streams; those of the data are smaller
+# Random streams; those of the data are smaller.
+CLASSES, BLOCKS, MIRROR, COLOURS, MASKED_COLOURS, WEAK_SOURCE, WEAK_TARGET = range(100, 107)
+BOXES = 200
 VALUES = 256  # values that a label may hold, 255 (ignore) among them
+PASSES = ("source", "target", "mixed", "masked")  # of one step, each with a detail crop of its own
 
 
 def positions(batch: Batch, clock: Clock) -> Sequence[int]:
@@ -43,6 +45,10 @@ class Choices:
         """A random number [N, 256] float32 for every label value of every image: the smallest ones are pasted."""
         keys = positions(batch, clock)
         return np.stack([self.rng(CLASSES, key).random(VALUES, np.float32) for key in keys])
+
+    def box(self, segmenter: Segmenter, size: Sequence[int], clock: Clock, name: str) -> Optional[Box]:
+        """The detail crop of one of a step's passes: the same for the whole batch, in all processes and parts."""
+        return segmenter.random_box(size, self.rng(BOXES, clock.step, PASSES.index(name)))
 
     def blocks(self, keys: Sequence[tuple[int, int]], grid: tuple[int, int], ratio: float) -> np.ndarray:
         """Which blocks or tokens stay [len(keys), rows, columns] bool; a key is an image's domain and position."""

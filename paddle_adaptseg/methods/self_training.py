@@ -20,7 +20,7 @@ from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.augment import DEFAULT_AUGMENT, Strong, mirror
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.choices import COLOURS, WEAK_SOURCE, WEAK_TARGET, Choices, positions
-from paddle_adaptseg.methods.losses import MEANS, labelled, weighted_cross_entropy
+from paddle_adaptseg.methods.losses import MEANS, covered, labelled, level_loss
 from paddle_adaptseg.methods.mixing import VALUES, choose_half, paste, pasted_pixels, present_values
 from paddle_adaptseg.methods.readings import Balance, distance
 from paddle_adaptseg.methods.teacher import (
@@ -90,28 +90,31 @@ class SelfTraining(Method):
         self.teacher.after_step(self.segmenter, clock.step)
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
-        source = self.weakly(batch.source_image, WEAK_SOURCE, batch, clock)
-        yield self.seg_terms(self.segmenter(source), batch, clock)
+        source, crop = (
+            self.weakly(batch.source_image, WEAK_SOURCE, batch, clock),
+            self.crop(batch.source_image, clock, "source"),
+        )
+        yield self.seg_terms(self.segmenter(source, **crop), batch, clock)
         factor = self.ramp(clock.step)
         if factor == 0.0:
             return
         image, label, weight, pasted = self.mixed(batch, clock)
-        logits = self.segmenter(image)
+        logits = self.segmenter(image, **self.crop(image, clock, "mixed"))
         self.observe_pseudo(batch, logits["main"], label, pasted, clock)
         yield {
-            f"mix_{level}": Term(weighted_cross_entropy(logits[level], label, weight), share * factor)
+            f"mix_{level}": Term(level_loss(logits, level, label, weight), share * factor)
             for level, share in self.weights.items()
         }
 
     def seg_terms(self, logits: Mapping[str, Tensor], batch: Batch, clock: Clock) -> Terms:
         """Cross entropy on the source, averaged over all pixels (DAFormer) or over the labelled ones (DACS)."""
         self.observe_source(logits["main"], clock)
-        label = batch.source_label
-        count = labelled(label) if self.source_mean == "valid" else None
-        return {
-            f"seg_{level}": Term(weighted_cross_entropy(logits[level], label, None, self.source_mean), weight, count)
-            for level, weight in self.seg_weights.items()
-        }
+        terms: Terms = {}
+        for level, weight in self.seg_weights.items():
+            count = labelled(covered(logits, level, batch.source_label)) if self.source_mean == "valid" else None
+            loss = level_loss(logits, level, batch.source_label, None, self.source_mean)
+            terms[f"seg_{level}"] = Term(loss, weight, count)
+        return terms
 
     def weakly(self, image: Tensor, stream: int, batch: Batch, clock: Clock) -> Tensor:
         """Images with the weak changes of colours (VFM-UDA): the source's, and the target's that are pasted into."""

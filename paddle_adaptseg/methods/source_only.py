@@ -38,7 +38,7 @@ class SourceOnly(Method):
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
         keys = positions(batch, clock)
         image = self.choices.coloured(batch.source_image, self.weak, self.pixels, WEAK_SOURCE, keys, clock)
-        yield self.seg_terms(self.segmenter(image), batch, clock)
+        yield self.seg_terms(self.segmenter(image, **self.crop(image, clock, "source")), batch, clock)
 
 
 class BNAdapt(Method):
@@ -54,7 +54,9 @@ class BNAdapt(Method):
             raise ConfigError("bn_adapt needs a model.norm with batch statistics (batch or batch_fixed_affine)")
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
-        yield self.seg_terms(self.segmenter(batch.source_image), batch, clock)
+        crop = self.crop(batch.source_image, clock, "source")
+        yield self.seg_terms(self.segmenter(batch.source_image, **crop), batch, clock)
+        crop = self.crop(batch.target_image, clock, "target")
         with paddle.no_grad():  # a forward pass in training mode updates the running statistics
-            logits = self.segmenter.logits(batch.target_image)["main"]
+            logits = self.segmenter.logits(batch.target_image, **crop)["main"]
             self.observe_target(logits, clock, batch.target_areas)

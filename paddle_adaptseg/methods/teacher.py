@@ -224,7 +224,7 @@ class MeanTeacher(nn.Layer):
     def probability(self, image: Tensor) -> Tensor:
         """Class probabilities [N, C, H, W], the mean of those of all views."""
         views = [VIEWS[name] for name in self.rule.views]
-        seen = [view(softmax(self.network(view(image))["main"])) for view in views]
+        seen = [view(softmax(self.network.main(view(image)))) for view in views]
         return seen[0] if len(seen) == 1 else sum(seen) / len(seen)
 
     def labels(self, batch: Batch) -> Pseudo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -86,7 +87,9 @@ def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[
 def fill_segmenter(segmenter: Segmenter, origin: str, config: Config, partial: bool = False) -> str:
     """Load weights that a configuration names; returns a line that says what a partial load left out."""
     path = find_weights(origin)
-    arrays, kind = translated_weights(path, config)
+    weights = read_weights(path)
+    segmenter, config = wrapped(segmenter, weights, config)
+    arrays, kind = fitting_weights(weights, path, config)
     if kind.seen and not config.run.restore_labelled:
         raise CheckpointError(
             f"'{path}' has seen {kind.seen}, so what is trained from it is no adaptation to them; "
@@ -94,6 +97,14 @@ def fill_segmenter(segmenter: Segmenter, origin: str, config: Config, partial: b
         )
     report = load_arrays(segmenter, arrays, f"'{path}'", partial, new_heads=True, absent=kind.absent)
     return f"weights from {path}: {kind.title}" + (f"; initialised anew: {'; '.join(report)}" if report else "")
+
+
+def wrapped(segmenter: Segmenter, weights: Weights, config: Config) -> tuple[Segmenter, Config]:
+    """Where weights go: those of a plain network into the one that hrda wraps, with a configuration of that one."""
+    inner = config.model.params.get("network")
+    if inner is None or any("scale_attention" in name or name.startswith("network.") for name in weights.arrays):
+        return segmenter, config
+    return segmenter.network, dataclasses.replace(config, model=Component.from_plain(inner, "model.network"))
 
 
 def _trained_with(weights: Weights, path: Path, kind: Kind) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
