@@ -1,0 +1,144 @@
+"""Networks of PaddleSeg are adapted, resumed, evaluated, predicted with, exported, and given back to PaddleSeg."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from conftest import ROOT, tiny_overrides
+
+from paddle_adaptseg.config.loading import load_config, override, to_plain
+from paddle_adaptseg.config.schema import Component
+from paddle_adaptseg.config.yamltree import write_tree
+from paddle_adaptseg.core.errors import ConfigError, DataError
+from paddle_adaptseg.evaluation.measure import evaluate
+from paddle_adaptseg.models import build_model
+from paddle_adaptseg.training.checkpoint import load_state, state_path
+from paddle_adaptseg.training.run import fit
+from paddle_adaptseg.weights.load import fill_segmenter, load_model
+
+pytest.importorskip("paddleseg", reason="PaddleSeg is not installed (docs/paddleseg.md)")
+
+MOBILE = {"type": "MobileSeg_Tiny", "inj_type": "AAM", "out_feat_chs": [32, 64, 128]}
+NETWORKS = {
+    "SegFormer-B0": {"type": "SegFormer", "backbone": {"type": "MixVisionTransformer_B0"}, "embedding_dim": 32},
+    "PP-LiteSeg": {"type": "PPLiteSeg", "backbone": {"type": "STDC1"}, "cm_out_ch": 16,
+                   "arm_out_chs": [8, 8, 16], "seg_head_inter_chs": [8, 8, 8]},
+    "DeepLabV3+": {"type": "DeepLabV3P", "backbone": {"type": "MobileNetV2_x0_25"}, "backbone_indices": [0, 3]},
+    "PP-MobileSeg": {"type": "PPMobileSeg", "backbone": MOBILE},
+    "OCRNet": {"type": "OCRNet", "backbone": {"type": "HRNet_W18_Small_V1"}, "backbone_indices": [0],
+               "ocr_mid_channels": 32, "ocr_key_channels": 16},
+}  # fmt: skip
+LEVELS = {"PP-LiteSeg": ("main", "aux", "aux2"), "OCRNet": ("main", "aux")}
+
+
+def network(name: str, classes: int = 5, **more):
+    return build_model(Component("paddleseg", {**NETWORKS[name], **more}), classes)
+
+
+@pytest.fixture
+def small(toy_root, tmp_path):
+    """A small configuration with a network of PaddleSeg: small("toy/source_only", "OCRNet", ...overrides)."""
+
+    def build(base: str, name: str, *overrides: str, **model):
+        plain = to_plain(load_config(ROOT / f"configs/{base}.yml"))
+        plain["model"] = {"name": "paddleseg", **NETWORKS[name], **model}
+        for key in {"weights", "seg_weights"} & set(plain["method"]):  # of levels that the network has
+            levels = LEVELS.get(name, ("main",))
+            plain["method"][key] = {k: v for k, v in plain["method"][key].items() if k in levels}
+        (tmp_path / "mine.yml").write_text(write_tree(plain))
+        sizes = [text for text in tiny_overrides(toy_root, tmp_path / "run") if not text.startswith("model.")]
+        return load_config(tmp_path / "mine.yml", [*sizes, "schedule.stop=2", *overrides])
+
+    return build
+
+
+def arrays(run, step):
+    return load_state(state_path(run, step)).arrays
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outputs_become_levels_at_image_size_and_every_level_learns(name):
+    model = network(name)
+    assert model.levels == LEVELS.get(name, ("main",))
+    model.train()
+    logits = model(paddle.randn([2, 3, 64, 96]))
+    assert tuple(logits) == model.levels and all(x.shape == [2, 5, 64, 96] for x in logits.values())
+    sum(x.sin().mean() for x in logits.values()).backward()
+    assert not [n for n, p in model.named_parameters() if not p.stop_gradient and p.grad is None]
+    model.eval()
+    assert "main" in model(paddle.randn([1, 3, 64, 96]), size=(32, 48))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_are_those_of_paddleseg_whether_or_not_features_are_looked_at(name):
+    model, image = network(name), paddle.randn([1, 3, 64, 96])
+    model.eval()
+    with paddle.no_grad():
+        plain, features = model.net(image)[0].numpy(), model.features(image)
+        apart, together = model.classify(features)["main"].numpy(), model.logits(image)["main"].numpy()
+    np.testing.assert_array_equal(apart, together)
+    np.testing.assert_allclose(plain, together, 1e-5, 1e-6)
+    assert features["main"].shape[1] == model.feature_channels > 0
+    assert "forward" not in vars(model.net.backbone)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_two_networks_stand_side_by_side_and_learn_in_groups(name):
+    model, other = network(name, head_rate=4.0, norm_decay=0.0), network(name)
+    assert set(model.state_dict()) == set(other.state_dict())
+    groups = {group.name: group for group in model.groups()}
+    assert set(groups) == {"backbone", "backbone_norms", "heads", "heads_norms"}
+    assert (groups["heads"].lr_factor, groups["backbone"].lr_factor, groups["heads_norms"].decay) == (4.0, 1.0, 0.0)
+    listed = [id(p) for group in groups.values() for p in group.parameters]
+    assert sorted(listed) == sorted(id(p) for p in model.parameters() if not p.stop_gradient)
+
+
+def test_norm_policies_hold_in_training():
+    model, image = network("PP-MobileSeg", norm="frozen"), paddle.randn([2, 3, 64, 64])
+    before = {k: v.numpy() for k, v in model.state_dict().items() if k.endswith(("_mean", "_variance"))}
+    model.train()
+    model(image)
+    assert before and all(np.array_equal(v, model.state_dict()[k].numpy()) for k, v in before.items())
+    assert not [n for n, p in model.named_parameters() if "bn" in n.split(".")[-2] and not p.stop_gradient]
+    with pytest.raises(ConfigError, match="unknown model.norm 'group'"):
+        network("PP-MobileSeg", norm="group")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"type": "SegFromer"}, "unknown model.type 'SegFromer': did you mean 'SegFormer'"),
+    ({"backbone": {"type": "MixVisionTransformer_B9"}}, "unknown model.backbone.type 'MixVisionTransformer_B9'"),
+    ({"embeding_dim": 8}, "unknown key 'model.embeding_dim': did you mean 'embedding_dim'"),
+    ({"backbone": {"type": "MixVisionTransformer_B0", "depth": 3}}, "PaddleSeg cannot build .*'depth'"),
+    ({"backbone": {"type": "MixVisionTransformer_B0", "pretrained": "https://x/y"}}, "name it in run.restore_from"),
+    ({"num_classes": 5}, "follows from data.classes"),
+])  # fmt: skip
+def test_a_network_that_paddleseg_cannot_build_is_one_line_that_says_why(change, message):
+    with pytest.raises(ConfigError, match=message):
+        network("SegFormer-B0", **change)
+
+
+@pytest.mark.parametrize(("base", "name", "more"), [
+    ("toy/source_only", "SegFormer-B0", []),
+    ("toy/adaptsegnet_multi", "PP-LiteSeg", []),
+    ("toy/minent", "DeepLabV3+", []),
+    ("toy/self_training_masked", "DeepLabV3+", []),
+    ("toy/feature_adversarial", "PP-MobileSeg", []),
+    ("toy/adaptsegnet_multi", "OCRNet", []),
+])  # fmt: skip
+def test_methods_train_a_network_of_paddleseg_and_evaluation_repeats_what_training_scored(
+    base, name, more, small, tmp_path
+):
+    result = fit(small(base, name, "run.eval_every=2", *more))
+    assert result.step == 2
+    assert 100 * evaluate(tmp_path / "run")[0].miou() == pytest.approx(result.miou)
+
+
+def test_feature_distance_and_resuming_are_exact(small, tmp_path):
+    things = "method.feature_distance={things: [person, car], weight: 0.1}"
+    config = small("toy/self_training", "SegFormer-B0", things, "run.eval_every=0", "schedule.stop=4")
+    fit(override(config, f"run.output={tmp_path / 'straight'}"))
+    fit(override(config, "schedule.stop=2"))
+    fit(config, resume="latest")
+    expected, found = arrays(tmp_path / "straight", 4), arrays(tmp_path / "run", 4)
+    assert set(expected) == set(found) and all(np.array_equal(expected[k], found[k]) for k in expected)
