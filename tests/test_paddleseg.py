@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import paddle
 import pytest
@@ -10,7 +12,7 @@ from conftest import ROOT, tiny_overrides
 from paddle_adaptseg.config.loading import load_config, override, to_plain
 from paddle_adaptseg.config.schema import Component
 from paddle_adaptseg.config.yamltree import write_tree
-from paddle_adaptseg.core.errors import ConfigError, DataError
+from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.evaluation.measure import evaluate
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.training.checkpoint import load_state, state_path
@@ -142,3 +144,97 @@ def test_feature_distance_and_resuming_are_exact(small, tmp_path):
     fit(config, resume="latest")
     expected, found = arrays(tmp_path / "straight", 4), arrays(tmp_path / "run", 4)
     assert set(expected) == set(found) and all(np.array_equal(expected[k], found[k]) for k in expected)
+
+
+def save_as_paddleseg(net, path):
+    """A .pdparams as PaddleSeg's training writes it."""
+    paddle.save(net.state_dict(), str(path))
+    return path
+
+
+YAML = """
+_base_: base.yml
+model:
+  embedding_dim: 32
+  backbone: {pretrained: "https://example.org/mix_vision_transformer_b0.tar.gz"}
+"""
+BASE = """
+batch_size: 1
+iters: 10
+model:
+  type: SegFormer
+  num_classes: 150
+  embedding_dim: 256
+  backbone: {type: MixVisionTransformer_B0}
+val_dataset:
+  type: Dataset
+  transforms: [{type: Normalize, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}]
+"""
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A configuration of PaddleSeg with a base file."""
+    (tmp_path / "base.yml").write_text(BASE)
+    (tmp_path / "theirs.yml").write_text(YAML)
+    return tmp_path / "theirs.yml"
+
+
+def test_a_configuration_of_paddleseg_says_network_and_pixels_and_is_not_needed_afterwards(theirs, toy_root, capsys):
+    mine = theirs.with_name("mine.yml")
+    plain = to_plain(load_config(ROOT / "configs/toy/source_only.yml"))
+    plain["model"] = {"name": "paddleseg", "config": str(theirs), "head_rate": 5.0}
+    del plain["data"]["pixels"]
+    mine.write_text(write_tree(plain))
+    config = load_config(mine)
+    assert config.model.params == {
+        "type": "SegFormer", "embedding_dim": 32, "backbone": {"type": "MixVisionTransformer_B0"}, "head_rate": 5.0,
+    }  # fmt: skip
+    assert config.data.pixels.order == "rgb"
+    np.testing.assert_allclose(config.data.pixels.mean, [123.675, 116.28, 103.53])
+    np.testing.assert_allclose(config.data.pixels.std, [58.395, 57.12, 57.375])
+    assert "mix_vision_transformer_b0.tar.gz, which is not downloaded" in capsys.readouterr().err
+    assert load_config(mine, ["model.embedding_dim=8", "data.pixels.order=bgr"]).model.params["embedding_dim"] == 8
+    with pytest.raises(ConfigError, match="'absent.yml' does not exist"):
+        load_config(mine, ["model.config=absent.yml"])
+    theirs.write_text("iters: 3\n")
+    with pytest.raises(ConfigError, match="has no 'model' with a 'type'"):
+        load_config(mine)
+
+
+def test_weights_of_paddleseg_load_whole_and_weights_of_its_backbone_leave_the_heads(small, tmp_path):
+    config, trained = small("toy/source_only", "OCRNet"), network("OCRNet", 19)
+    for part, changed in (("net", set()), ("net.backbone", {"head"})):
+        model, layer = network("OCRNet", 19), trained.net if part == "net" else trained.net.backbone
+        path = save_as_paddleseg(layer, tmp_path / f"{part}.pdparams")
+        line = fill_segmenter(model, str(path), config)
+        own, expected = model.state_dict(), trained.state_dict()
+        differ = {n.split(".")[1] for n in own if not np.array_equal(own[n].numpy(), expected[n].numpy())}
+        assert differ == changed and "of PaddleSeg" in line
+
+
+def test_a_run_with_a_network_of_paddleseg_is_a_start_and_is_loaded_by_its_own_configuration(small, tmp_path):
+    fit(small("toy/source_only", "DeepLabV3+", "run.eval_every=0", "schedule.stop=1", "run.save_every=1"))
+    model, config = load_model(tmp_path / "run@latest")
+    again = network("DeepLabV3+", 19)
+    fill_segmenter(again, f"{tmp_path / 'run'}@latest", config)
+    own, expected = again.state_dict(), model.state_dict()
+    assert all(np.array_equal(own[name].numpy(), expected[name].numpy()) for name in expected)
+
+
+def test_our_segformer_and_paddlesegs_give_equal_logits_from_the_same_weights(small, tmp_path):
+    trained, image = network("SegFormer-B0", 19), paddle.randn([2, 3, 64, 96])
+    for layer in trained.sublayers():
+        if hasattr(layer, "_variance"):
+            layer._mean.set_value(paddle.randn(layer._mean.shape))
+            layer._variance.set_value(paddle.rand(layer._variance.shape) + 0.5)
+    path = save_as_paddleseg(trained.net, tmp_path / "segformer.pdparams")
+    model = {"backbone": {"name": "mit_b0"}, "head": {"name": "segformer", "embed_dim": 32}}
+    ours = build_model(Component("encode_decode", model), 19)
+    config = dataclasses.replace(small("toy/source_only", "SegFormer-B0"), model=Component("encode_decode", model))
+    fill_segmenter(ours, str(path), config)
+    ours.eval()
+    trained.eval()
+    with paddle.no_grad():
+        expected, found = trained(image)["main"].numpy(), ours(image)["main"].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
