@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 
 import numpy as np
 import paddle
 import pytest
 from conftest import ROOT, tiny_overrides
 
-from paddle_adaptseg.config.loading import load_config, override, to_plain
+from paddle_adaptseg.config.loading import dump, load_config, override, to_plain
 from paddle_adaptseg.config.schema import Component
 from paddle_adaptseg.config.yamltree import write_tree
-from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.core.errors import CheckpointError, ConfigError
+from paddle_adaptseg.deploy.export import export_model
+from paddle_adaptseg.deploy.paddleseg import export_paddleseg
 from paddle_adaptseg.evaluation.measure import evaluate
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.training.checkpoint import load_state, state_path
 from paddle_adaptseg.training.run import fit
+from paddle_adaptseg.weights import arrays_of, save_weights
 from paddle_adaptseg.weights.load import fill_segmenter, load_model
 
 pytest.importorskip("paddleseg", reason="PaddleSeg is not installed (docs/paddleseg.md)")
@@ -238,3 +242,79 @@ def test_our_segformer_and_paddlesegs_give_equal_logits_from_the_same_weights(sm
     with paddle.no_grad():
         expected, found = trained(image)["main"].numpy(), ours(image)["main"].numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.fixture
+def weights(small, tmp_path):
+    """Weights with their configuration, of a network whose labels differ from pixel to pixel: weights("OCRNet")."""
+
+    def make(name: str, *overrides: str):
+        paddle.seed(1)
+        config, model = small("toy/source_only", name, *overrides), network(name, 19)
+        model.train()
+        with paddle.no_grad():  # running statistics as after a few steps
+            for _ in range(3):
+                model(paddle.randn([2, 3, 64, 96]))
+        save_weights(tmp_path / "w.pdparams", arrays_of(model), dump(config))
+        return tmp_path / "w.pdparams"
+
+    return make
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_exported_network_of_paddleseg_labels_as_the_network_does(name, weights, tmp_path):
+    made = export_model(weights(name), tmp_path / "exported")
+    assert made.agreement is not None and made.good("fp32"), made.lines
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_onnx_program_of_a_network_of_paddleseg_labels_as_the_network_does(name, weights, tmp_path):
+    pytest.importorskip("paddle2onnx", reason="the extra 'deploy' is not installed")
+    made = export_model(weights(name), tmp_path / "exported", "onnx")
+    assert made.agreement is not None and made.good("fp32"), made.lines
+
+
+class Mended:
+    """Paddle as PaddleSeg 2.8.0's metrics expect it: the sums that they concatenate were vectors before Paddle 2.6."""
+
+    def __getattr__(self, name):
+        return getattr(paddle, name)
+
+    def concat(self, parts):
+        return paddle.stack(parts)
+
+
+def paddleseg_scores(folder, monkeypatch):
+    """IoU by class and the mean as PaddleSeg's own evaluation gives them for an exported folder."""
+    monkeypatch.setattr("paddleseg.utils.metrics.paddle", Mended())
+    from paddleseg.core import evaluate as paddleseg_evaluate
+    from paddleseg.cvlibs import Config, SegBuilder
+    from paddleseg.utils import utils
+
+    builder = SegBuilder(Config(str(folder / "paddleseg.yml")))
+    utils.load_entire_model(builder.model, str(folder / "model.pdparams"))
+    miou, _, ious, *_ = paddleseg_evaluate(builder.model, builder.val_dataset, print_detail=False)
+    return miou, np.asarray(ious)
+
+
+@pytest.mark.parametrize("name", ["PP-MobileSeg", "OCRNet"])
+def test_what_is_given_back_to_paddleseg_scores_there_as_here(name, weights, tmp_path, monkeypatch, capsys):
+    path = weights(name)
+    arguments = ["export", "--restore-from", str(path), "--output", str(tmp_path / "back"), "--format", "paddleseg"]
+    monkeypatch.setattr("sys.argv", arguments)
+    assert importlib.import_module("export").main() == 0
+    assert "3 validation images with labels as train ids" in capsys.readouterr().out
+    matrix, _ = evaluate(path)
+    ours, (miou, theirs) = matrix.iou(), paddleseg_scores(tmp_path / "back", monkeypatch)
+    there = ~np.isnan(ours)
+    np.testing.assert_allclose(theirs[there], ours[there], atol=2e-4)
+    assert np.mean(theirs[there]) == pytest.approx(matrix.miou(), abs=1e-4) and there.sum() > 5
+    assert miou == pytest.approx(np.mean(theirs))
+
+
+def test_only_networks_of_paddleseg_on_rgb_are_given_back(weights, tiny, tmp_path):
+    fit(tiny("toy/source_only", "schedule.stop=1", "run.eval_every=0", "run.save_every=1"))
+    with pytest.raises(CheckpointError, match="'small' is no network of PaddleSeg"):
+        export_paddleseg(f"{tmp_path / 'run'}@latest", tmp_path / "back")
+    with pytest.raises(CheckpointError, match="PaddleSeg feeds RGB"):
+        export_paddleseg(weights("PP-MobileSeg", "data.pixels.order=bgr"), tmp_path / "back")
