@@ -21,6 +21,10 @@ SMALL = {
     "deeplabv2_resnet": {"depths": [1, 1, 1, 1]},
     "deeplabv2_vgg16": {},
     "deeplabv2_resnet_v1c": {"depths": [1, 1, 1, 1]},
+    "paddleseg": {
+        "type": "PPMobileSeg",
+        "backbone": {"type": "MobileSeg_Tiny", "inj_type": "AAM", "out_feat_chs": [32, 64, 128]},
+    },
     "small": {"width": 8},
     "deeplabv2_resnet_twin": {"depths": [1, 1, 1, 1]},
     "small_twin": {"width": 8},
@@ -31,6 +35,8 @@ SMALL = {
 
 
 def build(name, **params):
+    if name == "paddleseg":
+        pytest.importorskip("paddleseg", reason="PaddleSeg is not installed (docs/paddleseg.md)")
     return build_model(Component(name, {**SMALL[name], **params}), 5)
 
 

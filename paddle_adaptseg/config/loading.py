@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_adaptseg.config.conversion import check_plugins, convert, dotted, import_plugins
+from paddle_adaptseg.config.paddleseg import include_paddleseg
 from paddle_adaptseg.config.schema import AVERAGES, Config, Eval
 from paddle_adaptseg.config.yamltree import (
     Origins,
@@ -58,6 +59,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), own: bool = Tru
     tree = read_tree(file, origins)
     for text in overrides:
         override_tree(tree, text, origins)
+    include_paddleseg(tree)
     config = _convert(tree, origins, str(path))
     if own or named_plugins(overrides):
         import_plugins(config.plugins)
@@ -80,6 +82,7 @@ def override(config: Config, *overrides: str) -> Config:
     tree, origins = to_plain(config), Origins()
     for text in overrides:
         override_tree(tree, text, origins)
+    include_paddleseg(tree)
     changed = _convert(tree, origins, "config")
     if named_plugins(overrides):
         import_plugins(changed.plugins)

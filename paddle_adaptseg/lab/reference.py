@@ -184,7 +184,7 @@ def keywords(cls: Any) -> Iterator[tuple[str, str, str]]:
     """Key, type and default of what a network's or method's constructor takes from a configuration."""
     hints = typing.get_type_hints(cls.__init__)
     for name, parameter in inspect.signature(cls.__init__).parameters.items():
-        if name not in ("self", "widths", *GIVEN):
+        if name not in ("self", "widths", *GIVEN) and parameter.kind is not parameter.VAR_KEYWORD:
             yield name, type_text(hints[name]), _default(parameter.default, parameter.empty)
 
 

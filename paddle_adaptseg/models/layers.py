@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Any, Optional
 
 import paddle
 import paddle.nn.functional as F
@@ -95,13 +95,48 @@ _PRODUCTS: list[bool] = []  # not empty: inside resize_by_products()
 def resize_by_products() -> Iterator[None]:
     """Inside, resize() is two matrix products, for programs of fixed size: Paddle 3.3 refuses the operator in oneDNN.
 
-    The products keep equal batch dimensions, because oneDNN computes broadcast ones wrongly.
+    So is Paddle's own interpolate, which other programs' networks call, wherever sizes are known; and paddle.shape()
+    then is plain numbers, so that they are known further on. The products keep equal batch dimensions, because oneDNN
+    computes broadcast ones wrongly.
     """
     _PRODUCTS.append(True)
+    before = F.interpolate, paddle.shape
+    F.interpolate, paddle.shape = _interpolate, _shape
     try:
         yield
     finally:
+        F.interpolate, paddle.shape = before
         _PRODUCTS.pop()
+
+
+_PLAIN_INTERPOLATE, _PLAIN_SHAPE = F.interpolate, paddle.shape
+
+
+def _known(sizes: Sequence) -> bool:
+    return all(isinstance(n, int) and n > 0 for n in sizes)
+
+
+@paddle.jit.not_to_static
+def _shape(x: Tensor, *more: Any) -> Any:
+    return list(x.shape) if _known(x.shape) and not more else _PLAIN_SHAPE(x, *more)
+
+
+@paddle.jit.not_to_static
+def _interpolate(
+    x: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool = False,
+    **more: Any,
+) -> Tensor:
+    if isinstance(scale_factor, (int, float)) and _known(x.shape):
+        size, scale_factor = [int(n * scale_factor) for n in x.shape[2:]], None
+    usual = all({"align_mode": 0, "data_format": "NCHW", "name": None}.get(k) == v for k, v in more.items())
+    fits = mode == "bilinear" and usual and isinstance(size, (list, tuple)) and x.ndim == 4
+    if fits and _known(x.shape) and _known(size):
+        return x if list(x.shape[2:]) == list(size) else _resize_by_products(x, size, align_corners)
+    return _PLAIN_INTERPOLATE(x, size, scale_factor, mode, align_corners, **more)
 
 
 def _resize_by_products(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:

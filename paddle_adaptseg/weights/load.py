@@ -68,7 +68,7 @@ def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray
 
 def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
     """The same for weights that were read from `path` already."""
-    name = identify(weights.arrays)
+    name = kind_for(weights, config)
     if name is None:
         raise CheckpointError(f"'{path}' holds weights of no known kind (first names: {shorten(weights.arrays, 4)})")
     kind = KINDS.get(str(weights.origin.get("kind")), KINDS[name])
@@ -82,6 +82,12 @@ def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[
         if default and needed != config.model.params.get(key, default):
             raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.{key}={needed}")
     return translate(weights.arrays, name, config.model.params.get("aspp_branches", 2)), kind
+
+
+def kind_for(weights: Weights, config: Config) -> Optional[str]:
+    """The kind of weights: as the configured network says of names that are its own affair, else as they look."""
+    says = getattr(MODELS.get(config.model.name), "weights_kind", None)
+    return says(config.model.params, list(weights.arrays)) if says else identify(weights.arrays)
 
 
 def fill_segmenter(segmenter: Segmenter, origin: str, config: Config, partial: bool = False) -> str:
