@@ -183,12 +183,14 @@ def test_feature_distance_joins_the_sources_terms_and_uses_its_forward_pass(monk
     assert float(built.observed["feature_distance_cells"]) == 2 * 8 * 8
 
 
-def test_parts_of_a_step_equal_one_large_batch(tiny, tmp_path):
+@pytest.mark.parametrize("images", ["target", "one_of_each"])
+def test_parts_of_a_step_equal_one_large_batch(tiny, tmp_path, images):
     runs = []
     for parts in (1, 2):
         output = tmp_path / str(parts)
         more = [f"schedule.iter_size={parts}", f"data.batch_size={2 // parts}", f"run.output={output}"]
-        fit(tiny("toy/self_training_masked", NOW, *more, "run.eval_every=0", "method.pseudo_labels.threshold=0.1"))
+        fit(tiny("toy/self_training_masked", NOW, *more, "run.eval_every=0", "method.pseudo_labels.threshold=0.1",
+                 f"method.masked.images={images}"))  # fmt: skip
         runs.append(arrays(output, 6))
     for name, array in runs[0].items():
         np.testing.assert_allclose(runs[1][name], array, atol=2e-5, err_msg=name)
