@@ -42,6 +42,7 @@ COMPARED = {
     "hard": ("toy/minent", ["method.target_loss=hard", "method.options={threshold: 0.1}"]),
     "parts": ("toy/adaptsegnet_single_ls", ["schedule.iter_size=2"]),
     "masked": ("toy/self_training_masked", ["schedule.iter_size=2", LOW, "method.masked.teacher={decay: 0.5}", NEAR]),
+    "first pair": ("toy/self_training_masked", [LOW, "method.masked.images=one_of_each"]),
 }
 
 

@@ -126,14 +126,21 @@ def panels(
         yield str(index), panel(image, prediction, ground_truth, entropy, space)
 
 
+MIXED = ["target image", "pseudo-labels", "mixed image", "mixed labels", "weights"]
+
+
 def training_panel(seen: Mapping[str, Tensor], config: Config) -> Optional[np.ndarray]:
-    """Target image, its pseudo-labels, mixed image, its labels and their weights, of what a method saw last."""
+    """Target image, its pseudo-labels, mixed image, its labels and their weights, of what a method saw last.
+
+    Weights are drawn from 0 (dark) to 1 (bright); pixels without a label are black.
+    """
     if "mixed_image" not in seen:
         return None
     space, pixels = label_space(config), config.data.pixels
     images = [unnormalised(seen[name][0], pixels) for name in ("target_image", "mixed_image")]
     labels = [colourise(seen[name][0].numpy().astype(np.uint8), space) for name in ("pseudo_label", "mixed_label")]
-    return np.hstack([images[0], labels[0], images[1], labels[1], heat(seen["mixed_weight"][0].numpy())])
+    row = [images[0], labels[0], images[1], labels[1], heat(seen["mixed_weight"][0].numpy())]
+    return grid([row], MIXED)
 
 
 def unnormalised(image: Tensor, pixels: Pixels) -> np.ndarray:
