@@ -22,12 +22,17 @@ METHODS: Table[type[Method]] = Table(
         "bn_adapt": "source_only:BNAdapt",
         "feature_adversarial": "adversarial:FeatureAdversarial",
         "self_training": "self_training:SelfTraining",
+        "source_free": "source_free:SourceFree",
     },
 )
 # Losses that any method can be combined with, each under its own key of `method`.
 ADDITIONS: Table[Any] = Table(
     "paddle_adaptseg.methods",
-    {"masked": "additions:MaskedConsistency", "feature_distance": "feature_distance:FeatureDistance"},
+    {
+        "masked": "additions:MaskedConsistency",
+        "feature_distance": "feature_distance:FeatureDistance",
+        "target_labelled": "target_labelled:TargetLabelled",
+    },
 )
 
 __all__ = ["ADDITIONS", "GIVEN", "METHODS", "Clock", "Method", "Term", "build_method"]

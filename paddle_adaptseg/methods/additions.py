@@ -94,6 +94,8 @@ class MaskedConsistency(Addition):
     def attach(self, host: Method) -> None:
         super().attach(host)
         self.weights = host.check_levels(self.weights, "method.masked.weights")
+        if self.images != "target" and not host.uses_source:
+            raise ConfigError(f"method.masked.images={self.images} masks source images, but this method reads none")
         its = getattr(host, "teacher", None)
         its = its if isinstance(its, MeanTeacher) else None
         if self.own:

@@ -68,6 +68,8 @@ class Method(nn.Layer):
     """
 
     uses_target = True
+    uses_source = True
+    needs_weights = False  # whether it means nothing without run.restore_from
     eval_parts: Collection[str] = ()  # sublayers that stay in evaluation mode while the others train
     unsaved_parts: Collection[str] = ()  # sublayers that never change and that the constructor fills, say from a file
     least_size = 16  # of an image's sides: no network here reduces its input by more
@@ -102,7 +104,7 @@ class Method(nn.Layer):
         return [self, *self.additions.values()]
 
     def all_losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
-        """The method's groups of terms, then those of its additions; the first one is that of the source."""
+        """The method's groups of terms, then those of its additions; a method with a source begins with its terms."""
         groups = self.losses(batch, clock)
         if not self.additions:
             yield from groups

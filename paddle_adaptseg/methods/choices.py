@@ -13,13 +13,15 @@ import numpy as np
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.base import Clock
 
-CLASSES, BLOCKS, MIRROR, COLOURS, MASKED_COLOURS = range(100, 105)  # random streams; those of the data are smaller
+CLASSES, BLOCKS, MIRROR, COLOURS, MASKED_COLOURS, LABELLED_COLOURS = range(
+    100, 106
+)  # random streams; those of the data are smaller
 VALUES = 256  # values that a label may hold, 255 (ignore) among them
 
 
 def positions(batch: Batch, clock: Clock) -> Sequence[int]:
     """The place of every image in the stream of training data."""
-    count = len(batch.source_label)
+    count = len(batch)
     return batch.positions or range(clock.step * count, (clock.step + 1) * count)
 
 
