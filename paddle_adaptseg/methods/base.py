@@ -15,6 +15,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.data.batch import Areas, Batch
 from paddle_adaptseg.methods.losses import cross_entropy, entropy_map, labelled
@@ -58,10 +59,20 @@ class Ramp:
         return 1.0 if self.steps == 0 else min(1.0, (step - self.start + 1) / self.steps)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A trained network of a weights file, and what it expects."""
+
+    network: Segmenter
+    pixels: Pixels
+    names: tuple[str, ...]
+
+
 class Method(nn.Layer):
     """Base of all methods: a segmenter trained on labelled source images, each level with its weight.
 
-    A constructor names what it needs of `segmenter`, `classes`, `make_segmenter`, `pixels`, `seed` and `names`; its
+    A constructor names what it needs of `segmenter`, `classes`, `make_segmenter`, `pixels`, `seed`, `names` and
+    `trained`; its
     other keywords come from the configuration. Everything a method remembers is a sublayer or buffer, so
     `state_dict()` is complete. `observed` holds this step's extra readings for the log: scalars, and class maps under
     names ending in `_prediction`.
@@ -98,6 +109,10 @@ class Method(nn.Layer):
 
     def after_step(self, clock: Clock) -> None:
         """Called without gradients when all players have stepped."""
+
+    def notes(self) -> list[str]:
+        """Lines about its networks for the plan and the start of a run."""
+        return []
 
     def parts(self) -> list[Any]:
         """The method and its additions, which have loaded(), before_step() and after_step() too."""

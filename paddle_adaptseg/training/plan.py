@@ -174,6 +174,7 @@ def describe(state: TrainState, config: Config) -> Iterator[str]:
             lr = player.lr * group.lr_factor
             sizes[lr] = sizes.get(lr, 0) + sum(int(p.size) for p in group.parameters)
         yield f"{name}: " + " + ".join(f"{size / 1e6:.2f} M parameters at {lr:g}" for lr, size in sizes.items())
+    yield from state.method.notes()
     warmup = f", {schedule.warmup} of them warm-up" if schedule.warmup else ""
     images = f"{common_batch(config)} images of each domain a step"
     if distributed.world() > 1:

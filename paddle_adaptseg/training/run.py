@@ -119,7 +119,7 @@ class _Run:
         )
         batch_note = [allreduce.describe_global_batch(self.config)] if distributed.world() > 1 else []
         memory = estimate(self.state.method, self.config).text()
-        for note in (*batch_note, *self.notes, memory, *self.data.notes()):
+        for note in (*batch_note, *self.notes, *self.state.method.notes(), memory, *self.data.notes()):
             self.console.line(note)
         if self.validation is not None:
             self.console.line(protocol_line(self.config, len(self.validation)))

@@ -18,6 +18,7 @@ from paddle_adaptseg.core.errors import CheckpointError, ConfigError, shorten
 from paddle_adaptseg.core.files import delete, write_atomically
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.methods import Method, build_method
+from paddle_adaptseg.methods.base import Trained
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.recompute import set_recompute
 from paddle_adaptseg.models.segmenter import Segmenter
@@ -72,7 +73,8 @@ def build_state(config: Config) -> TrainState:
     names, pixels, seed = label_space(config).names, config.data.pixels, config.run.seed
     segmenter = build_model(config.model, len(names))
     make_segmenter = segmenter_maker(config, len(names))
-    method = build_method(component, segmenter, len(names), make_segmenter, pixels, seed, names)
+    trained = trained_opener(config)
+    method = build_method(component, segmenter, len(names), make_segmenter, pixels, seed, names, trained)
     if config.run.sync_norm and distributed.world() > 1:
         synchronise_norms(method)
     check_domains(config, method)
@@ -99,6 +101,20 @@ def segmenter_maker(config: Config, classes: int) -> Callable[..., Segmenter]:
         return segmenter
 
     return make_segmenter
+
+
+def trained_opener(config: Config) -> Callable[[str], Trained]:
+    """What methods are given to open a trained network with, each as its own weights file configures it."""
+
+    def trained(origin: str) -> Trained:
+        from paddle_adaptseg.weights.load import load_trained
+
+        state = paddle.get_rng_state()
+        network, own = load_trained(origin)
+        paddle.set_rng_state(state)  # whatever the method builds next does not depend on this network
+        return Trained(network, own.data.pixels, tuple(label_space(own).names))
+
+    return trained
 
 
 def starting_point(
