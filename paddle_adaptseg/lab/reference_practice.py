@@ -22,5 +22,6 @@ KEYWORDS: Mapping[str, str] = {
     "temperature": "by which both networks' logits are divided",
     "entropy": "weight of the predictions' mean entropy",
     "diversity": "weight of what keeps the classes' shares in the predictions apart from collapse",
+    "balance": "exponent by which classes that are seldom predicted weigh more: `share ^ -balance`; 0: all alike",
     "statistics": "batch norm takes the statistics of the `target`, or keeps those of the `start` weights",
 }

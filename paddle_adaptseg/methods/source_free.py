@@ -37,7 +37,7 @@ from paddle_adaptseg.models.segmenter import Segmenter
 
 STATISTICS, EVALUATED = ("target", "start"), ("student", "teacher")
 SLOW = Teacher(decay=0.999, ramp=0, update="after")
-MEMORY = 0.9  # of the classes' shares, in steps
+MEMORY, MOST = 0.9, 10.0  # of the classes' shares, in steps; weight of a rare class
 
 
 class SourceFree(Method):
@@ -51,8 +51,8 @@ class SourceFree(Method):
 
     def __init__(
         self, segmenter: Segmenter, make_segmenter: Callable[..., Segmenter], pixels: Pixels, seed: int,
-        names: Sequence[str], weights: dict[str, float], entropy: float = 0.0, diversity: float = 0.0, 
-        statistics: str = "target", teacher: Teacher = SLOW, pseudo_labels: PseudoLabels = DEFAULT_PSEUDO_LABELS,
+        names: Sequence[str], weights: dict[str, float], entropy: float = 0.0, diversity: float = 0.0,
+        balance: float = 0.0, statistics: str = "target", teacher: Teacher = SLOW, pseudo_labels: PseudoLabels = DEFAULT_PSEUDO_LABELS,
         augment: Optional[Strong] = DEFAULT_AUGMENT, evaluate: str = "teacher", ramp: Optional[Ramp] = None,
     ) -> None:  # fmt: skip
         super().__init__(segmenter, None)
@@ -60,8 +60,10 @@ class SourceFree(Method):
         for key, value, known in (("statistics", statistics, STATISTICS), ("evaluate", evaluate, EVALUATED)):
             if value not in known:
                 raise ConfigError(f"method.{key}: unknown '{value}': {suggest(value, known)}")
-        if entropy < 0 or diversity < 0:
-            raise ConfigError(f"method: entropy and diversity must be 0 or more, not {entropy}, {diversity}")
+        if min(entropy, diversity, balance) < 0:
+            raise ConfigError(
+                f"method: entropy, diversity and balance must be 0 or more, not {entropy}, {diversity}, {balance}"
+            )
         mode = {"target": "train", "start": "eval"}[statistics]
         if teacher.check("method.teacher").modes.get("norms", mode) != mode:
             raise ConfigError(f"method.teacher.modes.norms contradicts method.statistics={statistics}: leave it out")
@@ -70,7 +72,8 @@ class SourceFree(Method):
         self.register_buffer("shares", paddle.full([len(names)], 1.0 / len(names)))  # of the classes, in predictions
         self.seen: list[Tensor] = []
         self.strong = None if augment is None else augment.check("method.augment")
-        self.entropy, self.diversity, self.statistics, self.evaluated = entropy, diversity, statistics, evaluate
+        self.entropy, self.diversity, self.balance = entropy, diversity, balance
+        self.statistics, self.evaluated = statistics, evaluate
         self.pixels, self.ramp, self.choices = pixels, ramp or Ramp(), Choices(seed)
 
     @property
@@ -122,7 +125,7 @@ class SourceFree(Method):
     def changed(self, batch: Batch, clock: Clock) -> tuple[Tensor, Tensor, Tensor]:
         """Target images with other colours, some of them mirrored, with the teacher's labels and weights."""
         pseudo, image = self.teacher.labels(batch), batch.target_image
-        label, weight = pseudo.label, pseudo.weight
+        label, weight = pseudo.label, self.balanced(pseudo.label, pseudo.weight)
         if self.strong is not None:
             keys = places(batch, clock)
             whether, how = self.choices.colours(COLOURS, keys, clock, self.strong.together)
@@ -131,6 +134,15 @@ class SourceFree(Method):
                 flags = self.choices.mirrored(batch, clock, self.strong.mirror_chance)
                 image, label, weight, _ = mirror(flags, image, label, weight, label)
         return image, label, weight
+
+    def balanced(self, label: Tensor, weight: Tensor) -> Tensor:
+        """The weights, with more for classes that are seldom predicted: share^-balance, at most MOST, mean about 1."""
+        if not self.balance:
+            return weight
+        factor = (self.shares * len(self.shares)).clip(min=1e-6) ** -self.balance
+        factor = (factor / (self.shares * factor).sum()).clip(max=MOST)
+        known = label.clip(max=len(self.shares) - 1)
+        return weight * factor.gather(known.flatten()).reshape(label.shape)
 
     @paddle.no_grad()
     def observe(self, batch: Batch, logits: Tensor, label: Tensor, clock: Clock) -> None:
