@@ -52,8 +52,9 @@ class SourceFree(Method):
     def __init__(
         self, segmenter: Segmenter, make_segmenter: Callable[..., Segmenter], pixels: Pixels, seed: int,
         names: Sequence[str], weights: dict[str, float], entropy: float = 0.0, diversity: float = 0.0,
-        balance: float = 0.0, statistics: str = "target", teacher: Teacher = SLOW, pseudo_labels: PseudoLabels = DEFAULT_PSEUDO_LABELS,
-        augment: Optional[Strong] = DEFAULT_AUGMENT, evaluate: str = "teacher", ramp: Optional[Ramp] = None,
+        balance: float = 0.0, statistics: str = "target", teacher: Teacher = SLOW,
+        pseudo_labels: PseudoLabels = DEFAULT_PSEUDO_LABELS, augment: Optional[Strong] = DEFAULT_AUGMENT,
+        evaluate: str = "teacher", ramp: Optional[Ramp] = None,
     ) -> None:  # fmt: skip
         super().__init__(segmenter, None)
         self.weights = self.check_levels(weights, "method.weights")
