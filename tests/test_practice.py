@@ -360,3 +360,13 @@ def test_the_tool_writes_a_list_that_can_be_trained_with_and_a_sheet(tiny, tmp_p
         assert sheet.size == (1280, 320)
     done = tool("suggest_labels", tmp_path / "run", "--count", 9)
     assert done.returncode == 2 and done.stderr == "error: --count must lie in 1..2, the unlabelled images, not 9\n"
+
+
+def test_student_and_teacher_stand_side_by_side(distil, tmp_path):
+    fit(distil("schedule.stop=1", "run.eval_every=1"))
+    done = tool("side_by_side", tmp_path / "run", "--formats", "paddle", "--images", 1)
+    assert done.returncode == 0, done.stderr
+    rows = {line[:60].strip(): line[62:].split() for line in done.stdout.splitlines()}
+    assert rows["parameters, million"] == ["0.061", "0.061"] and "times as fast" in done.stdout
+    assert float(rows["paddle program: labels like the network's, %"][1]) > 99.9
+    assert list((tmp_path / "run/exported/paddle/student").glob("model.*"))

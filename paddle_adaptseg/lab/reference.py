@@ -48,8 +48,7 @@ _DOMAIN = {
 
 MEANINGS: Mapping[str, str] = {
     **{DOMAIN + key: text for key, text in _DOMAIN.items()},
-    "data.classes": f"what the network predicts: {_one_of(LABEL_SPACES)}, a data set's YAML file, or "
-    "`united`: all classes of all sources, by name",
+    "data.classes": f"what the network predicts: {_one_of(LABEL_SPACES)}, a data set's YAML file, `united` (sources)",
     "data.protocols": "class sets to report; the first decides which checkpoint is best; empty: all classes",
     "data.cache": "folder of what `tools/prepare.py` stored; used where it is up to date",
     "data.pixels.order": "`bgr` (Caffe's weights) or `rgb` (torchvision's and Paddle's)",
@@ -133,8 +132,7 @@ KEYWORDS: Mapping[str, str] = {
     "lambda_weight": "weight of what keeps the two heads apart",
     "lambda_local": "how much more disagreeing pixels weigh",
     "epsilon": "how much agreeing pixels weigh",
-    **reference_self_training.KEYWORDS,
-    **reference_practice.KEYWORDS,
+    **{**reference_self_training.KEYWORDS, **reference_practice.KEYWORDS},
 }
 OWN: Mapping[str, str] = {
     "images": "patterns of image files below the root; of several the first that matches counts",
@@ -178,7 +176,7 @@ def fields(cls: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
             continue
         default = field.default_factory() if callable(field.default_factory) else field.default
         yield key, type_text(hint), _default(default, dataclasses.MISSING)
-        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is Union else None
+        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is Union else Domain
         if dataclasses.is_dataclass(inner) and inner is not Domain:
             yield from fields(inner, f"{key}.")
 
