@@ -71,7 +71,7 @@ class SourceFree(Method):
         follows = dataclasses.replace(teacher, modes={**teacher.modes, "norms": mode})
         self.teacher = MeanTeacher(make_segmenter(), follows, pseudo_labels.check("method.pseudo_labels"))
         self.register_buffer("shares", paddle.full([len(names)], 1.0 / len(names)))  # of the classes, in predictions
-        self.seen: list[Tensor] = []
+        self.seen: list[Tensor] = []  # of this step: the shares times the pixels that they are of
         self.strong = None if augment is None else augment.check("method.augment")
         self.entropy, self.diversity, self.balance = entropy, diversity, balance
         self.statistics, self.evaluated = statistics, evaluate
@@ -97,11 +97,11 @@ class SourceFree(Method):
 
     def after_step(self, clock: Clock) -> None:
         self.teacher.after_step(self.segmenter, clock.step)
-        found = paddle.stack(self.seen).mean(axis=0)
+        found = paddle.stack(self.seen).sum(axis=0)
         self.seen.clear()
         if distributed.world() > 1:
-            found = paddle.to_tensor(distributed.all_reduce_array(found.numpy()) / distributed.world())
-        paddle.assign(MEMORY * self.shares + (1 - MEMORY) * found, output=self.shares)
+            found = paddle.to_tensor(distributed.all_reduce_array(found.numpy()))
+        paddle.assign(MEMORY * self.shares + (1 - MEMORY) * found / found.sum(), output=self.shares)
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
         image, label, weight = self.changed(batch, clock)
@@ -113,7 +113,7 @@ class SourceFree(Method):
         }
         seen, pixels = joined(logits["main"], areas), positions(logits["main"], areas)
         share = softmax(seen).mean(axis=[0, 2, 3])
-        self.seen.append(share.detach())
+        self.seen.append(share.detach() * (1.0 if pixels is None else pixels))
         if self.entropy:
             terms["ent_main"] = Term(mean_entropy(seen), self.entropy * factor, pixels)
         if self.diversity:
