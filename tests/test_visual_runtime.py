@@ -129,7 +129,7 @@ def test_a_cpu_build_gets_no_cudnn_flags(flags, monkeypatch):
 
 
 def test_the_switch_reaches_the_configuration():
-    from _flags import overrides, train_parser
+    from paddle_adaptseg.lab.commands.flags import overrides, train_parser
 
     parser = train_parser("")
     given = parser.parse_args(["--deterministic", "-o", "run.seed=1"])

@@ -1,35 +1,7 @@
 #!/usr/bin/env python3
-"""Export a distilled network and its teacher, and compare parameters, files and speed on this machine."""
-
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
+"""`paddle-adaptseg side-by-side`, from a clone of the project."""
 
 from _cli import run
 
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("student", metavar="RUN", help="the folder of a distillation's run, or a weights file")
-    parser.add_argument("--teacher", help="another teacher: a run's folder or a weights file")
-    parser.add_argument("--output", help="folder for the programs; default: RUN/exported")
-    parser.add_argument("--formats", default="paddle,onnx", help="of paddle,onnx")
-    parser.add_argument("--images", type=int, default=10, help="how often each is timed")
-    args = parser.parse_args()
-    from paddle_adaptseg.core import runtime
-
-    runtime.import_paddle()
-    from paddle_adaptseg.deploy.side_by_side import side_by_side
-
-    folder = Path(args.output or Path(args.student.partition("@")[0]).with_suffix("") / "exported")
-    for what, teacher, student in side_by_side(
-        args.student, folder, args.formats.split(","), max(1, args.images), args.teacher
-    ):
-        print(f"{what:<60}  {teacher:>14}  {student}", flush=True)
-    print(f"programs: {folder}")
-    return 0
-
-
 if __name__ == "__main__":
-    run(main)
+    run("side-by-side")

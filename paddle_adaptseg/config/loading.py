@@ -7,6 +7,7 @@ configuration can be dumped and is itself a valid file.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,37 @@ from paddle_adaptseg.config.yamltree import (
 )
 from paddle_adaptseg.core.errors import ConfigError
 
+_PACKAGE = Path(__file__).resolve().parent.parent
+# The configurations of the project: inside an installed package, or beside it in a clone.
+SHIPPED = next((f for f in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if f.is_dir()), _PACKAGE / "configs")
+
+
+def find_config(name: str | Path) -> Path:
+    """A YAML file, or one of the project's own by its name: `gta5_cityscapes/adaptsegnet_multi`."""
+    path = Path(name)
+    if path.is_file() or path.is_absolute():
+        return path
+    inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    shipped = [SHIPPED / inside, SHIPPED / f"{inside}.yml"]
+    return next((file for file in shipped if file.is_file()), path)
+
+
+def shipped_configs() -> list[str]:
+    """The names of the project's own configurations."""
+    files = (file.relative_to(SHIPPED) for file in SHIPPED.rglob("*.yml"))
+    return sorted(file.with_suffix("").as_posix() for file in files if not file.parts[0].startswith("_"))
+
 
 def load_config(path: str | Path, overrides: Iterable[str] = (), own: bool = True) -> Config:
-    """Read a YAML file with its bases, apply `key.path=value` overrides, and import its plugins.
+    """Read a YAML file, or one of the project's by name, with its bases, overrides `key.path=value` and plugins.
 
     `own` is false for a file that the user did not name: then the overrides must name the plugins that it needs.
     """
     origins, overrides = Origins(), list(overrides)
-    tree = read_tree(Path(path), origins)
+    file = find_config(path)
+    if not file.is_file():
+        raise ConfigError(f"config file '{path}' does not exist{_suggestion(str(path))}")
+    tree = read_tree(file, origins)
     for text in overrides:
         override_tree(tree, text, origins)
     config = _convert(tree, origins, str(path))
@@ -39,6 +63,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), own: bool = Tru
         import_plugins(config.plugins)
     check_plugins(config.plugins, f"'{path}'")
     return config
+
+
+def _suggestion(name: str) -> str:
+    near = difflib.get_close_matches(name.removeprefix("configs/").removesuffix(".yml"), shipped_configs(), 3)
+    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 
 def parse_config(text: str, name: str = "config") -> Config:

@@ -11,6 +11,7 @@ import ctypes
 import io
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import warnings
@@ -49,6 +50,14 @@ def keep_freed_memory() -> None:
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+
+
+def program(name: str) -> str:
+    """How to call a program of this Python's environment from here."""
+    beside = Path(sys.executable).parent / name
+    if Path(shutil.which(name) or "").parent == beside.parent or not beside.exists():
+        return name
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
 def cpu_count() -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
@@ -36,13 +38,14 @@ class Runner:
     labels: Callable[[np.ndarray], np.ndarray]
     space: LabelSpace
     title: str
+    ready: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext  # around many images, to save time
 
 
 def network_runner(model: Segmenter, config: Config, size: Optional[Sequence[int]] = None) -> Runner:
     """A network, at the size (height, width) that it is evaluated at unless another is given."""
     model.eval()  # once for all, so that several threads may ask at once
     predictor = Predictor(model, config.data.pixels, size=size or config.data.validation.size[::-1])
-    return Runner(predictor.labels, label_space(config), f"{config.model.name}, {paddle.get_device()}")
+    return Runner(predictor.labels, label_space(config), f"{config.model.name}, {paddle.get_device()}", predictor.ready)
 
 
 def program_runner(folder: Path) -> Runner:

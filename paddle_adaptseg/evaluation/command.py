@@ -15,6 +15,7 @@ from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core import distributed, runtime
 from paddle_adaptseg.core.errors import ConfigError, suggest
+from paddle_adaptseg.core.files import check_folder
 from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.data import label_space, scored_domain
 from paddle_adaptseg.data.target_labelled import labelled_listing
@@ -77,6 +78,9 @@ def check(request: Request) -> None:
     for message, happened in wrong.items():
         if happened:
             raise ConfigError(message)
+    for folder in (request.report, request.save):
+        if folder:
+            check_folder(Path(folder))
     if request.baseline:
         baseline_path(request)  # an absent one is reported before anything is measured
 

@@ -30,6 +30,7 @@ from paddle_adaptseg.training.step import TrainState
 KEPT = (nn.Conv2D, nn.Conv2DTranspose, nn.Linear, nn.BatchNorm2D, nn.GroupNorm, nn.LayerNorm, nn.MaxPool2D)
 ATTENTION = ("EfficientAttention", "SelfAttention")  # by name: most runs have loaded neither
 SHRINK = 4  # the image on which memory is counted has 1/4 of the width and height
+SMALL = 3_000_000  # parameters of networks that are meant to start from random weights
 WORTH_SAYING = 200_000_000  # bytes that recomputing must save to be mentioned
 FULL_SIZE_MAPS = 4  # logits, their softmax and the two gradients, at the size of the image
 
@@ -133,7 +134,8 @@ class Plan:
     def text(self) -> str:
         """The plan for a person, problems last."""
         marked = [f"PROBLEM {problem}" for problem in self.problems]
-        return "\n".join([*self.lines, *marked, f"{len(self.problems)} problems; nothing was trained or written"])
+        count = f"{len(self.problems)} problem{'s'[: len(self.problems) != 1]}"
+        return "\n".join([*self.lines, *marked, f"{count}; nothing was trained or written"])
 
     def attempt(self, what: Callable[[], str]) -> None:
         """A line, or the problem that kept it from being one."""
@@ -222,4 +224,14 @@ def _start(state: TrainState, config: Config, resume: Optional[str], overwrite: 
     if snapshot is not None:
         return f"start: resumes in {folder} at step {state.step}"
     anew = " (what is there is dropped)" if checkpoint.list_steps(folder) else ""
-    return f"start: {lines[0] if lines else 'from random weights'}{anew}"
+    return f"start: {lines[0] if lines else _random(state)}{anew}"
+
+
+def _random(state: TrainState) -> str:
+    """What a start from random weights means for a network whose published results did not start so."""
+    if sum(p.size for p in state.method.segmenter.parameters()) < SMALL:
+        return "from random weights"
+    return (
+        "from RANDOM weights. WARNING: published results start from ImageNet weights, and without them this network "
+        "stays far below: --restore-from WEIGHTS (files and addresses: docs/model_zoo.md)"
+    )

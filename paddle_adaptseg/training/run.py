@@ -113,9 +113,10 @@ class _Run:
     def train(self) -> FitResult:
         """Run all remaining steps."""
         self.console.line(runtime.environment())
+        curves = f"{runtime.program('visualdl')} --logdir {self.folder / 'vdl'}"
         self.console.line(
             f"{self.config.method.name} on {self.config.model.name}, steps {self.state.step} to "
-            f"{self.config.schedule.stop}, writing to {self.folder} (curves: visualdl --logdir {self.folder / 'vdl'})"
+            f"{self.config.schedule.stop}, writing to {self.folder} (curves: {curves})"
         )
         batch_note = [allreduce.describe_global_batch(self.config)] if distributed.world() > 1 else []
         memory = estimate(self.state.method, self.config).text()

@@ -50,7 +50,9 @@ def find_weights(origin: str | Path) -> Path:
         if name in known:
             return known[name]
     wanted = f"weights '{which}'" if which else "weights (expected best.pdparams or weights/step_*.pdparams)"
-    raise CheckpointError(f"folder '{path}' holds no {wanted}; known: {shorten(known) or 'none'}")
+    runs = sorted(p.parent.relative_to(path).as_posix() for p in path.rglob("config.yml")) if not known else []
+    inside = f"it holds runs, name one: {shorten(runs)}" if runs else f"known: {shorten(known) or 'none'}"
+    raise CheckpointError(f"folder '{path}' holds no {wanted}; {inside}")
 
 
 def weights_by_step(run: Path) -> dict[int, Path]:
@@ -156,6 +158,12 @@ def saved_config(config: Config, where: Path, overrides: Sequence[str] = ()) -> 
             note = f"note: '{where}' was saved with run.device={device}, which this machine has not; using what it has"
             print(note, file=sys.stderr)
     return override(config, *overrides)
+
+
+def own_config(path: Path, overrides: Sequence[str] = ()) -> Optional[Config]:
+    """The configuration inside a weights file of this project, with overrides; None where there is none."""
+    text = read_weights(path).config
+    return override(parse_config(text, f"configuration inside '{path}'"), *overrides) if text else None
 
 
 def load_model(

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from paddle_adaptseg.core.files import write_atomically
 from paddle_adaptseg.core.labels import CITYSCAPES_19, CITYSCAPES_IDS
+from paddle_adaptseg.core.progress import progress
 from paddle_adaptseg.data.toy.render import render
 from paddle_adaptseg.data.toy.scene import draw_scene
 
@@ -63,7 +63,7 @@ def write_toy_pair(root: Path, spec: ToySpec) -> bool:
         shutil.rmtree(root / part, ignore_errors=True)
     jobs = [("source", i) for i in range(spec.source)] + [("train", i) for i in range(spec.target)]
     jobs += [("val", i) for i in range(spec.validation)]
-    for part, index in tqdm(jobs, "toy scenes", unit="image", disable=None):
+    for part, index in progress(jobs, "toy scenes", None):
         _write_one(root, part, index, spec)
     write_atomically(manifest, lambda handle: handle.write(text.encode()))
     return True
