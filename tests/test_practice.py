@@ -23,6 +23,7 @@ from paddle_adaptseg.data.augment import normalise
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.data.target_labelled import labelled_listing
 from paddle_adaptseg.deploy.contract import trained_on
+from paddle_adaptseg.deploy.export import export_model
 from paddle_adaptseg.evaluation import command
 from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator
 from paddle_adaptseg.evaluation.measure import evaluate
@@ -78,6 +79,17 @@ def test_without_a_source_no_file_of_one_is_looked_for(free, tmp_path):
     assert plan.problems == [] and "source:" not in plan.text() and "target: 5 images" in plan.text()
     batch = next(TrainData(config, True, with_source=False).batches(0))
     assert batch.source_image is None and batch.source_label is None and len(batch) == 2
+
+
+def test_a_run_without_a_source_is_evaluated_reported_and_exported(free, tmp_path):
+    fit(free("schedule.stop=2", "run.eval_every=2"))
+    said: list = []
+    command.evaluate_request(command.Request((str(tmp_path / "run"),), report=str(tmp_path / "report")), said.append)
+    assert (tmp_path / "report/index.html").is_file() and any("target mIoU" in str(line) for line in said)
+    with pytest.raises(ConfigError, match="has no source to evaluate on"):
+        command.evaluate_request(command.Request((str(tmp_path / "run"),), domains=("target", "source")), print)
+    export_model(tmp_path / "run", tmp_path / "exported", size=[96, 192])
+    assert "no source, cityscapes without" in (tmp_path / "exported/README.md").read_text()
 
 
 @pytest.mark.parametrize("setting, message", [

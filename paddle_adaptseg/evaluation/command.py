@@ -145,7 +145,8 @@ def _every_checkpoint(request: Request, echo: Echo) -> Optional[Findings]:
     run = Path(request.origins[0])
     config = _run_config(request, run)
     class_sets(config)  # a wrong protocol is reported before the images are read
-    evaluators = [_evaluator(request, config, domain) for domain in request.domains or DOMAINS]
+    known = DOMAINS if config.data.all_sources() else ("target",)
+    evaluators = [_evaluator(request, config, domain) for domain in request.domains or known]
     evaluators.sort(key=lambda evaluator: DOMAINS.index(evaluator.domain))
     entries = evaluate_run(run, evaluators, request.watch, echo)
     if not entries:
