@@ -23,6 +23,8 @@ COMMANDS = {  # name: (module in lab/commands, what it does)
     "prepare": ("prepare", "store images at training size, so that they are read faster"),
     "compare": ("compare", "train several configurations over several seeds"),
     "sweep": ("sweep", "train a grid over any keys of a configuration"),
+    "suggest-labels": ("suggest_labels", "suggest which target images to label next"),
+    "side-by-side": ("side_by_side", "compare a distilled network with its teacher: size and speed"),
     "compute-iou": ("compute_iou", "IoU of saved predictions against label files"),
     "make-toy": ("make_toy", "write the generated pair of data sets"),
 }

@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 import pytest
 from conftest import LIMIT, ROOT, tiny_overrides, wait_until
-from test_resume import EXPERIMENTS
+from test_resume import ELSEWHERE, EXPERIMENTS
 
 from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.core.labels import IGNORE
@@ -127,7 +127,7 @@ def test_processes_that_find_different_files_all_end_with_the_same_error(togethe
 
 
 def test_every_method_is_compared_here():
-    assert {*COMPARED, "bn_adapt"} >= set(METHODS)
+    assert {*COMPARED, "bn_adapt", *ELSEWHERE} >= set(METHODS), "ELSEWHERE: test_practice_parallel.py"
 
 
 def test_the_common_batch_is_dealt_out_position_by_position(tiny):

@@ -14,7 +14,7 @@ from typing import Any
 
 from paddle_adaptseg.config.conversion import check_plugins, convert, dotted, import_plugins
 from paddle_adaptseg.config.paddleseg import include_paddleseg
-from paddle_adaptseg.config.schema import AVERAGES, Config, Eval
+from paddle_adaptseg.config.schema import AVERAGES, Config, Data, Eval
 from paddle_adaptseg.config.yamltree import (
     Origins,
     check_text,
@@ -101,14 +101,15 @@ def dump(config: Config) -> str:
 
 # What may change between the parts of one run without changing what it computes.
 _FREE = ("run.", "data.workers", "data.timeout", "data.quarantine", "data.cache", "data.protocols", "data.validation.",
-         "eval.", "schedule.stop", "data.source.root", "data.target.root")  # fmt: skip
+         "eval.", "schedule.stop", "data.source.root", "data.target.root", "data.target_labelled.root")  # fmt: skip
 _BINDING = ("run.seed", "run.sync_norm", "run.precision", "run.loss_scale")
 
 
 def differences(old: Config, new: Config) -> list[str]:
     """A line per key in which a run cannot be continued: 'key: old -> new'."""
     before, after = _flat(to_plain(old)), _flat(to_plain(new))
-    keys = [k for k in {**before, **after} if k in _BINDING or not k.startswith(_FREE)]
+    roots = [f"data.{name}.root" for name in (*old.data.all_sources(), *new.data.all_sources())]
+    keys = [k for k in {**before, **after} if k in _BINDING or not k.startswith((*_FREE, *roots))]
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
 
 
@@ -151,6 +152,23 @@ def _check_ranges(config: Config, name: str) -> None:
             raise ConfigError(f"{name}: '{path}' must {wanted}, not {to_plain(value)}")
 
 
+def _practice_ranges(data: Data) -> dict[str, tuple[Any, bool, str]]:
+    """Several sources, and target labels."""
+    named, labels = list(data.sources), data.target_labelled
+    checks: dict[str, tuple[Any, bool, str]] = {
+        "data.sources": (named, not (named and data.source), "be left out with data.source (or set data.source=null)")
+    }
+    for name, source in data.sources.items():
+        checks[f"data.sources.{name}.share"] = (source.share, source.share > 0, "be more than 0")
+    if labels is not None:
+        one = not (labels.count and labels.share)
+        checks["data.target_labelled.count"] = (labels.count, labels.count >= 0 and one, "be at least 0, without share")
+        checks["data.target_labelled.share"] = (labels.share, 0 <= labels.share <= 1, "lie in 0..1")
+        chosen = bool(labels.count or labels.share or labels.list or labels.root)
+        checks["data.target_labelled"] = (labels, chosen, "name a list, root, count or share of the labelled images")
+    return checks
+
+
 def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
     """Values with whether they are possible and what they must be."""
     data, schedule, run = config.data, config.schedule, config.run
@@ -165,9 +183,9 @@ def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
         "data.augment.crop": (change.crop, change.crop is None or min(change.crop) > 0, "be more than 0"),
     }
     checks |= _window_ranges(config.eval)
-    for domain in ("source", "target", "validation"):
-        size = getattr(data, domain).size
-        checks[f"data.{domain}.size"] = (size, min(size) > 0, "be more than 0")
+    for domain, where in {**data.all_sources(), "target": data.target, "validation": data.validation}.items():
+        checks[f"data.{domain}.size"] = (where.size, min(where.size) > 0, "be more than 0")
+    checks |= _practice_ranges(data)
     for section, names in ((data, ("batch_size",)), (schedule, ("horizon", "iter_size"))):
         for key in names:
             value = getattr(section, key)

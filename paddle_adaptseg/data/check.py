@@ -40,7 +40,8 @@ class Report:
 def check_config(config: Config, sheets: str | Path, limit: Optional[int] = None, workers: int = 2) -> int:
     """Check source, target and validation of a configuration, print what was found, and count the problems."""
     data = config.data
-    domains = {"source": (data.source, True), "target": (data.target, False), "validation": (data.validation, True)}
+    domains = {name: (source, True) for name, source in data.all_sources().items()}
+    domains.update(target=(data.target, False), validation=(data.validation, True))
     return check_domains(domains, label_space(config), Path(sheets), limit, workers)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from paddle_adaptseg.core.errors import DataError
 from paddle_adaptseg.core.files import write_atomically
 
-DOMAINS = ("source", "target")  # by the number of their stream
+DOMAINS = ("source", "target", "target_labelled")  # by the number of their stream
 
 
 class Fault(NamedTuple):

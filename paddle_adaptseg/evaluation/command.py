@@ -18,6 +18,7 @@ from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.core.files import check_folder
 from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.data import label_space, scored_domain
+from paddle_adaptseg.data.target_labelled import labelled_listing
 from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator, Entry, evaluate_run, readings
 from paddle_adaptseg.evaluation.extras import with_extras
 from paddle_adaptseg.evaluation.measure import Measurement, save_prediction
@@ -152,7 +153,8 @@ def _every_checkpoint(request: Request, echo: Echo) -> Optional[Findings]:
     run = Path(request.origins[0])
     config = _run_config(request, run)
     class_sets(config)  # a wrong protocol is reported before the images are read
-    evaluators = [_evaluator(request, config, domain) for domain in request.domains or DOMAINS]
+    known = DOMAINS if config.data.all_sources() else ("target",)
+    evaluators = [_evaluator(request, config, domain) for domain in request.domains or known]
     evaluators.sort(key=lambda evaluator: DOMAINS.index(evaluator.domain))
     entries = evaluate_run(run, evaluators, request.watch, echo)
     if not entries:
@@ -238,6 +240,10 @@ def _protocol(evaluator: DomainEvaluator) -> str:
     line = protocol_line(evaluator.config, len(evaluator.indices), evaluator.domain, evaluator.training_size)
     if len(evaluator.indices) < len(evaluator.files):
         line += f"; evenly spread over all {len(evaluator.files)} images"
-    if evaluator.domain == "source" and scored_domain(evaluator.config, "source") == evaluator.config.data.source:
+    if evaluator.domain == "target" and evaluator.config.data.target_labelled is not None:
+        count = len(labelled_listing(evaluator.config.data).items)
+        line += f"; trained with {count} labelled target images, none of which is among these"
+    sources = list(evaluator.config.data.all_sources().values())
+    if evaluator.domain == "source" and scored_domain(evaluator.config, "source") in sources:
         line += "; these are the images that training reads: there is no other labelled split of the source"
     return line

@@ -66,7 +66,7 @@ def train(config: Config, resume: str = "latest", overwrite: bool = False) -> Sh
     Running the same cell again resumes the run; a finished run is only shown. Interrupting the kernel or reaching
     run.max_hours saves a checkpoint and stops without an error.
     """
-    ensure_toy(config.data.source.root)
+    ensure_toy(config.data.target.root)
     try:
         fit(config, None if overwrite else resume, overwrite)
     except Stopped as stopped:
@@ -92,7 +92,7 @@ def show_run(run: Union[str, Path], *others: Union[str, Path]) -> Shown:
 
 def show_data(config: Config, count: int = 3) -> Shown:
     """Source images with their labels beside target images with theirs, which only scoring uses."""
-    ensure_toy(config.data.source.root)
+    ensure_toy(config.data.target.root)
     space, rows = label_space(config), []
     source, target = open_domain(config, "source"), open_domain(config, "target")
     for pair in zip(spread(len(source), count), spread(len(target), count)):

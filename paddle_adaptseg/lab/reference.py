@@ -19,7 +19,7 @@ from paddle_adaptseg.config.schema import Component, Config, Domain, Roots, Stag
 from paddle_adaptseg.core.labels import LABEL_SPACES
 from paddle_adaptseg.data.catalog import DATASETS, OwnClass, OwnDataset
 from paddle_adaptseg.data.decode import LABELS
-from paddle_adaptseg.lab import reference_self_training
+from paddle_adaptseg.lab import reference_practice, reference_self_training
 from paddle_adaptseg.methods import ADDITIONS, GIVEN, METHODS
 from paddle_adaptseg.methods.base import Ramp
 from paddle_adaptseg.methods.losses import GAN_LOSSES, REPRESENTATIONS
@@ -48,7 +48,7 @@ _DOMAIN = {
 
 MEANINGS: Mapping[str, str] = {
     **{DOMAIN + key: text for key, text in _DOMAIN.items()},
-    "data.classes": f"what the network predicts: {_one_of(LABEL_SPACES)}, or a data set's YAML file",
+    "data.classes": f"what the network predicts: {_one_of(LABEL_SPACES)}, a data set's YAML file, `united` (sources)",
     "data.protocols": "class sets to report; the first decides which checkpoint is best; empty: all classes",
     "data.cache": "folder of what `tools/prepare.py` stored; used where it is up to date",
     "data.pixels.order": "`bgr` (Caffe's weights) or `rgb` (torchvision's and Paddle's)",
@@ -59,6 +59,7 @@ MEANINGS: Mapping[str, str] = {
     "data.augment.crop": "width and height of a random cut",
     "data.augment.jitter": "brightness, contrast and saturation each vary by up to this share",
     "data.augment.blur": "chance of a Gaussian blur",
+    **reference_practice.DATA,
     **reference_self_training.RARE_CLASSES,
     **reference_self_training.EVAL,
     "data.batch_size": "images of each domain in a batch",
@@ -132,7 +133,7 @@ KEYWORDS: Mapping[str, str] = {
     "lambda_weight": "weight of what keeps the two heads apart",
     "lambda_local": "how much more disagreeing pixels weigh",
     "epsilon": "how much agreeing pixels weigh",
-    **reference_self_training.KEYWORDS,
+    **{**reference_self_training.KEYWORDS, **reference_practice.KEYWORDS},
 }
 OWN: Mapping[str, str] = {
     "images": "patterns of image files below the root; of several the first that matches counts",
@@ -171,13 +172,14 @@ def fields(cls: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
         if hint in (Component, Optim):
             continue
         if dataclasses.is_dataclass(hint):
-            if hint is not Domain or field.name == "source":  # the others are alike
+            if hint is not Domain or field.name == "target":  # the others are alike
                 yield from fields(hint, DOMAIN if hint is Domain else f"{key}.")
             continue
         default = field.default_factory() if callable(field.default_factory) else field.default
         yield key, type_text(hint), _default(default, dataclasses.MISSING)
-        if typing.get_origin(hint) is Union and dataclasses.is_dataclass(typing.get_args(hint)[0]):
-            yield from fields(typing.get_args(hint)[0], f"{key}.")
+        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is Union else Domain
+        if dataclasses.is_dataclass(inner) and inner is not Domain:
+            yield from fields(inner, f"{key}.")
 
 
 def keywords(cls: Any) -> Iterator[tuple[str, str, str]]:

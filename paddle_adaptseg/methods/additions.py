@@ -102,6 +102,8 @@ class MaskedConsistency(Addition):
         self.weights = host.check_levels(self.weights, "method.masked.weights")
         if self.mask == "tokens":
             host.segmenter.token_grid(host.least_size, host.least_size)  # an error where it has none
+        if self.images != "target" and not host.uses_source:
+            raise ConfigError(f"method.masked.images={self.images} masks source images, but this method reads none")
         its = getattr(host, "teacher", None)
         its = its if isinstance(its, MeanTeacher) else None
         if self.own:

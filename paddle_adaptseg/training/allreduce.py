@@ -30,7 +30,9 @@ def weigh(terms: Terms) -> None:
     """Scale means over counted pixels, so that their mean over the processes is the mean over all pixels."""
     if distributed.world() == 1:
         return
-    pixels = {name: term.pixels.reshape([]) for name, term in terms.items() if term.pixels is not None}
+    pixels = {
+        name: term.pixels.astype("float64").reshape([]) for name, term in terms.items() if term.pixels is not None
+    }
     counted = dict(zip(pixels, paddle.stack(list(pixels.values())).tolist())) if pixels else {}
     sums = distributed.all_reduce(list(counted.values()))
     for (name, mine), all_pixels in zip(counted.items(), sums):

@@ -79,10 +79,13 @@ class _Run:
         snapshot, changes = starting_point(self.folder, config, resume, overwrite, accept_changes)
         self.state = build_state(config)
         rank, world = distributed.rank(), distributed.world()
-        self.data = TrainData(config, self.state.method.uses_target, rank, world, distributed.all_reduce_array)
+        uses = self.state.method
+        self.data = TrainData(
+            config, uses.uses_target, rank, world, distributed.all_reduce_array, with_source=uses.uses_source
+        )
         self.validation = open_validation(config) if config.run.eval_every else None
-        read = {"source": self.data.source, "target": self.data.target, "validation": self.validation}
-        allreduce.check_same_files({name: files for name, files in read.items() if files is not None})
+        scored = {} if self.validation is None else {"validation": self.validation}
+        allreduce.check_same_files({**self.data.files(), **scored})
         set_start(self.state, snapshot, config, print)
         self.data.quarantine.entries = self.state.quarantined
         process_note = snapshot and allreduce.describe_process_change(snapshot.record, self.state.step, config)
@@ -117,7 +120,7 @@ class _Run:
         )
         batch_note = [allreduce.describe_global_batch(self.config)] if distributed.world() > 1 else []
         memory = estimate(self.state.method, self.config).text()
-        for note in (*batch_note, *self.notes, memory, *self.data.notes()):
+        for note in (*batch_note, *self.notes, *self.state.method.notes(), memory, *self.data.notes()):
             self.console.line(note)
         if self.validation is not None:
             self.console.line(protocol_line(self.config, len(self.validation)))

@@ -182,7 +182,7 @@ def train_step(
                 backward(terms, precision.scale / schedule.iter_size)
                 collected += [(name, term.loss.detach().astype("float32")) for name, term in terms.items()]
                 terms.clear()
-        images, files = images + len(batch.source_label), files + batch.files
+        images, files = images + len(batch), files + batch.files
     precision.unscale(state.players)
     average_gradients(state.players, state.method)
     found = collect(collected, state.players)

@@ -202,6 +202,19 @@ def load_model(
     return model, config
 
 
+def load_trained(origin: str | Path) -> tuple[Segmenter, Config]:
+    """A network as its own weights file configures it, among the networks of a run: nothing of the run is changed."""
+    path = find_weights(origin)
+    weights = read_weights(path)
+    if not weights.config:
+        raise CheckpointError(f"'{path}' carries no configuration, so nothing says which network it is of")
+    config = parse_config(weights.config, f"configuration inside '{path}'")
+    check_plugins(config.plugins, f"'{path}'")
+    model = build_model(config.model, len(label_space(config)))
+    load_arrays(model, fitting_weights(weights, path, config)[0], f"'{path}'")
+    return model, config
+
+
 def load_models(
     origins: Sequence[str | Path], config: Optional[Config], overrides: Sequence[str], weights: Sequence[float]
 ) -> tuple[Network, Config]:

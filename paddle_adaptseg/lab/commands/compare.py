@@ -27,7 +27,7 @@ def main() -> int:
     folder, seeds = Path(args.output), args.seeds
     jobs = study_jobs(args.configs, seeds, folder, args.override)
     for by_seed in jobs.values():
-        ensure_toy(by_seed[0].config.data.source.root)
+        ensure_toy(by_seed[0].config.data.target.root)
     if args.baseline:
         lookup(jobs, args.baseline, "baseline")
     baseline = args.baseline or ("source_only" if "source_only" in jobs else None)

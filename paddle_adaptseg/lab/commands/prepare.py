@@ -27,8 +27,10 @@ def main() -> int:
 
     config = load_config(args.config, args.override)
     data = config.data
-    known = {"source": (data.source, True), "target": (data.target, False), "validation": (data.validation, True)}
-    for name in args.domains.split(","):
+    sources = {name: (source, True) for name, source in data.all_sources().items()}
+    known = {**sources, "target": (data.target, False), "validation": (data.validation, True)}
+    asked = [name for part in args.domains.split(",") for name in (sources if part == "source" else [part])]
+    for name in asked:
         domain, labelled = lookup(known, name, "domain")
         files = DomainFiles(domain, label_space(config), labelled)
         if is_prepared(files, Path(data.cache), args.format):

@@ -25,7 +25,7 @@ def main() -> int:
     config = Path(args.config)
     folder = Path(args.output or f"checkpoint/sweep/{config.parent.name}_{config.stem}")
     trials = sweep_trials(args.config, [parse_axis(text) for text in args.set], folder, args.override)
-    ensure_toy(trials[0].job.config.data.source.root)
+    ensure_toy(trials[0].job.config.data.target.root)
     print(f"{len(trials)} trainings in {folder}; the same command resumes an interrupted sweep", flush=True)
     settings = run_sweep(trials, args.parallel or runtime.cpu_count())
     seeds = len(settings[0].scores)

@@ -42,7 +42,7 @@ def main() -> int:
         plan = plan_run(config, resume, args.overwrite)
         print(plan.text())
         return 1 if plan.problems else 0
-    ensure_toy(config.data.source.root)
+    ensure_toy(config.data.target.root)
     result = fit(config, resume, args.overwrite, args.accept_changes)
     scores = f"target mIoU {result.miou:.2f}, " if result.miou == result.miou else ""
     best = f"best {result.best_miou:.2f} at {result.best_step}" if result.best_step else "never evaluated"
