@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from paddle_adaptseg.config.conversion import check_plugins, convert, dotted, import_plugins
-from paddle_adaptseg.config.paddleseg import include_paddleseg
 from paddle_adaptseg.config.schema import AVERAGES, Config, Data, Eval
 from paddle_adaptseg.config.yamltree import (
     Origins,
@@ -59,12 +58,19 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), own: bool = Tru
     tree = read_tree(file, origins)
     for text in overrides:
         override_tree(tree, text, origins)
-    include_paddleseg(tree)
+    _include_paddleseg(tree)
     config = _convert(tree, origins, str(path))
     if own or named_plugins(overrides):
         import_plugins(config.plugins)
     check_plugins(config.plugins, f"'{path}'")
     return config
+
+
+def _include_paddleseg(tree: dict) -> None:
+    if isinstance(tree.get("model"), Mapping) and tree["model"].get("name") == "paddleseg":
+        from paddle_adaptseg.config.paddleseg import include_paddleseg  # most configurations do without
+
+        include_paddleseg(tree)
 
 
 def _suggestion(name: str) -> str:
@@ -82,7 +88,7 @@ def override(config: Config, *overrides: str) -> Config:
     tree, origins = to_plain(config), Origins()
     for text in overrides:
         override_tree(tree, text, origins)
-    include_paddleseg(tree)
+    _include_paddleseg(tree)
     changed = _convert(tree, origins, "config")
     if named_plugins(overrides):
         import_plugins(changed.plugins)

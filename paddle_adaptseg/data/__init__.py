@@ -18,8 +18,6 @@ from paddle_adaptseg.data.loader import Positions, shared_memory_suffices
 from paddle_adaptseg.data.quarantine import Quarantine, Resized
 from paddle_adaptseg.data.rare_classes import RareSampler, Total, class_counts
 from paddle_adaptseg.data.sampling import PairStream, batch_bytes, train_batches
-from paddle_adaptseg.data.sources import UNITED, JoinedFiles, united_space
-from paddle_adaptseg.data.target_labelled import check_leaks, labelled_domain, labelled_listing
 
 __all__ = [
     "TrainData",
@@ -43,7 +41,9 @@ def named_space(name: str) -> LabelSpace:
 
 def label_space(config: Config) -> LabelSpace:
     """The classes that the network predicts."""
-    if config.data.classes == UNITED:
+    if config.data.classes == "united":
+        from paddle_adaptseg.data.sources import united_space
+
         return united_space(config.data)
     return named_space(config.data.classes)
 
@@ -85,13 +85,22 @@ def open_domain(config: Config, name: str) -> DomainFiles:
         )
     files = DomainFiles(domain, label_space(config), labelled=True, cache=config.data.cache)
     if name == "target":
-        check_leaks(config.data, files.items)
+        _check_leaks(config.data, files)
     return files
+
+
+def _check_leaks(data: Data, files: DomainFiles) -> None:
+    if data.target_labelled is not None:
+        from paddle_adaptseg.data.target_labelled import check_leaks
+
+        check_leaks(data, files.items)
 
 
 def open_source(data: Data, space: LabelSpace) -> DomainFiles:
     """The labelled source, or several as one."""
     if data.sources:
+        from paddle_adaptseg.data.sources import JoinedFiles
+
         return JoinedFiles(data.sources, space, data.cache)
     if data.source is None:
         raise ConfigError("this method trains on a labelled source: give data.source, or data.sources")
@@ -102,6 +111,8 @@ def open_labelled(data: Data, space: LabelSpace) -> Optional[DomainFiles]:
     """The target images whose labels are trained on, if there are any."""
     if data.target_labelled is None:
         return None
+    from paddle_adaptseg.data.target_labelled import labelled_domain, labelled_listing
+
     return DomainFiles(labelled_domain(data), space, True, data.cache, labelled_listing(data))
 
 
@@ -156,8 +167,7 @@ class TrainData:
                 "" if not files.cache else " (prepared, but not used with random scale)" if scaled else " (prepared)"
             )
             lines.append(f"{name}: {len(files)} images of {files.title}{prepared}")
-            if isinstance(files, JoinedFiles):
-                lines += files.notes()
+            lines += files.notes()
             if files.unknown:
                 ignored = ", ".join(files.unknown)
                 lines.append(f"{name}: labels of classes that the network does not predict are ignored: {ignored}")

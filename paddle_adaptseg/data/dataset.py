@@ -63,6 +63,14 @@ class DomainFiles:
     def __len__(self) -> int:
         return len(self.items)
 
+    def drawn_from(self, seed: int, position: int) -> tuple[Optional[int], int, int]:
+        """Of which items one comes at a position: the random stream of their order, the first, and how many."""
+        return None, 0, len(self)
+
+    def notes(self) -> list[str]:
+        """What a user should know about the parts that it has."""
+        return []
+
     def digest(self) -> str:
         """A name for the list of files: the same wherever the same files are found in the same order."""
         names = [f"{item.image.name} {item.label.name if item.label else ''}" for item in self.items]

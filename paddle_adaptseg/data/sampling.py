@@ -19,7 +19,6 @@ from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.loader import Positions, load
 from paddle_adaptseg.data.quarantine import DOMAINS, Fault, Quarantine, Resized, Sample, collate, separate
 from paddle_adaptseg.data.rare_classes import RareSampler, first_good, is_enough
-from paddle_adaptseg.data.sources import FIRST_PART, JoinedFiles
 
 _ORDER, _CHANGE, _TOGETHER = 0, 1, 3  # separate random streams, beside that of rare_classes.py
 
@@ -131,11 +130,9 @@ class PairStream(Dataset):
     def _index(self, stream: int, files: DomainFiles, position: int, further: int) -> int:
         if self.rare is not None and stream == SOURCE:
             first = self.rare.draw(position)[1]
-        elif isinstance(files, JoinedFiles):
-            part = files.draw(self.seed, position)
-            first = files.starts[part] + shuffled_index(self.seed, FIRST_PART + part, position, files.lengths[part])
         else:
-            first = shuffled_index(self.seed, stream, position, len(files))
+            part, start, length = files.drawn_from(self.seed, position)
+            first = start + shuffled_index(self.seed, stream if part is None else part, position, length)
         return (first + further) % len(files)
 
     def _usable(

@@ -55,7 +55,9 @@ class JoinedFiles(DomainFiles):
 
     def __init__(self, sources: Mapping[str, Source], space: LabelSpace, cache: str = "") -> None:
         check_sizes(sources)
-        self.parts = {name: DomainFiles(source, space, labelled=True, cache=cache) for name, source in sources.items()}
+        self.parts: dict[str, DomainFiles] = {
+            name: DomainFiles(source, space, labelled=True, cache=cache) for name, source in sources.items()
+        }
         every = list(self.parts.values())
         self.items = tuple(item for files in every for item in files.items)
         self.title, self.labelled, self.size = " + ".join(files.title for files in every), True, every[0].size
@@ -79,9 +81,9 @@ class JoinedFiles(DomainFiles):
             for (name, files), share in zip(self.parts.items(), self.shares)
         ]
 
-    def draw(self, seed: int, position: int) -> int:
-        """Which source comes at a position of the stream."""
-        return int(np.random.default_rng([seed, 0, _PART, position]).choice(len(self.shares), p=self.shares))
+    def drawn_from(self, seed: int, position: int) -> tuple[Optional[int], int, int]:
+        part = int(np.random.default_rng([seed, 0, _PART, position]).choice(len(self.shares), p=self.shares))
+        return FIRST_PART + part, self.starts[part], self.lengths[part]
 
     def image(self, index: int, size: Optional[Sequence[int]] = None) -> np.ndarray:
         files, place = self._place(index)

@@ -16,8 +16,8 @@ from paddle_adaptseg.core import distributed
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data.batch import Batch, Borders
-from paddle_adaptseg.methods.base import blanked
 from paddle_adaptseg.methods.losses import softmax
+from paddle_adaptseg.methods.padding import blanked
 from paddle_adaptseg.models.segmenter import Segmenter
 
 NORMS = (nn.layer.norm._BatchNormBase, nn.SyncBatchNorm)

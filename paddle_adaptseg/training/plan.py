@@ -16,7 +16,6 @@ from paddle_adaptseg.core import distributed, runtime
 from paddle_adaptseg.core.errors import CheckpointError, DataError
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.pairs import list_items
-from paddle_adaptseg.data.target_labelled import check_leaks
 from paddle_adaptseg.evaluation.protocol import class_sets
 from paddle_adaptseg.methods.base import Method
 from paddle_adaptseg.models.layers import inference
@@ -210,6 +209,8 @@ def _data(name: str, domain: Domain, labelled: bool, config: Config) -> str:
 
 def _labels(config: Config) -> str:
     """The target images that are trained with their labels, none of which may be scored."""
+    from paddle_adaptseg.data.target_labelled import check_leaks
+
     scored = list_items(config.data.validation, True).items if config.run.eval_every else ()
     listing = check_leaks(config.data, scored)
     assert listing is not None
