@@ -70,7 +70,7 @@ def dump(config: Config) -> str:
 # What may change between the parts of one run without changing what it computes.
 _FREE = ("run.", "data.workers", "data.timeout", "data.quarantine", "data.cache", "data.protocols", "data.validation.",
          "schedule.stop", "data.source.root", "data.target.root")  # fmt: skip
-_BINDING = ("run.seed", "run.sync_norm", "run.precision", "run.loss_scale")
+_BINDING = ("run.seed", "run.sync_norm", "run.precision")
 
 
 def differences(old: Config, new: Config) -> list[str]:
