@@ -26,7 +26,7 @@ from paddle_adaptseg.core.errors import ConfigError, Stopped, TrainingError, Use
 if TYPE_CHECKING:
     from paddle import Tensor
 
-ROOM = 320  # numbers of a message: counts of all ids of a label, and more
+ROOM = 520  # numbers of a message: two counts of all ids of a label fit in
 LIMIT = 600.0  # seconds to wait for the others, unless start() is told otherwise
 LOOKS = 0.5  # seconds between looks at the clock
 TOO_LATE = 2  # exit code of a process that waited in vain
