@@ -116,6 +116,7 @@ def test_a_run_that_recomputes_ends_with_the_same_weights(tiny, tmp_path):
         np.testing.assert_allclose(ends[1][name], array, 1e-3, 1e-6, err_msg=name)  # sums run in another order
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("kind", MIXED)
 def test_a_run_in_mixed_precision_convolves_in_16_bits_and_ends_near_one_in_32(kind, tiny, tmp_path):
     if ON_CPU or not MIXED[kind]():

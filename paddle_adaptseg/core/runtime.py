@@ -109,6 +109,12 @@ def has_device(name: str) -> bool:
     return kind != "gpu" or int(number if number.isdecimal() else 0) < _gpus()
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return [named[n] if n < len(named) and named[n] else str(n) for n in range(_gpus())]
+
+
 def _gpus() -> int:
     import paddle
 

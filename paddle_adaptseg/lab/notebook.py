@@ -142,7 +142,7 @@ def show_report(folder: Union[str, Path], height: int = 700) -> Page:
 
 
 def doctor(output: Union[str, Path] = "checkpoint/doctor", seconds: float = 180.0, only: Sequence[str] = ()) -> Report:
-    """Whether this machine trains right, and how fast (tools/doctor.py): a page, also in `output` to paste it elsewhere."""
+    """Whether this machine trains right, and how fast (tools/doctor.py): a page, also as files in `output`."""
     report = examine(Path(output), seconds=seconds, only=only)
     report.write(Path(output))
     return report
