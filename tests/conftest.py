@@ -36,7 +36,7 @@ TINY = ToySpec(source=6, target=5, validation=3, height=48, width=96)
 
 
 def pytest_report_header() -> str:
-    """The device of all tests, in the first lines of every run."""
+    """The device of all tests, in the header of every run."""
     return f"device: {paddle.get_device()}"
 
 

@@ -40,7 +40,7 @@ class Report:
     def verdict(self) -> str:
         """One line over all."""
         count = sum(found.verdict == OK for found in self.findings.values())
-        head = f"failed: {', '.join(self.failed)}" if self.failed else "nothing is wrong"
+        head = f"failed: {', '.join(self.failed)}" if self.failed else "nothing failed"
         skipped = [name for name, found in self.findings.items() if found.verdict == SKIPPED]
         more = f"; skipped: {', '.join(skipped)}" if skipped else ""
         return f"{head} ({count} of {len(self.findings)} checks are ok{more}; {self.seconds:.0f} s)"
