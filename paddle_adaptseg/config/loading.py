@@ -108,7 +108,7 @@ def dump(config: Config) -> str:
 # What may change between the parts of one run without changing what it computes.
 _FREE = ("run.", "data.workers", "data.timeout", "data.quarantine", "data.cache", "data.protocols", "data.validation.",
          "eval.", "schedule.stop", "data.source.root", "data.target.root", "data.target_labelled.root")  # fmt: skip
-_BINDING = ("run.seed", "run.sync_norm", "run.precision", "run.loss_scale")
+_BINDING = ("run.seed", "run.sync_norm", "run.precision")
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -222,7 +222,7 @@ class Run:
     timeout: float = 600.0  # seconds that one of several processes waits for the others (docs/scaling.md)
     sync_norm: bool = False  # batch statistics over the images of all processes (GPUs only)
     precision: str = "fp32"  # or bf16, fp16: mixed precision
-    loss_scale: float = 1024.0  # of fp16's gradients
+    loss_scale: float = 65536.0  # of fp16's losses at the start; from then on it follows the gradients
     recompute: Stages = Stages()  # whose blocks keep only their input and run forward twice: less memory, more time
     baseline: str = ""  # folder of a source-only run; evaluations then report the difference from it
 

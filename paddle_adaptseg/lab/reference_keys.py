@@ -73,7 +73,8 @@ MEANINGS: Mapping[str, str] = {
     "run.on_nonfinite": "`stop`, or `skip`: undo a step whose losses or gradients are not finite, and continue",
     "run.max_nonfinite": "steps that may be skipped in a run",
     "run.precision": "fp32, bf16 or fp16: mixed precision, on a GPU",
-    "run.loss_scale": "by which fp16's losses are multiplied and its gradients divided",
+    "run.loss_scale": "by which fp16's losses are multiplied at the start; halved after a step that overflows, "
+    "doubled after 2000 that do not",
     "run.recompute": "blocks keep only their input and run forward again for their gradient: less memory, more time; "
     "true, or a list of stages: `[layer3]` of a ResNet, `[stage3]` of the small networks",
     "run.accelerate": "`auto`, `on` or `off`: on a CPU, [oneDNN](performance.md) computes blocks and losses; "

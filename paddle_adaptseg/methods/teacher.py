@@ -182,8 +182,8 @@ def common_share(sure: Sequence[Tensor], valid: Sequence[Tensor]) -> Tensor:
         [s * v for s, v in zip(sure, valid)], valid))  # fmt: skip
     if distributed.world() == 1:
         return found / count
-    found, count = distributed.all_reduce([float(found), float(count)])
-    return paddle.full([], found / count)
+    found, count = distributed.sum_on_device(paddle.stack([found, count])).unbind()
+    return (found / count).astype("float32")
 
 
 class MeanTeacher(nn.Layer):
