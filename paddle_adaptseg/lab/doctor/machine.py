@@ -77,8 +77,8 @@ def shared_memory(given: Given) -> Finding:
 
 def batch_bytes(data: Data) -> int:
     """What a worker hands over for a batch: images and labels as bytes."""
-    pixels = {name: size[0] * size[1] for name, size in (("source", data.source.size), ("target", data.target.size))}
-    return data.batch_size * (4 * pixels["source"] + 3 * pixels["target"])
+    source = next((domain.size for domain in data.all_sources().values()), (0, 0))
+    return data.batch_size * (4 * source[0] * source[1] + 3 * data.target.size[0] * data.target.size[1])
 
 
 def visualdl(given: Given) -> Finding:

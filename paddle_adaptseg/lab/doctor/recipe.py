@@ -27,7 +27,8 @@ from paddle_adaptseg.training.step import train_step
 
 def sizes(config: Config, shrink: int) -> dict[str, tuple[int, int]]:
     """Height and width of both domains' images as the network sees them, 1/shrink of them on each side."""
-    domains: dict[str, Domain] = {"source": config.data.source, "target": config.data.target}
+    source = next(iter(config.data.all_sources().values()), config.data.target)
+    domains: dict[str, Domain] = {"source": source, "target": config.data.target}
     seen = {name: config.data.augment.crop or domain.size for name, domain in domains.items()}
     return {name: (height // shrink, width // shrink) for name, (width, height) in seen.items()}
 
