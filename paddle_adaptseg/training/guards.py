@@ -211,6 +211,14 @@ def _self_training(name: str, low: float, high: float) -> Iterator[tuple[str, st
         yield name, f"no cell of the source shows a class of method.feature_distance, whose loss is 0: {advice}"
 
 
+def adaptation_hurts(lift: float, baseline: float) -> str:
+    """What a run says that ends below its baseline."""
+    return (
+        f"the adapted network is {-lift:.2f} points worse than source only ({baseline:.2f}): adaptation hurts here; "
+        "lower its weight, or check that the domains share their classes"
+    )
+
+
 def last_score(baseline: str) -> Optional[float]:
     """The target mIoU of a run's last evaluation."""
     if not baseline:

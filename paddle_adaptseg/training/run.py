@@ -19,7 +19,7 @@ from paddle_adaptseg.evaluation.protocol import class_sets, protocol_line, score
 from paddle_adaptseg.evaluation.visual import panels, training_panel
 from paddle_adaptseg.training import allreduce, checkpoint
 from paddle_adaptseg.training.checkpoint import Snapshot
-from paddle_adaptseg.training.guards import HealthMonitor, check_arrays, last_score
+from paddle_adaptseg.training.guards import HealthMonitor, adaptation_hurts, check_arrays, last_score
 from paddle_adaptseg.training.interruption import Interruption, Votes, with_advice
 from paddle_adaptseg.training.lock import RunLock
 from paddle_adaptseg.training.log import Console, NoLog, RunLog
@@ -70,8 +70,7 @@ class _Run:
     def __init__(
         self, config: Config, resume: Optional[str], overwrite: bool, accept_changes: bool, lock: Optional[RunLock]
     ) -> None:
-        self.config, self.lock = config, lock
-        self.folder = Path(config.run.output)
+        self.config, self.lock, self.folder = config, lock, Path(config.run.output)
         self.miou = float("nan")
         self.health, self.baseline = HealthMonitor(), last_score(config.run.baseline)
         self.stop = Interruption(config.run.max_hours)
@@ -219,10 +218,7 @@ class _Run:
         lift = self.miou - self.baseline
         self.log.scalars(self.state.step, {"health/lift": lift})
         if lift < 0 and self.state.step == self.config.schedule.stop:
-            self.warn(
-                f"the adapted network is {-lift:.2f} points worse than source only ({self.baseline:.2f}): adaptation "
-                "hurts here; lower its weight, or check that the domains share their classes"
-            )
+            self.warn(adaptation_hurts(lift, self.baseline))
         return f", {lift:+.2f} over the baseline"
 
     def warn(self, text: str, tag: str = "warnings") -> None:
