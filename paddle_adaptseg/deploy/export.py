@@ -83,7 +83,7 @@ class PlainGroupNorm(nn.Layer):
         self.groups, self.epsilon = norm._num_groups, norm._epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.flatten(1).reshape([1, self.groups, -1])
+        y = x.flatten(1).reshape([0, self.groups, -1])
         y = y - y.mean(axis=-1, keepdim=True)
         y = y * paddle.rsqrt((y * y).mean(axis=-1, keepdim=True) + self.epsilon)
         return y.reshape(paddle.shape(x)) * self.weight.reshape([1, -1, 1, 1]) + self.bias.reshape([1, -1, 1, 1])
