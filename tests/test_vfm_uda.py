@@ -9,16 +9,20 @@ import numpy as np
 import paddle
 import pytest
 from conftest import ROOT, tiny_overrides
+from PIL import Image
 from test_parallel import run_tasks
 from test_resume import assert_same_run, interrupted  # noqa: F401
+from test_tools import tool
 
-from paddle_adaptseg.config.loading import load_config, override
+from paddle_adaptseg.config.loading import dump, load_config, override
 from paddle_adaptseg.config.schema import Augment, Component, Pixels, Schedule
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data import TrainData
 from paddle_adaptseg.data.augment import borders, margin_sizes, random_crop, scaled_size
 from paddle_adaptseg.data.batch import Batch
+from paddle_adaptseg.deploy.export import export_model
+from paddle_adaptseg.deploy.runners import open_runner
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.methods.losses import softmax
@@ -26,6 +30,7 @@ from paddle_adaptseg.models import build_model
 from paddle_adaptseg.training.checkpoint import load_state, state_path
 from paddle_adaptseg.training.optim import poly
 from paddle_adaptseg.training.run import fit
+from paddle_adaptseg.weights import arrays_of, save_weights
 
 CLASSES = 4
 TOKENS = {"mask": "tokens", "augment": None, "ratio": 0.5}
@@ -235,3 +240,38 @@ def test_two_processes_with_one_image_equal_one_with_two(toy_root, tmp_path):
     logs = [json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[0]) for name in ("one", "two")]
     for key in (key for key in logs[0] if key.startswith(("loss/", "rate/"))):
         assert logs[1][key] == pytest.approx(logs[0][key], abs=1e-5), key
+
+
+@pytest.fixture(scope="module")
+def saved(toy_root, tmp_path_factory):
+    """Weights of the toy's network whose logits are far apart, with the configuration of a run beside them."""
+    folder = tmp_path_factory.mktemp("vfm")
+    more = ["eval={window: [48, 48], stride: [24, 24], average: softmax}"]
+    config = load_config(CONFIG, overrides(toy_root, folder / "run", *more))
+    arrays, rng = arrays_of(build_model(config.model, 19)), np.random.default_rng(0)
+    for name, array in arrays.items():
+        if name.startswith("heads.main") and array.ndim > 1:
+            arrays[name] = rng.normal(0, 0.5, array.shape).astype(np.float32)
+    save_weights(folder / "w.pdparams", arrays, dump(config), {"source": "made here"})
+    return folder / "w.pdparams"
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["windows", "whole images"])
+@pytest.mark.parametrize("form", ["paddle", "onnx"])
+def test_an_exported_program_labels_as_the_network_does(saved, tmp_path, form, whole):
+    if form == "onnx":
+        pytest.importorskip("paddle2onnx", reason="the extra 'deploy' is not installed")
+    given = ["eval.window=null", "eval.stride=null"] if whole else []
+    assert export_model(saved, tmp_path / "out", form, overrides=given).agreement >= 0.999
+    image = np.random.default_rng(1).integers(0, 256, (60, 100, 3)).astype(np.uint8)
+    labels = open_runner(tmp_path / "out").labels(image)
+    assert labels.shape == (60, 100) and len(np.unique(labels)) > 1
+
+
+def test_images_are_predicted_from_the_weights(saved, tmp_path):
+    image = np.random.default_rng(1).integers(0, 256, (60, 100, 3)).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(image).save(tmp_path / "in/a.png")
+    done = tool("predict", "--model", saved, tmp_path / "in/a.png", "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(Image.open(tmp_path / "out/a.png"), open_runner(saved).labels(image))
