@@ -23,6 +23,7 @@ from paddle_adaptseg.models.layers import resize
 from paddle_adaptseg.models.segmenter import Box, Outputs, ParamGroup, Segmenter, at_image_size
 
 COMPARED = ("context", "all")
+LEAST = 64  # of an image's sides; of its half a Mix Transformer can make nothing smaller
 
 
 class Scales(dict[str, Tensor]):
@@ -170,6 +171,11 @@ def check_keywords(network: Component, crop: Sequence[int], divisible: int, comp
 
 def halved(image: Tensor) -> Tensor:
     """Bilinear at half the size: the mean of two by two pixels. A last odd row or column is left out."""
+    if min(image.shape[2:]) < LEAST:
+        raise ConfigError(
+            f"hrda sees images at half their size and needs sides of {LEAST} or more: this one is "
+            f"{image.shape[3]}x{image.shape[2]}"
+        )
     return F.avg_pool2d(image, 2)
 
 
