@@ -23,6 +23,7 @@ from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.methods.choices import Choices
+from paddle_adaptseg.methods.mixing import present_values
 from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.resnet import STAGES
 from paddle_adaptseg.models.segmenter import Box, at_image_size
@@ -89,8 +90,14 @@ def kind_of(figures: dict) -> str:
         return "rcs"
     if set(figures) == {"networks"}:
         parts = list(figures["networks"].values())
-        return "gradient" if "gradient" in parts[0] else "evaluation" if "ori_shape" in parts[0] else "forward"
-    return "components" if "block_masks" in figures else "unknown"
+        return (
+            "gradient"
+            if "gradient" in parts[0]
+            else "evaluation"
+            if {"ori_shape", "picture"} & set(parts[0])
+            else "forward"
+        )
+    return "components" if {"block_masks", "vit_in_img_size"} & set(figures) else "unknown"
 
 
 def files(kind: str) -> list[Path]:
@@ -223,6 +230,14 @@ def _masked(c: dict, mask: dict, margins: list) -> dict:
             "augment": None, "images": IMAGES[mask["mode"]], **own}  # fmt: skip
 
 
+def recorded_ranks(chosen: list[list[int]], label: Any) -> np.ndarray:
+    """Ranks by which each image pastes the chosen values: those come first, then what its own label does not hold."""
+    ranks = np.where(present_values(label).numpy() > 0, 0.9, 0.5).astype(np.float32)
+    for row, values in zip(ranks, chosen):
+        row[values] = 0.1
+    return ranks
+
+
 class Recorded(Choices):
     """The random choices that a figure's steps made."""
 
@@ -233,10 +248,7 @@ class Recorded(Choices):
     def class_ranks(self, batch: Batch, clock: Clock) -> np.ndarray:
         chosen = self.given[clock.step]["classes"]
         self.step = clock.step
-        ranks = np.full((len(chosen), 256), 0.9, np.float32)
-        for row, classes in zip(ranks, chosen):
-            row[classes] = 0.1
-        return ranks
+        return recorded_ranks(chosen, batch.source_label)
 
     def blocks(self, keys, grid, ratio) -> np.ndarray:
         kept = np.array(self.given[self.step]["blocks"], bool)
@@ -250,25 +262,35 @@ class Recorded(Choices):
 class Replay:
     """A trajectory: method and players from the figures' values, and what each step showed."""
 
+    recorded = Recorded
+
     def __init__(self, case: dict) -> None:
         self.case, self.c = case, case["config"]
-        self.config, self.rules = configuration(self.c), load_rules()
+        self.config, self.rules = self.configuration(), load_rules()
         model, classes, self.kind = self.config.model, self.c["classes"], self.config.model.name
         segmenter = build_model(model, classes)
-        self.method = build_method(self.config.method, segmenter, classes, lambda: build_model(model, classes))
+        pixels = self.config.data.pixels
+        self.method = build_method(self.config.method, segmenter, classes, lambda: build_model(model, classes), pixels)
         for layer in self.method.sublayers():  # the figures were made without dropout and stochastic depth
             for key in ("p", "rate"):
                 if type(layer).__name__.startswith("Drop") and hasattr(layer, key):
                     setattr(layer, key, 0.0)
         tensors, salt = case["tensors"], self.c["salt"]
         self.start = fill(self.method.segmenter, self.kind, tensors, "G.", salt)
+        self.ours = {name: rename(name, self.kind) for name in self.start}
         for part in self.method.parts():
             part.loaded()
             if hasattr(part, "choices"):
-                part.choices = self.method.choices if part is not self.method else Recorded(case["given"])
-        if self.c["fd"] is not None:
+                part.choices = self.method.choices if part is not self.method else self.recorded(case["given"])
+        if self.c.get("fd") is not None:
             fill(self.method.additions["feature_distance"].fixed, self.kind, tensors, f"{self.c['fd']['imnet']}.", salt)
         self.state = TrainState(self.method, build_players(self.method, self.config))
+
+    def configuration(self) -> Config:
+        return configuration(self.c)
+
+    def clock(self, number: int) -> Clock:
+        return Clock(number, self.config.schedule.horizon, watch=True)
 
     def run(self) -> list[dict[str, Any]]:
         """Readings of every step."""
@@ -278,8 +300,7 @@ class Replay:
         c = self.c
         arrays = self.rules.batch2(number, c["salt"], c["n"], c["size"], c["classes"], c["label_cell"])
         batch, schedule = Batch(*map(paddle.to_tensor, arrays)), self.config.schedule
-        clock = Clock(number, schedule.horizon, watch=True)
-        report = train_step(self.state, clock, schedule, iter([batch]))
+        report = train_step(self.state, self.clock(number), schedule, iter([batch]))
         shown = self.terms(report.losses)
         shown["fd_cells"] = report.readings.get("health/feature_distance_cells")
         pseudo = self.method.teacher.labels(batch)
@@ -401,3 +422,12 @@ def sampling_counts(figures: dict) -> tuple[list[str], np.ndarray]:
             if key != "file":
                 row[int(key)] = pixels
     return names, counts
+
+
+def check_probe(tensor: Any, expected: dict) -> None:
+    """Compare sum, norm and some values of a tensor."""
+    array = tensor.numpy().astype(np.float64)
+    assert list(array.shape) == expected["shape"]
+    assert array.sum() == pytest.approx(expected["sum"], rel=1e-4, abs=1e-3)
+    assert np.linalg.norm(array) == pytest.approx(expected["l2"], rel=1e-6)
+    np.testing.assert_allclose(array.ravel()[expected["index"]], expected["value"], atol=1e-6)

@@ -105,6 +105,7 @@ class Augment:
     """Random changes to training images, each a function of (seed, position)."""
 
     mirror: bool = False
+    mirror_together: bool = False  # one draw for all images of a batch (VFM-UDA's source-only baseline)
     scale: tuple[float, float] = (1.0, 1.0)  # of the size; what is larger is cut, what is smaller padded
     crop: Optional[tuple[int, int]] = None  # width, height of a random cut
     jitter: float = 0.0  # brightness, contrast and saturation each vary by up to this share
@@ -122,6 +123,9 @@ class RareClasses:
     largest_share: float = 1.0  # below 1: so much of a crop must be of other classes than its largest (VFM-UDA: 0.75)
 
 
+Margins = tuple[float, float, float, float]  # top, bottom, left, right
+
+
 @dataclass(frozen=True)
 class Data:
     source: Domain
@@ -133,6 +137,7 @@ class Data:
     pixels: Pixels = field(default_factory=Pixels)
     augment: Augment = field(default_factory=Augment)
     rare_classes: Optional[RareClasses] = None  # {}: on, with these values
+    target_margins: Margins = (0.0, 0.0, 0.0, 0.0)  # shares of the target's picture where nothing is learnt from it
     batch_size: int = 1
     workers: int = 2
     timeout: float = 300.0  # seconds that loader workers may take for a batch
@@ -144,7 +149,8 @@ class Schedule:
     """Learning rate = lr * (1 - step/horizon)^power. The originals set the horizon to 250k but stop at 150k.
 
     While step < warmup it is lr * step/warmup; with a `warmup_ratio` it is the decayed learning rate times a factor
-    that grows linearly from the ratio to 1 (the "linear" warm-up of mmcv).
+    that grows linearly from the ratio to 1 (the "linear" warm-up of mmcv). With `warmup_alone` it is not decayed
+    meanwhile, and grows from the ratio to 1 in the last step of the warm-up (VFM-UDA).
     """
 
     horizon: int = 250_000
@@ -152,6 +158,8 @@ class Schedule:
     power: float = 0.9
     warmup: int = 0
     warmup_ratio: float = 0.0
+    warmup_alone: bool = False
+    batch_rule: str = "fixed"  # or sqrt: learning rates are multiplied by the square root of a step's images
     iter_size: int = 1
 
 

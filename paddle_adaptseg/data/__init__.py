@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Optional
 
 from paddle_adaptseg.config.conversion import lookup
-from paddle_adaptseg.config.schema import Config, Domain
+from paddle_adaptseg.config.schema import Config, Domain, Margins
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.core.labels import LABEL_SPACES, LabelSpace
 from paddle_adaptseg.data.batch import Batch
@@ -77,6 +77,16 @@ def open_domain(config: Config, name: str) -> DomainFiles:
     return DomainFiles(domain, label_space(config), labelled=True, cache=config.data.cache)
 
 
+def check_margins(margins: Margins) -> None:
+    """Refuse margins that leave nothing of a picture."""
+    top, bottom, left, right = margins
+    if min(margins) < 0 or top + bottom >= 1 or left + right >= 1:
+        raise ConfigError(
+            f"data.target_margins={list(margins)} must be shares of the picture (top, bottom, left, right), "
+            "0 or more, that leave some of it: VFM-UDA's are [0.03, 0.25, 0.03, 0.03]"
+        )
+
+
 class TrainData:
     """The training stream of a configuration, or the part of it that one of `world` ranks reads.
 
@@ -95,7 +105,11 @@ class TrainData:
         if data.rare_classes is not None:
             counts = class_counts(self.source, data.cache, rank, world, total, data.quarantine)
             self.rare = RareSampler(counts, data.rare_classes, config.run.seed)
-        self.stream = PairStream(self.source, self.target, data.augment, config.run.seed, data.quarantine, self.rare)
+        check_margins(data.target_margins)
+        self.stream = PairStream(
+            self.source, self.target, data.augment, config.run.seed, data.quarantine, self.rare, data.target_margins,
+            together=data.batch_size * world,
+        )  # fmt: skip
         self.quarantine, self.resized = Quarantine(data.quarantine), Resized()
 
     def notes(self) -> list[str]:

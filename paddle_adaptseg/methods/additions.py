@@ -30,7 +30,7 @@ from paddle_adaptseg.methods.teacher import (
 )
 from paddle_adaptseg.models.segmenter import Segmenter
 
-IMAGES = ("target", "source", "one_of_each")
+IMAGES, MASKS = ("target", "source", "one_of_each"), ("blocks", "tokens")
 
 
 class Addition(nn.Layer):
@@ -71,21 +71,25 @@ class MaskedConsistency(Addition):
     """MIC (Hoyer et al., CVPR 2023): where blocks are masked the network predicts what a teacher sees without masks.
 
     Without a `teacher` and `pseudo_labels` of its own it takes those of the method. `images`: target; source, with its
-    labels; or one_of_each, the first of both (of each process).
+    labels; or one_of_each, the first of both (of each process). `mask`: blocks of pixels are set to 0, or a vision
+    transformer sees its mask token in place of patches (VFM-UDA).
     """
 
     def __init__(
         self, make_segmenter: Callable[..., Segmenter], pixels: Pixels, seed: int,
         weights: Optional[dict[str, float]] = None, ratio: float = 0.7, block: int = 64, images: str = "target",
         teacher: Optional[Teacher] = None, pseudo_labels: Optional[PseudoLabels] = None,
-        augment: Optional[Strong] = DEFAULT_AUGMENT, ramp: Optional[Ramp] = None,
+        augment: Optional[Strong] = DEFAULT_AUGMENT, ramp: Optional[Ramp] = None, mask: str = "blocks",
     ) -> None:  # fmt: skip
         super().__init__()
         if images not in IMAGES:
             raise ConfigError(f"method.masked.images: unknown '{images}': {suggest(images, IMAGES)}")
+        if mask not in MASKS:
+            raise ConfigError(f"method.masked.mask: unknown '{mask}': {suggest(mask, MASKS)}")
         if not 0 <= ratio < 1 or block < 1:
             raise ConfigError(f"method.masked: ratio must be from 0 to below 1 and block above 0, not {ratio}, {block}")
         self.weights, self.ratio, self.block, self.images = weights or {"main": 1.0}, ratio, block, images
+        self.mask = mask
         self.strong = None if augment is None else augment.check("method.masked.augment")
         self.pixels, self.ramp, self.choices = pixels, ramp or Ramp(), Choices(seed)
         self.own = teacher is not None or pseudo_labels is not None
@@ -94,6 +98,8 @@ class MaskedConsistency(Addition):
     def attach(self, host: Method) -> None:
         super().attach(host)
         self.weights = host.check_levels(self.weights, "method.masked.weights")
+        if self.mask == "tokens":
+            host.segmenter.token_grid(host.least_size, host.least_size)  # an error where it has none
         its = getattr(host, "teacher", None)
         its = its if isinstance(its, MeanTeacher) else None
         if self.own:
@@ -130,16 +136,22 @@ class MaskedConsistency(Addition):
         if factor == 0.0:
             return
         image, label, weight, keys = self.masked_batch(batch, clock)
-        if self.strong is not None:
-            whether, how = self.choices.colours(MASKED_COLOURS, [key for _, key in keys], clock, self.strong.together)
-            image = self.strong(image, self.pixels, whether, how)
-        size = image.shape[2:]
-        kept = self.choices.blocks(keys, block_grid(size, self.block), self.ratio)
-        logits = self.host.segmenter(image * block_mask(kept, size), **self.host.crop(image, clock, "masked"))
+        places = [key for _, key in keys]
+        image = self.choices.coloured(image, self.strong, self.pixels, MASKED_COLOURS, places, clock)
+        logits = self.predict(image, keys, self.host.crop(image, clock, "masked"))
         yield {
             f"masked_{level}": Term(level_loss(logits, level, label, weight), share * factor)
             for level, share in self.weights.items()
         }
+
+    def predict(self, image: Tensor, keys: Sequence[tuple[int, int]], crop: dict[str, Any]) -> dict[str, Tensor]:
+        """The student's logits of images of which it does not see everything."""
+        student, size = self.host.segmenter, image.shape[2:]
+        if self.mask == "tokens":
+            kept = self.choices.blocks(keys, student.token_grid(*size), self.ratio)
+            return student(image, kept=paddle.to_tensor(kept.astype("float32")), **crop)
+        kept = self.choices.blocks(keys, block_grid(size, self.block), self.ratio)
+        return student(image * block_mask(kept, size), **crop)
 
     def masked_batch(
         self, batch: Batch, clock: Clock

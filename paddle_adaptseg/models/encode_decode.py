@@ -77,16 +77,21 @@ class EncodeDecode(Segmenter):
 
     def features(self, image: Tensor, kept: Optional[Tensor] = None) -> dict[str, Tensor]:
         """Every stage, the deepest as `main`; `kept` says which of a vision transformer's tokens are not masked."""
-        if kept is not None and not hasattr(self.backbone, "mask_token"):
-            raise ConfigError(
-                f"the tokens of '{self.backbone_name}' cannot be masked: it needs a backbone such as dinov2"
-            )
+        if kept is not None:
+            self.token_grid(*image.shape[2:])  # an error where it has none
         stages = self.backbone(image) if kept is None else self.backbone(image, kept)
         names = [*(f"stage{index + 1}" for index in range(len(stages) - 1)), "main"]
         return dict(zip(names, stages))
 
     def read(self, head: nn.Layer, features: dict[str, Tensor]) -> Tensor:
         return head(list(features.values()))
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        if not hasattr(self.backbone, "mask_token"):
+            raise ConfigError(
+                f"the tokens of '{self.backbone_name}' cannot be masked: it needs a backbone such as dinov2"
+            )
+        return self.backbone.grid(height, width)
 
     def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"main": self.read(self.heads["main"], features)}

@@ -98,6 +98,10 @@ class Segmenter(nn.Layer):
         """What a head like `main` makes of features."""
         return head(features["main"])
 
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patch tokens that it can mask in an image: `model(image, kept=...)`."""
+        raise ConfigError(f"the tokens of {type(self).__name__} cannot be masked: it needs a backbone such as dinov2")
+
     def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits of every level at the network's own resolution."""
         return {level: head(features[level]) for level, head in self.heads.items()}

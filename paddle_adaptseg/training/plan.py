@@ -51,7 +51,10 @@ class Estimate:
 
 def estimate(method: Method, config: Config) -> Estimate:
     """What one step of a method holds at its peak, which is the larger of its two images' passes."""
-    width, height = max((config.data.source.size, config.data.target.size), key=lambda size: size[0] * size[1])
+    sizes = (
+        [config.data.augment.crop] if config.data.augment.crop else [config.data.source.size, config.data.target.size]
+    )
+    width, height = max(sizes, key=lambda size: size[0] * size[1])
     stages = config.run.recompute or EVERY_STAGE
     plain, again = _kept(method, height // SHRINK, width // SHRINK, stages)
     parameters = sum(p.size * (4 if p.stop_gradient else 8) for p in method.parameters())
