@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 import numpy as np
 import paddle
@@ -126,8 +126,8 @@ def export_model(
     check_choice(form, precision)
     folder = Path(folder)
     model, config = load_model(origin, config, overrides)
-    usual, window = list(config.data.validation.size[::-1]), config.eval.window
-    size = None if dynamic else list(size or usual)
+    window = config.eval.window
+    size = None if dynamic else list(size or config.data.validation.size[::-1])
     check_size(list(window[::-1]) if window else size, precision, model.fixed_size)
     network = network_runner(model, config, size)
     if form == "onnx" and not paddle.__version__.startswith("2."):
@@ -138,10 +138,7 @@ def export_model(
         for name in filter(None, files):
             data = (Path(scratch) / name).read_bytes()
             write_atomically(folder / name, lambda handle, data=data: handle.write(data))
-    space = label_space(config)
-    colours = [list(colour) for colour in space.colours]
-    contract = Contract(form, *files, precision, size, usual, list(space.names), colours)
-    contract = replace(contract, **sliding(config, model, size or usual))
+    contract = contract_of(config, model, form, files, precision, size)
     write_contract(folder, contract)
     path = find_weights(origin)
     agreement, check = compare(network, folder, contract, config)
@@ -160,15 +157,20 @@ def program_of(model: Segmenter, config: Config, size: Optional[Sequence[int]]) 
     return LabelProgram(model, config.data.pixels, size)
 
 
-def sliding(config: Config, model: Segmenter, size: Sequence[int]) -> dict[str, Any]:
-    """What a contract says of windows, for images at (height, width); nothing where there are none."""
-    window, stride = config.eval.window, config.eval.stride
-    if window is None:
-        return {}
-    return {
-        "size": None, "recommended": list(size), "window": list(window[::-1]), "average": config.eval.average,
-        "stride": list(stride[::-1]) if stride else None, "align_corners": model.align_corners,
-    }  # fmt: skip
+def contract_of(
+    config: Config, model: Segmenter, form: str, files: tuple[str, str], precision: str, size: Optional[list[int]]
+) -> Contract:
+    """What is promised of a program; one of windows takes images of any size."""
+    space, usual, sliding = label_space(config), list(config.data.validation.size[::-1]), config.eval
+    colours = [list(colour) for colour in space.colours]
+    contract = Contract(form, *files, precision, size, usual, list(space.names), colours)
+    if sliding.window is None:
+        return contract
+    stride = list(sliding.stride[::-1]) if sliding.stride else None
+    return replace(
+        contract, size=None, recommended=size or usual, window=list(sliding.window[::-1]), stride=stride,
+        average=sliding.average, align_corners=model.align_corners,
+    )  # fmt: skip
 
 
 def check_size(size: Optional[Sequence[int]], precision: str, fixed: bool = False) -> None:
