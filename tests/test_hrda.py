@@ -104,6 +104,15 @@ def test_windows_cover_the_image_and_overlap_by_half():
     assert seen.min() >= 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [(64, 64), (70, 90), (101, 131)])
+@pytest.mark.parametrize("name", ["daformer", "deeplabv2", "v3plus"])
+def test_every_place_of_the_grid_has_a_window_whatever_the_sizes(name, size):
+    network = hrda(name, crop=[37, 42])
+    network.eval()
+    assert np.isfinite(network(paddle.randn([1, 3, *size]))["main"].numpy()).all()
+
+
 def test_windows_in_parts_equal_all_at_once():
     network, image = hrda(), paddle.randn([2, 3, 64, 96])
     network.eval()

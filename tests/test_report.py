@@ -113,7 +113,11 @@ def test_published_numbers_are_those_of_the_same_setting_or_none(monkeypatch):
     assert 46.7 in {n.miou for n in published(synthia, 13, 500, False)[0]}
     vgg = config("gta5_cityscapes/adaptsegnet_vgg16")
     assert 35.0 in {n.miou for n in published(vgg, 19, 500, False)[0]}
+    daformer = {n.method: n.miou for n in published(config("gta5_cityscapes/daformer"), 19, 500, False)[0]}
+    assert daformer["DAFormer"] == 68.3 and daformer["MIC on HRDA"] == 75.9
+    assert 60.9 in {n.miou for n in published(config("synthia_cityscapes/mic_daformer"), 16, 500, False)[0]}
     none = {
+        "mit_b0, 19 classes": published(config("gta5_cityscapes/daformer_mit_b0"), 19, 500, False),
         "500 images of Cityscapes val, this evaluation 100": published(gta, 19, 100, False),
         "none of the papers'": published(config("toy/adaptsegnet_multi"), 19, 500, False),
         "no number is on record": published(gta, 13, 500, False),
