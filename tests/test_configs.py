@@ -144,7 +144,7 @@ def test_hrdas_hyper_parameters_too():
             assert (config.data.augment.crop, config.data.batch_size) == ((1024, 1024), 2)
             assert (config.eval.window, config.eval.stride) == ((1024, 1024), (512, 512))
             assert config.data.rare_classes.min_crop_ratio == 2.0 and config.data.source.size == size
-            assert margin_sizes(config.data.target.size[::-1], config.data.target_margins) == margins
+            assert margin_sizes(config.data.target.size, config.data.target_margins) == margins
         masked = config.method.params["masked"]
         assert (masked["block"], masked["ratio"]) == (64, 0.7)
         assert masked["images"] == ("target" if margins[0] else "one_of_each")

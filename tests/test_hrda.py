@@ -42,7 +42,7 @@ NETWORKS = {
 }
 LEVELS = {"main": 0.8, "context": 0.1, "detail": 0.1}
 ONE = {"main": 1.0}
-MASKED, NEAR = {"weights": LEVELS, "block": 16}, {"things": ["0", "1"], "min_ratio": 0.1, "weight": 0.1}
+MASKED, NEAR = {"weights": LEVELS, "block": 16}, {"things": ["0", "1", "2", "3"], "min_ratio": 0.1, "weight": 0.1}
 METHODS = {
     "source_only": {"seg_weights": LEVELS},
     "bn_adapt": {"seg_weights": LEVELS},
