@@ -25,9 +25,9 @@ CLASSES = 19
 
 
 def parts() -> list:
-    """The networks of all files of inference, as parameters of a test."""
-    found = [(path, name, part) for path in files("evaluation") for name, part in read(path).items()]
-    return [pytest.param(path, name, id=f"{path.stem}-{name}") for path, name, part in found if "picture" not in part]
+    """The networks of all files of inference of whole pictures, as parameters of a test."""
+    found = [(path, name) for path in files("evaluation") for name, part in read(path).items() if "picture" not in part]
+    return [pytest.param(path, name, id=f"{path.stem}-{name}") for path, name in found]
 
 
 def pictures() -> list:

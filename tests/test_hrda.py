@@ -13,9 +13,12 @@ from test_methods import ADV, CLASSES, assert_players, batch, losses
 from test_parallel import CLOSE, run_tasks, settings
 from test_resume import assert_same_run, interrupted  # noqa: F401
 
-from paddle_adaptseg.config.loading import load_config, override
+from paddle_adaptseg.config.loading import dump, load_config, override
 from paddle_adaptseg.config.schema import Component
 from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.deploy.contract import read_contract
+from paddle_adaptseg.deploy.export import export_model
+from paddle_adaptseg.deploy.runners import open_runner
 from paddle_adaptseg.methods import Clock, build_method
 from paddle_adaptseg.methods.choices import PASSES, Choices
 from paddle_adaptseg.models import build_model
@@ -39,7 +42,7 @@ NETWORKS = {
 }
 LEVELS = {"main": 0.8, "context": 0.1, "detail": 0.1}
 ONE = {"main": 1.0}
-MASKED, NEAR = {"weights": LEVELS, "block": 16}, {"things": ["0", "1"], "min_ratio": 0.1, "weight": 0.1}
+MASKED, NEAR = {"weights": LEVELS, "block": 16}, {"things": ["0", "1", "2", "3"], "min_ratio": 0.1, "weight": 0.1}
 METHODS = {
     "source_only": {"seg_weights": LEVELS},
     "bn_adapt": {"seg_weights": LEVELS},
@@ -72,7 +75,7 @@ def test_any_network_with_one_head_becomes_hrda(name):
     first = network.network.heads["main"].parameters()[0].name
     assert any({own, first} <= {p.name for p in group.parameters} for group in network.groups())
     network.eval()
-    assert network(paddle.randn([2, 3, 50, 70]))["main"].shape == [2, CLASSES, 50, 70]  # sides that nothing divides
+    assert network(paddle.randn([2, 3, 70, 90]))["main"].shape == [2, CLASSES, 70, 90]  # sides that nothing divides
 
 
 def test_outside_of_the_crop_only_the_context_speaks():
@@ -99,6 +102,15 @@ def test_windows_cover_the_image_and_overlap_by_half():
     for box in windows([100, 70], [64, 32]):
         seen[box.top : box.bottom, box.left : box.right] += 1
     assert seen.min() >= 1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [(64, 64), (70, 90), (101, 131)])
+@pytest.mark.parametrize("name", ["daformer", "deeplabv2", "v3plus"])
+def test_every_place_of_the_grid_has_a_window_whatever_the_sizes(name, size):
+    network = hrda(name, crop=[37, 42])
+    network.eval()
+    assert np.isfinite(network(paddle.randn([1, 3, *size]))["main"].numpy()).all()
 
 
 def test_windows_in_parts_equal_all_at_once():
@@ -162,6 +174,11 @@ def test_a_wrong_network_is_refused_by_name(model, words):
         hrda(**model)
 
 
+def test_images_of_which_half_is_too_small_are_refused():
+    with pytest.raises(ConfigError, match="sides of 64 or more: this one is 96x48"):
+        hrda()(paddle.randn([1, 3, 48, 96]))
+
+
 def test_losses_on_whole_images_refuse_the_detail():
     for name in ("output_adversarial", "target_prior"):
         params = {**METHODS[name], "weights": {"detail": 1.0}}
@@ -169,7 +186,7 @@ def test_losses_on_whole_images_refuse_the_detail():
             build_method(Component(name, params), hrda(), CLASSES)
 
 
-NOW = ("method.ramp.start=1", "model.crop=[48, 32]", "model.compare=all", "method.pseudo_labels.threshold=0.0527",
+NOW = ("method.ramp.start=1", "model.compare=all", "method.pseudo_labels.threshold=0.0527",
        "method.feature_distance={things: [road, sky], min_ratio: 0.2}", "run.keep=9")  # fmt: skip
 
 # Steps of adamw are signs at first, features hardly move in three steps, and each process draws its own dropout.
@@ -177,12 +194,14 @@ STILL = ("optim.segmenter={name: sgd, lr: 1.0e-4, momentum: 0.9, weight_decay: 5
          "model.network.backbone.drop_path=0", "model.network.head.dropout=0")  # fmt: skip
 
 
-def without_width(values):
-    return [value for value in values if not value.startswith("model.width")]
+def for_hrda(values):
+    """The overrides of tiny(), whose images are too small and whose model has a width."""
+    sizes = [f"data.{domain}.size=[128, 64]" for domain in ("source", "target", "validation")]
+    return [*(value for value in values if not value.startswith("model.width")), *sizes, "model.crop=[64, 32]"]
 
 
 def test_a_resumed_run_equals_a_straight_one_bit_for_bit(toy_root, tmp_path, interrupted):  # noqa: F811
-    values = [*without_width(tiny_overrides(toy_root, tmp_path / "run")), *NOW]
+    values = [*for_hrda(tiny_overrides(toy_root, tmp_path / "run")), *NOW]
     config = load_config(ROOT / "configs/toy/mic_hrda.yml", values)
     fit(override(config, f"run.output={tmp_path / 'straight'}"))
     interrupted(config, at=5)
@@ -192,9 +211,9 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(toy_root, tmp_path, int
 
 def test_two_processes_with_one_image_equal_one_process_with_two(toy_root, tmp_path):
     path, more = f"{ROOT}/configs/toy/mic_hrda.yml", [*NOW, "method.ramp.start=0", *STILL]
-    two = without_width(settings(toy_root, tmp_path / "two", 1, *more))
+    two = for_hrda(settings(toy_root, tmp_path / "two", 1, *more))
     assert run_tasks(tmp_path, [["train", {"config": path, "overrides": two}]]) == [["3", "3"]]
-    fit(load_config(path, without_width(settings(toy_root, tmp_path / "one", 2, *more))))
+    fit(load_config(path, for_hrda(settings(toy_root, tmp_path / "one", 2, *more))))
     for step in (1, 3):
         one, other = (load_state(state_path(tmp_path / name, step)).arrays for name in ("one", "two"))
         assert one.keys() == other.keys()
@@ -225,3 +244,20 @@ def test_weights_of_the_originals_are_known_and_cover_the_network(name):
     assert identify(arrays) == "mmseg_hrda"
     found = coverage(build_model(component(part["model"]), 19), translate(arrays, "mmseg_hrda"))
     assert not (found.missing or found.unused or found.reshaped)
+
+
+@pytest.mark.parametrize(("form", "window"), [("paddle", "[96, 64]"), ("onnx", "[96, 64]"), ("paddle", "null")])
+def test_an_exported_program_labels_as_hrda_does(toy_root, tmp_path, form, window):
+    if form == "onnx":
+        pytest.importorskip("paddle2onnx", reason="the extra 'deploy' is not installed")
+    values = for_hrda(tiny_overrides(toy_root, tmp_path / "run"))
+    config = load_config(ROOT / "configs/toy/mic_hrda.yml", [*values, f"eval.window={window}"])
+    network, rng = build_model(config.model, 19), np.random.default_rng(1)
+    arrays = arrays_of(network)
+    for name in [n for n in arrays if n.endswith("conv_seg.weight")]:
+        arrays[name] = rng.normal(0, 1.0, arrays[name].shape).astype(np.float32)
+    save_weights(tmp_path / "w.pdparams", arrays, dump(config))
+    assert export_model(tmp_path / "w.pdparams", tmp_path / "out", form).agreement >= 0.999
+    runner, image = open_runner(tmp_path / "out"), np.full((70, 150, 3), 90, np.uint8)
+    assert runner.labels(image).shape == (70, 150)
+    assert read_contract(tmp_path / "out").window == (None if window == "null" else [64, 96])

@@ -149,20 +149,20 @@ class MaskedConsistency(Addition):
         image, label, weight, keys = self.masked_batch(batch, clock)
         places = [key for _, key in keys]
         image = self.choices.coloured(image, self.strong, self.pixels, MASKED_COLOURS, places, clock)
-        logits = self.predict(image, keys, clock)
+        logits = self.predict(image, keys, self.host.crop(image, clock, "masked"))
         yield {
             f"masked_{level}": Term(level_loss(logits, level, label, weight), share * factor, count)
             for level, share in self.weights.items()
         }
 
-    def predict(self, image: Tensor, keys: Sequence[tuple[int, int]], clock: Clock) -> dict[str, Tensor]:
+    def predict(self, image: Tensor, keys: Sequence[tuple[int, int]], crop: dict[str, Any]) -> dict[str, Tensor]:
         """The student's logits of images of which it does not see everything."""
         student, size = self.host.segmenter, image.shape[2:]
         if self.mask == "tokens":
             kept = self.choices.blocks(keys, student.token_grid(*size), self.ratio)
-            return student(image, kept=paddle.to_tensor(kept.astype("float32")))
+            return student(image, kept=paddle.to_tensor(kept.astype("float32")), **crop)
         kept = self.choices.blocks(keys, block_grid(size, self.block), self.ratio)
-        return student(image * block_mask(kept, size), **self.host.crop(image, clock, "masked"))
+        return student(image * block_mask(kept, size), **crop)
 
     def masked_batch(
         self, batch: Batch, clock: Clock

@@ -19,8 +19,7 @@ from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.models.segmenter import Box, Segmenter
 
 # Random streams; those of the data are smaller.
-CLASSES, BLOCKS, MIRROR, COLOURS, MASKED_COLOURS, WEAK_SOURCE, WEAK_TARGET, LABELLED_COLOURS = range(100, 108)
-BOXES = 200
+CLASSES, BLOCKS, MIRROR, COLOURS, MASKED_COLOURS, WEAK_SOURCE, WEAK_TARGET, BOXES, LABELLED_COLOURS = range(100, 109)
 VALUES = 256  # values that a label may hold, 255 (ignore) among them
 PASSES = ("source", "target", "mixed", "masked")  # of one step, each with a detail crop of its own
 

@@ -90,11 +90,8 @@ class SelfTraining(Method):
         self.teacher.after_step(self.segmenter, clock.step)
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
-        source, crop = (
-            self.weakly(batch.source_image, WEAK_SOURCE, batch, clock),
-            self.crop(batch.source_image, clock, "source"),
-        )
-        yield self.seg_terms(self.segmenter(source, **crop), batch, clock)
+        source = self.weakly(batch.source_image, WEAK_SOURCE, batch, clock)
+        yield self.seg_terms(self.segmenter(source, **self.crop(source, clock, "source")), batch, clock)
         factor = self.ramp(clock.step)
         if factor == 0.0:
             return

@@ -82,15 +82,15 @@ class EncodeDecode(Segmenter):
         names = [*(f"stage{index + 1}" for index in range(len(stages) - 1)), "main"]
         return dict(zip(names, stages))
 
+    def read(self, head: nn.Layer, features: dict[str, Tensor]) -> Tensor:
+        return head(list(features.values()))
+
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
         if not hasattr(self.backbone, "mask_token"):
             raise ConfigError(
                 f"the tokens of '{self.backbone_name}' cannot be masked: it needs a backbone such as dinov2"
             )
         return self.backbone.grid(height, width)
-
-    def read(self, head: nn.Layer, features: dict[str, Tensor]) -> Tensor:
-        return head(list(features.values()))
 
     def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"main": self.read(self.heads["main"], features)}

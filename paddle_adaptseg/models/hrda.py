@@ -8,6 +8,7 @@ attention, computed from the context, says for every pixel (and class) how much 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
@@ -23,6 +24,7 @@ from paddle_adaptseg.models.layers import resize
 from paddle_adaptseg.models.segmenter import Box, Outputs, ParamGroup, Segmenter, at_image_size
 
 COMPARED = ("context", "all")
+LEAST = 64  # of an image's sides; of its half a Mix Transformer can make nothing smaller
 
 
 class Scales(dict[str, Tensor]):
@@ -109,7 +111,7 @@ class HRDA(Segmenter):
         else:
             detail = self.network.classify(features.detail)["main"]
             step = stride(box.size, detail)
-            detail = self.on_grid(detail, box.size, step)
+            detail = self.on_grid(detail, box, step)
         return fuse(context, attention, detail, box, image.shape[2:], step, self.align_corners)
 
     def scale_attention(self, features: Scales) -> Tensor:
@@ -133,17 +135,19 @@ class HRDA(Segmenter):
             found = self.network.logits(paddle.concat([box.of(image) for box in group]))["main"]
             parts += [found[i * count : (i + 1) * count] for i in range(len(group))]
         step = stride(boxes[0].size, parts[0])
-        grid, total, times = [n // step for n in size], 0.0, np.zeros([1, 1, *[n // step for n in size]], np.float32)
+        grid, total = [n // step for n in size], 0.0
+        times = np.zeros([1, 1, *grid], np.float32)
         for box, part in zip(boxes, parts):
-            part = self.on_grid(part, box.size, step)
+            part = self.on_grid(part, box, step)
             total = total + placed(part, box, grid, step)
             rows, columns = box.top // step, box.left // step
             times[:, :, rows : rows + part.shape[2], columns : columns + part.shape[3]] += 1
         return total * paddle.to_tensor(1.0 / times), step
 
-    def on_grid(self, logits: Tensor, size: Sequence[int], step: int) -> Tensor:
-        """Logits of a part of (height, width) with one value for every `step` pixels; most networks give just that."""
-        return resize(logits, [max(1, n // step) for n in size], self.align_corners)
+    def on_grid(self, logits: Tensor, box: Box, step: int) -> Tensor:
+        """Logits of a part of the image on the grid of one value for every `step` pixels; most networks give those."""
+        size = [box.bottom // step - box.top // step, box.right // step - box.left // step]
+        return resize(logits, size, self.align_corners)
 
     def groups(self) -> list[ParamGroup]:
         """The network's, with the attention among its head's."""
@@ -170,6 +174,11 @@ def check_keywords(network: Component, crop: Sequence[int], divisible: int, comp
 
 def halved(image: Tensor) -> Tensor:
     """Bilinear at half the size: the mean of two by two pixels. A last odd row or column is left out."""
+    if min(image.shape[2:]) < LEAST:
+        raise ConfigError(
+            f"hrda sees images at half their size and needs sides of {LEAST} or more: this one is "
+            f"{image.shape[3]}x{image.shape[2]}"
+        )
     return F.avg_pool2d(image, 2)
 
 
@@ -196,8 +205,8 @@ def batches(boxes: Sequence[Box], count: int) -> Iterator[Sequence[Box]]:
 
 
 def stride(size: Sequence[int], logits: Tensor) -> int:
-    """How many pixels of an image (height, width) each of its logits stands for."""
-    return max(1, round(size[0] / logits.shape[2]))
+    """How many pixels of an image (height, width) each of its logits stands for: a power of two."""
+    return 2 ** max(0, round(math.log2(size[0] / logits.shape[2])))
 
 
 def placed(part: Tensor, box: Box, grid: Sequence[int], step: int) -> Tensor:

@@ -79,10 +79,6 @@ class Segmenter(nn.Layer):
         """The backbone's deepest features [N, C, h, w]."""
         return features["main"]
 
-    def token_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the patch tokens that it can mask in an image: `model(image, kept=...)`."""
-        raise ConfigError(f"the tokens of {type(self).__name__} cannot be masked: it needs a backbone such as dinov2")
-
     def compared(self, features: dict[str, Tensor]) -> list[tuple[Tensor, Optional[Box]]]:
         """The deepest features, each with the part of the image that they are of (None: all of it)."""
         return [(self.last_stage(features), None)]
@@ -101,6 +97,10 @@ class Segmenter(nn.Layer):
     def read(self, head: nn.Layer, features: dict[str, Tensor]) -> Tensor:
         """What a head like `main` makes of features."""
         return head(features["main"])
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patch tokens that it can mask in an image: `model(image, kept=...)`."""
+        raise ConfigError(f"the tokens of {type(self).__name__} cannot be masked: it needs a backbone such as dinov2")
 
     def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits of every level at the network's own resolution."""
