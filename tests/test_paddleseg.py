@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from pathlib import Path
 
 import numpy as np
 import paddle
+import pages
 import pytest
 from conftest import ROOT, tiny_overrides
 
@@ -318,3 +320,34 @@ def test_only_networks_of_paddleseg_on_rgb_are_given_back(weights, tiny, tmp_pat
         export_paddleseg(f"{tmp_path / 'run'}@latest", tmp_path / "back")
     with pytest.raises(CheckpointError, match="PaddleSeg feeds RGB"):
         export_paddleseg(weights("PP-MobileSeg", "data.pixels.order=bgr"), tmp_path / "back")
+
+
+@pytest.mark.parametrize("page", ["docs/paddleseg.md", "docs/zh/paddleseg.md"])
+def test_the_commands_of_the_page_work_in_their_order(page, toy_root, tmp_path, monkeypatch, capsys):
+    english, path = ROOT / "docs/paddleseg.md", ROOT / page
+    blocks = dict(block.lstrip("# ").split("\n", 1) for kind, block in pages.fences(path.read_text("utf-8"))
+                  if kind == "yaml" and block.startswith("# "))  # fmt: skip
+    commands = [command for command in pages.commands(path) if not command.startswith("make ")]
+    assert commands == [command for command in pages.commands(english) if not command.startswith("make ")]
+    assert len(commands) == 5 and set(blocks) == {"segformer_b0.yml", "adapt.yml"}
+    for name, text in blocks.items():
+        assert f"# {name}\n{text}" in english.read_text("utf-8")
+        (tmp_path / name).write_text(text)
+    if path != english:
+        return  # the same commands on the same files
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset/toy").symlink_to(toy_root)
+    monkeypatch.chdir(tmp_path)
+    save_as_paddleseg(network("SegFormer-B0", 19, embedding_dim=256).net, tmp_path / "segformer_b0.pdparams")
+    sizes = [text for text in tiny_overrides(toy_root, tmp_path) if not text.startswith(("model.", "run.output"))]
+    for command in commands:
+        words = pages.words_of(command)
+        if words[0] == "pip":
+            pages.check(command, tmp_path, monkeypatch, capsys)
+            continue
+        more = [*sizes, "schedule.stop=1", "run.save_every=1", "run.eval_every=1"] if "train" in words[1] else []
+        assert pages.call(monkeypatch, Path(words[1]).stem, words[2:], *more) in (0, None), command
+    said = capsys.readouterr()
+    assert "a network of PaddleSeg" in said.out and (tmp_path / "back/paddleseg.yml").is_file()
+    assert "note:" not in said.err

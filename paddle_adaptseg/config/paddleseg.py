@@ -34,8 +34,9 @@ def include_paddleseg(tree: dict) -> None:
     network, starts = _without_pretrained({k: v for k, v in network.items() if k != "num_classes"})
     tree["model"] = {"name": "paddleseg", **_merged(network, {k: v for k, v in model.items() if k != "name"})}
     pixels, data = _pixels(theirs), tree.setdefault("data", {})
-    if pixels and isinstance(data, dict):
-        data.setdefault("pixels", pixels)
+    if pixels and isinstance(data, dict) and data.setdefault("pixels", pixels) != pixels:
+        print(f"note: '{path}' normalises by {pixels}, but data.pixels of this configuration goes before",
+              file=sys.stderr)  # fmt: skip
     run = tree.get("run")
     if starts and not (isinstance(run, dict) and run.get("restore_from")):
         print(f"note: '{path}' starts from {', '.join(starts)}, which is not downloaded: fetch and unpack it, and name "

@@ -40,7 +40,8 @@ _DOMAIN = {
     "root": "folder, zip archive, pattern of them, or a list; several act as one",
     "split": "one of that [data set's](datasets.md#the-rows) splits",
     "size": "width and height at which the network sees its images",
-    "list": "text file that names the images to use, one a line; empty: all",
+    "list": "text file that names the images to use, one a line; empty: all; without patterns, "
+    "[images and their labels](paddleseg.md#data)",
     "exclude": "text file that names images to leave out",
     "only": "fields of the pattern and their allowed values: `{city: [aachen]}`",
     "without": "fields of the pattern and values to leave out",
