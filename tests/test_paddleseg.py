@@ -18,7 +18,9 @@ from paddle_adaptseg.config.yamltree import write_tree
 from paddle_adaptseg.core.errors import CheckpointError, ConfigError
 from paddle_adaptseg.deploy.export import export_model
 from paddle_adaptseg.deploy.paddleseg import export_paddleseg
+from paddle_adaptseg.deploy.runners import open_runner
 from paddle_adaptseg.evaluation.measure import evaluate
+from paddle_adaptseg.evaluation.predictor import Predictor
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.training.checkpoint import load_state, state_path
 from paddle_adaptseg.training.run import fit
@@ -203,6 +205,9 @@ def test_a_configuration_of_paddleseg_says_network_and_pixels_and_is_not_needed_
     assert load_config(mine, ["model.embedding_dim=8", "data.pixels.order=bgr"]).model.params["embedding_dim"] == 8
     with pytest.raises(ConfigError, match="'absent.yml' does not exist"):
         load_config(mine, ["model.config=absent.yml"])
+    theirs.write_text("_base_: [theirs.yml, theirs.yml]\n")
+    with pytest.raises(ConfigError, match="more than 64 files; does it lead back to itself"):
+        load_config(mine)
     theirs.write_text("iters: 3\n")
     with pytest.raises(ConfigError, match="has no 'model' with a 'type'"):
         load_config(mine)
@@ -284,6 +289,15 @@ class Mended:
 
     def concat(self, parts):
         return paddle.stack(parts)
+
+
+def test_images_are_predicted_with_a_network_of_paddleseg(weights, tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (48, 96, 3)).astype(np.uint8)
+    path = weights("PP-MobileSeg")
+    labels = open_runner(path).labels(image)
+    model, config = load_model(path)
+    assert labels.shape == (48, 96) and len(np.unique(labels)) > 1
+    np.testing.assert_array_equal(labels, Predictor(model, config.data.pixels, size=(48, 96)).labels(image))
 
 
 def paddleseg_scores(folder, monkeypatch):
