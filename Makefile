@@ -4,7 +4,7 @@ PY := .venv/bin/python
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 test-gpu doctor bench bench-step bench-loading \
+.PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 test-gpu test-paddleseg doctor bench bench-step bench-loading \
   bench-evaluation pages docs types lint release clean
 
 help:  ## list the targets
@@ -60,6 +60,12 @@ bench-evaluation:  ## measure whole evaluations against plain Paddle and plain P
 test-paddle26:  ## run the test suite on Paddle 2.6.2 in .venv-paddle26
 	@tools/setup_env.sh .venv-paddle26 test tests/constraints-paddle26.txt
 	.venv-paddle26/bin/python -m pytest -n $(JOBS) -m "not slow" tests
+
+test-paddleseg:  ## install PaddleSeg into .venv and run the tests with its networks (minutes)
+	@tools/setup_env.sh .venv test
+	@tools/setup_env.sh .venv paddleseg
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps paddleseg==2.8.0
+	$(PY) -m pytest tests/test_paddleseg.py tests/test_models.py
 
 pages: setup  ## write the generated pages of docs/ anew
 	@$(PY) tools/write_pages.py

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from pathlib import Path
 
 import numpy as np
 import paddle
+import pages
 import pytest
 from conftest import ROOT, tiny_overrides
 
@@ -16,7 +18,9 @@ from paddle_adaptseg.config.yamltree import write_tree
 from paddle_adaptseg.core.errors import CheckpointError, ConfigError
 from paddle_adaptseg.deploy.export import export_model
 from paddle_adaptseg.deploy.paddleseg import export_paddleseg
+from paddle_adaptseg.deploy.runners import open_runner
 from paddle_adaptseg.evaluation.measure import evaluate
+from paddle_adaptseg.evaluation.predictor import Predictor
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.training.checkpoint import load_state, state_path
 from paddle_adaptseg.training.run import fit
@@ -201,6 +205,9 @@ def test_a_configuration_of_paddleseg_says_network_and_pixels_and_is_not_needed_
     assert load_config(mine, ["model.embedding_dim=8", "data.pixels.order=bgr"]).model.params["embedding_dim"] == 8
     with pytest.raises(ConfigError, match="'absent.yml' does not exist"):
         load_config(mine, ["model.config=absent.yml"])
+    theirs.write_text("_base_: [theirs.yml, theirs.yml]\n")
+    with pytest.raises(ConfigError, match="more than 64 files; does it lead back to itself"):
+        load_config(mine)
     theirs.write_text("iters: 3\n")
     with pytest.raises(ConfigError, match="has no 'model' with a 'type'"):
         load_config(mine)
@@ -261,13 +268,13 @@ def weights(small, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["SegFormer-B0", "PP-LiteSeg", "PP-MobileSeg"])
 def test_an_exported_network_of_paddleseg_labels_as_the_network_does(name, weights, tmp_path):
     made = export_model(weights(name), tmp_path / "exported")
     assert made.agreement is not None and made.good("fp32"), made.lines
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["PP-LiteSeg", "DeepLabV3+"])
 def test_an_onnx_program_of_a_network_of_paddleseg_labels_as_the_network_does(name, weights, tmp_path):
     pytest.importorskip("paddle2onnx", reason="the extra 'deploy' is not installed")
     made = export_model(weights(name), tmp_path / "exported", "onnx")
@@ -282,6 +289,15 @@ class Mended:
 
     def concat(self, parts):
         return paddle.stack(parts)
+
+
+def test_images_are_predicted_with_a_network_of_paddleseg(weights, tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (48, 96, 3)).astype(np.uint8)
+    path = weights("PP-MobileSeg")
+    labels = open_runner(path).labels(image)
+    model, config = load_model(path)
+    assert labels.shape == (48, 96) and len(np.unique(labels)) > 1
+    np.testing.assert_array_equal(labels, Predictor(model, config.data.pixels, size=(48, 96)).labels(image))
 
 
 def paddleseg_scores(folder, monkeypatch):
@@ -318,3 +334,34 @@ def test_only_networks_of_paddleseg_on_rgb_are_given_back(weights, tiny, tmp_pat
         export_paddleseg(f"{tmp_path / 'run'}@latest", tmp_path / "back")
     with pytest.raises(CheckpointError, match="PaddleSeg feeds RGB"):
         export_paddleseg(weights("PP-MobileSeg", "data.pixels.order=bgr"), tmp_path / "back")
+
+
+@pytest.mark.parametrize("page", ["docs/paddleseg.md", "docs/zh/paddleseg.md"])
+def test_the_commands_of_the_page_work_in_their_order(page, toy_root, tmp_path, monkeypatch, capsys):
+    english, path = ROOT / "docs/paddleseg.md", ROOT / page
+    blocks = dict(block.lstrip("# ").split("\n", 1) for kind, block in pages.fences(path.read_text("utf-8"))
+                  if kind == "yaml" and block.startswith("# "))  # fmt: skip
+    commands = [command for command in pages.commands(path) if not command.startswith("make ")]
+    assert commands == [command for command in pages.commands(english) if not command.startswith("make ")]
+    assert len(commands) == 5 and set(blocks) == {"segformer_b0.yml", "adapt.yml"}
+    for name, text in blocks.items():
+        assert f"# {name}\n{text}" in english.read_text("utf-8")
+        (tmp_path / name).write_text(text)
+    if path != english:
+        return  # the same commands on the same files
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset/toy").symlink_to(toy_root)
+    monkeypatch.chdir(tmp_path)
+    save_as_paddleseg(network("SegFormer-B0", 19, embedding_dim=256).net, tmp_path / "segformer_b0.pdparams")
+    sizes = [text for text in tiny_overrides(toy_root, tmp_path) if not text.startswith(("model.", "run.output"))]
+    for command in commands:
+        words = pages.words_of(command)
+        if words[0] == "pip":
+            pages.check(command, tmp_path, monkeypatch, capsys)
+            continue
+        more = [*sizes, "schedule.stop=1", "run.save_every=1", "run.eval_every=1"] if "train" in words[1] else []
+        assert pages.call(monkeypatch, Path(words[1]).stem, words[2:], *more) in (0, None), command
+    said = capsys.readouterr()
+    assert "a network of PaddleSeg" in said.out and (tmp_path / "back/paddleseg.yml").is_file()
+    assert "note:" not in said.err

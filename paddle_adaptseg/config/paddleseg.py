@@ -15,7 +15,7 @@ from paddle_adaptseg.config.yamltree import parse_tree, read_text
 from paddle_adaptseg.core.errors import ConfigError
 
 BASE, INHERIT = "_base_", "_inherited_"  # PaddleSeg's keys for base files, and for leaving them out
-MAX_BASES = 16
+MAX_FILES = 64  # read for one configuration
 GREY = [0.5, 0.5, 0.5]  # PaddleSeg's mean and deviation where its Normalize names none
 
 
@@ -34,24 +34,27 @@ def include_paddleseg(tree: dict) -> None:
     network, starts = _without_pretrained({k: v for k, v in network.items() if k != "num_classes"})
     tree["model"] = {"name": "paddleseg", **_merged(network, {k: v for k, v in model.items() if k != "name"})}
     pixels, data = _pixels(theirs), tree.setdefault("data", {})
-    if pixels and isinstance(data, dict):
-        data.setdefault("pixels", pixels)
+    if pixels and isinstance(data, dict) and data.setdefault("pixels", pixels) != pixels:
+        print(f"note: '{path}' normalises by {pixels}, but data.pixels of this configuration goes before",
+              file=sys.stderr)  # fmt: skip
     run = tree.get("run")
     if starts and not (isinstance(run, dict) and run.get("restore_from")):
         print(f"note: '{path}' starts from {', '.join(starts)}, which is not downloaded: fetch and unpack it, and name "
               "its .pdparams in run.restore_from", file=sys.stderr)  # fmt: skip
 
 
-def read_paddleseg(path: Path, depth: int = 0) -> dict:
+def read_paddleseg(path: Path, seen: Optional[list[Path]] = None) -> dict:
     """A configuration of PaddleSeg with its base files: a list of them merges in turn, later keys go before."""
-    if depth > MAX_BASES:
-        raise ConfigError(f"{path}: '{BASE}' is more than {MAX_BASES} files deep")
+    seen = [] if seen is None else seen
+    seen.append(path)
+    if len(seen) > MAX_FILES:
+        raise ConfigError(f"{path}: '{BASE}' leads to more than {MAX_FILES} files; does it lead back to itself?")
     if not path.is_file():
         raise ConfigError(f"PaddleSeg configuration '{path}' does not exist")
     tree = parse_tree(read_text(path), str(path))
     bases = tree.pop(BASE, None) or []
     for base in [bases] if isinstance(bases, str) else bases:
-        tree = _merged(read_paddleseg(path.parent / str(base), depth + 1), tree)
+        tree = _merged(read_paddleseg(path.parent / str(base), seen), tree)
     return tree
 
 

@@ -160,9 +160,9 @@ class PaddleSegNetwork(Segmenter):
             return self._named(self.net(features["image"]))
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:
-        if not paddle.in_dynamic_mode():  # a program is traced from the plain network
-            return self._named(self.net(image))
-        return self.classify(self.features(image))
+        if "features" in vars(self):  # somebody records them; the plain network is faster, and can be traced
+            return self.classify(self.features(image))
+        return self._named(self.net(image))
 
     def _named(self, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
         return {level: outputs[n] for level, n in zip(self.levels, self.outputs) if n < len(outputs)}
