@@ -27,8 +27,7 @@ def test_an_experiment_loads_builds_and_tells_what_to_expect(path):
     assert all(any(f"# {word}" in line for line in header) for word in ("Paper:", "Command:", "Expected:", "Hardware:"))
     command = next(line for line in header if "# Command:" in line)
     assert str(path.relative_to(ROOT)) in command or path.stem == "adaptsegnet_multi"
-    has_depths = not any(word in path.stem for word in ("vgg", "mobilenet")) and "toy" not in path.parts
-    depths = ["model.depths=[1,1,1,1]"] if has_depths else []
+    depths = ["model.depths=[1,1,1,1]"] if "depths" in load_config(path).model.params else []
     config = load_config(path, depths)
     classes = len(label_space(config))
     make_segmenter = lambda *weights: build_model(config.model, classes)  # noqa: E731
