@@ -55,7 +55,14 @@ VARIANTS = {
     ),
     "source_free": (
         "source_free",
-        {"weights": {"main": 1.0}, "entropy": 0.1, "diversity": 0.1, "balance": 0.5, "pseudo_labels": SURE},
+        {
+            "weights": {"main": 1.0},
+            "entropy": 0.1,
+            "diversity": 0.1,
+            "balance": 0.5,
+            "pseudo_labels": SURE,
+            "augment": None,
+        },
     ),
     "distil": ("distil", {"teacher_weights": "x", "weights": {"main": 1.0, "aux": 0.1}, "seg_weights": SEG}),
     "clan_plain": ("clan", {"preheat": 5, "discriminator_width": 4}),
@@ -97,6 +104,8 @@ def build(variant):
         return Trained(make_segmenter(), Pixels(), tuple(map(str, range(CLASSES))))
 
     method = build_method(Component(name, params), make_segmenter(), CLASSES, make_segmenter, trained=trained)
+    if name == "source_free":
+        method.shares.set_value(paddle.arange(1, CLASSES + 1).astype("float32") / sum(range(CLASSES + 1)))
     for part in method.parts():
         part.loaded()
         for parameter in part.fixed.parameters() if hasattr(part, "fixed") else ():

@@ -170,6 +170,7 @@ def _practice_ranges(data: Data) -> dict[str, tuple[Any, bool, str]]:
         one = not (labels.count and labels.share)
         checks["data.target_labelled.count"] = (labels.count, labels.count >= 0 and one, "be at least 0, without share")
         checks["data.target_labelled.share"] = (labels.share, 0 <= labels.share <= 1, "lie in 0..1")
+        checks["data.target_labelled.seed"] = (labels.seed, labels.seed >= 0, "be at least 0")
         chosen = bool(labels.count or labels.share or labels.list or labels.root)
         checks["data.target_labelled"] = (labels, chosen, "name a list, root, count or share of the labelled images")
     return checks
