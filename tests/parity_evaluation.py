@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from parity_self_training import GIVEN, component, files, fill, load_rules
+from parity_self_training import component, files, fill, load_rules
 
 from paddle_adaptseg.config.schema import Eval, Pixels
 from paddle_adaptseg.core import runtime
@@ -25,13 +25,15 @@ CLASSES = 19
 
 
 def parts() -> list:
-    """The networks of all files of inference, as parameters of a test; HRDA's only where figures are given."""
+    """The networks of all files of inference of whole pictures, as parameters of a test."""
+    found = [(path, name) for path in files("evaluation") for name, part in read(path).items() if "picture" not in part]
+    return [pytest.param(path, name, id=f"{path.stem}-{name}") for path, name in found]
+
+
+def pictures() -> list:
+    """VFM-UDA's figures, which begin with a photograph."""
     found = [(path, name, part) for path in files("evaluation") for name, part in read(path).items()]
-    return [
-        pytest.param(path, name, id=f"{path.stem}-{name}")
-        for path, name, part in found
-        if GIVEN or not part["model"].get("hrda")
-    ]
+    return [pytest.param(path, name, id=f"{path.stem}-{name}") for path, name, part in found if "picture" in part]
 
 
 def read(path: Path) -> dict[str, dict]:

@@ -8,8 +8,10 @@ import pytest
 
 from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.data import label_space
+from paddle_adaptseg.data.augment import margin_sizes
 from paddle_adaptseg.data.catalog import DATASETS
 from paddle_adaptseg.methods import build_method
+from paddle_adaptseg.methods.base import Trained
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.recompute import blocks_of
 from paddle_adaptseg.training.optim import build_players
@@ -24,10 +26,12 @@ def shallow(path):
     """Overrides that make a network small enough to be built in a moment."""
     if "toy" in path.parts or any(word in path.stem for word in ("vgg", "mobilenet")):
         return []
-    parts = load_config(path).model.params
+    parts, where = load_config(path).model.params, "model"
+    if "network" in parts:
+        parts, where = parts["network"], "model.network"
     backbone = parts.get("backbone", {}).get("name", "")
-    return {"mit": ["model.backbone.depths=[1,1,1,1]"], "din": ["model.backbone.depth=1"]}.get(
-        backbone[:3], ["model.depths=[1,1,1,1]"]
+    return {"mit": [f"{where}.backbone.depths=[1,1,1,1]"], "din": [f"{where}.backbone.depth=1"]}.get(
+        backbone[:3], [f"{where}.depths=[1,1,1,1]"]
     )
 
 
@@ -40,10 +44,11 @@ def test_an_experiment_loads_builds_and_tells_what_to_expect(path):
     config = load_config(path, shallow(path))
     names = label_space(config).names
     make_segmenter = lambda *weights: build_model(config.model, len(names))  # noqa: E731
-    method = build_method(config.method, make_segmenter(), len(names), make_segmenter, names=names)
+    trained = lambda path: Trained(make_segmenter(), config.data.pixels, names)  # noqa: E731
+    method = build_method(config.method, make_segmenter(), len(names), make_segmenter, names=names, trained=trained)
     players = build_players(method, config)
     assert set(players) == set(method.players())
-    for domain in (config.data.source, config.data.target, config.data.validation):
+    for domain in (*config.data.all_sources().values(), config.data.target, config.data.validation):
         assert domain.split in DATASETS[domain.dataset].splits
     assert config.run.output.endswith(str(path.relative_to(ROOT / "configs").with_suffix("")))
 
@@ -125,6 +130,26 @@ def test_the_transformers_recipes_are_their_authors():
         assert data.validation.size == data.target.size and config.eval.window is None
     masked = load_config(ROOT / "configs/gta5_cityscapes/mic_daformer.yml").method.params["masked"]
     assert (masked["ratio"], masked["block"], masked["images"]) == (0.7, 32, "target")  # at half resolution
+
+
+def test_hrdas_hyper_parameters_too():
+    for pair, size, margins in (
+        ("gta5_cityscapes", (2560, 1440), (30, 240, 30, 30)), ("synthia_cityscapes", (2560, 1520), (30, 240, 30, 30)),
+        ("cityscapes_acdc", (2048, 1024), (0, 0, 0, 0)), ("cityscapes_dark_zurich", (2048, 1024), (0, 0, 0, 0)),
+    ):  # fmt: skip
+        for name in ("hrda", "mic_hrda"):
+            config = load_config(ROOT / f"configs/{pair}/{name}.yml")
+            assert (
+                config.method.params["seg_weights"] == config.method.params["weights"] == {"main": 0.9, "detail": 0.1}
+            )
+            assert config.model.params["crop"] == [512, 512] and config.model.params["compare"] == "context"
+            assert (config.data.augment.crop, config.data.batch_size) == ((1024, 1024), 2)
+            assert (config.eval.window, config.eval.stride) == ((1024, 1024), (512, 512))
+            assert config.data.rare_classes.min_crop_ratio == 2.0 and config.data.source.size == size
+            assert margin_sizes(config.data.target.size, config.data.target_margins) == margins
+        masked = config.method.params["masked"]
+        assert (masked["block"], masked["ratio"]) == (64, 0.7)
+        assert masked["images"] == ("target" if margins[0] else "one_of_each")
 
 
 def test_papers_hyper_parameters_stand_in_the_configurations():

@@ -298,8 +298,9 @@ def test_the_configurations_windows_are_used_by_training_command_prediction_and_
     for i, ours in enumerate(expected):
         np.testing.assert_array_equal(open_runner(tmp_path / "w.pdparams").labels(files.image(i)), ours)
     assert export_model(tmp_path / "w.pdparams", tmp_path / "exported").agreement >= 0.999
-    with pytest.raises(ConfigError, match="exported for one size"):
-        export_model(tmp_path / "w.pdparams", tmp_path / "any", dynamic=True)
+    runner = open_runner(tmp_path / "exported")  # of one window, for images of any size
+    assert runner.labels(np.full((70, 150, 3), 90, np.uint8)).shape == (70, 150)
+    assert runner.labels(np.full((300, 20, 3), 90, np.uint8)).shape == (300, 20)
     assert InferenceOptions(window=(96, 48)).within(config.eval) == InferenceOptions(window=(96, 48))
 
 

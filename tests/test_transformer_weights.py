@@ -319,7 +319,7 @@ def test_resnet_v1c_starts_from_mmsegmentations_imagenet_weights(tmp_path):
         np.testing.assert_array_equal(network.state_dict()[f"backbone.{name}"].numpy(), x, err_msg=name)
 
 
-@pytest.mark.parametrize("make", [segformer, hf_segformer, paddleseg_segformer])
+@pytest.mark.parametrize("make", [segformer, hf_segformer])
 def test_weights_that_have_seen_the_targets_labels_are_no_start_unless_accepted(make, tmp_path):
     refusing = config(SELF_TRAINING, "segformer_mit_b0", accepts=False)
     with pytest.raises(CheckpointError, match="has seen labels of Cityscapes or ADE20K, .*run.restore_labelled=true"):

@@ -6,16 +6,15 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Optional
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddle_adaptseg.config.schema import Config, Eval, Pixels
+from paddle_adaptseg.config.schema import Config, Pixels
 from paddle_adaptseg.core import runtime
 from paddle_adaptseg.core.errors import CheckpointError, ConfigError, DataError
 from paddle_adaptseg.core.files import confirm, sha256, write_atomically
@@ -23,7 +22,6 @@ from paddle_adaptseg.data import label_space, open_validation
 from paddle_adaptseg.data.toy import CAMERA, make_scene
 from paddle_adaptseg.deploy.contract import Contract, card, check_choice, write_contract
 from paddle_adaptseg.deploy.runners import Runner, network_runner, program_runner
-from paddle_adaptseg.evaluation.options import windows
 from paddle_adaptseg.evaluation.predictor import STRIDE, scaled
 from paddle_adaptseg.evaluation.programs import save_program
 from paddle_adaptseg.models.layers import resize_like
@@ -33,14 +31,11 @@ from paddle_adaptseg.weights.reader import read_weights, split_part
 
 
 class LabelProgram(nn.Layer):
-    """uint8 [1, H, W, 3] RGB to int32 [1, H, W]; `size` (height, width) is fixed, or None for any size.
+    """uint8 [1, H, W, 3] RGB to int32 [1, H, W]; `size` (height, width) is fixed, or None for any size."""
 
-    `sliding`: the windows that the network is evaluated in.
-    """
-
-    def __init__(self, network: Segmenter, pixels: Pixels, size: Optional[Sequence[int]], sliding: Eval) -> None:
+    def __init__(self, network: Segmenter, pixels: Pixels, size: Optional[Sequence[int]]) -> None:
         super().__init__()
-        self.network, self.size, self.sliding = network, size, sliding
+        self.network, self.size = network, size
         self.reverse = pixels.order == "bgr"
         self.register_buffer("mean", paddle.to_tensor(pixels.mean, "float32").reshape([1, 3, 1, 1]))
         self.register_buffer("deviation", paddle.to_tensor(pixels.std, "float32").reshape([1, 3, 1, 1]))
@@ -50,27 +45,24 @@ class LabelProgram(nn.Layer):
         height, width = self.size or (-1, -1)
         return paddle.static.InputSpec([1, height, width, 3], "uint8", "image")
 
-    def forward(self, image: Tensor) -> Tensor:
+    def normalised(self, image: Tensor) -> Tensor:
+        """Network input [1, 3, H, W]."""
         x = image.astype("float32").transpose([0, 3, 1, 2])  # Paddle 2.6 traces no transpose of uint8
         if self.reverse:
             x = paddle.flip(x, axis=[1])
-        x = (x - self.mean) / self.deviation
-        logits = self._at_size(x) if self.sliding.window is None else self._blended(x)
-        return logits.argmax(axis=1).astype("int32")
+        return (x - self.mean) / self.deviation
 
-    def _at_size(self, image: Tensor) -> Tensor:
-        return resize_like(self.network.logits(image)["main"], image, self.network.align_corners)
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.normalised(image)
+        logits = self.network.logits(x)["main"]
+        return resize_like(logits, x, self.network.align_corners).argmax(axis=1).astype("int32")
 
-    def _blended(self, image: Tensor) -> Tensor:
-        """The sum of windows at their places over how many there are, as evaluation.predictor has it."""
-        assert self.size is not None and self.sliding.window is not None  # check_size
-        total, count = paddle.zeros([1]), np.zeros((1, 1, *self.size), np.float32)
-        for rows, columns in windows(self.size, self.sliding.window, self.sliding.stride):
-            part = self._at_size(image[:, :, rows, columns])
-            part = F.softmax(part, axis=1) if self.sliding.average == "softmax" else part
-            around = [columns.start, self.size[1] - columns.stop, rows.start, self.size[0] - rows.stop]
-            total, count[:, :, rows, columns] = total + F.pad(part, around), count[:, :, rows, columns] + 1
-        return total / paddle.to_tensor(count)
+
+class WindowProgram(LabelProgram):
+    """One window of an image, uint8 [1, H, W, 3] RGB, to its logits [1, C, h, w]; runners.py puts windows together."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network.logits(self.normalised(image))["main"]
 
 
 class PlainGroupNorm(nn.Layer):
@@ -83,7 +75,7 @@ class PlainGroupNorm(nn.Layer):
         self.groups, self.epsilon = norm._num_groups, norm._epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.flatten(1).reshape([0, self.groups, -1])
+        y = x.flatten(1).reshape([0, self.groups, -1])  # 0: as many images as there are
         y = y - y.mean(axis=-1, keepdim=True)
         y = y * paddle.rsqrt((y * y).mean(axis=-1, keepdim=True) + self.epsilon)
         return y.reshape(paddle.shape(x)) * self.weight.reshape([1, -1, 1, 1]) + self.bias.reshape([1, -1, 1, 1])
@@ -128,26 +120,25 @@ def export_model(
 ) -> Exported:
     """Write a program for weights; `size` (height, width) is the validation size unless given, or any if `dynamic`.
 
-    `overrides` change the configuration saved in the weights, where no other one is given.
+    Where the configuration evaluates in windows the program is of one window, and images may have any size. `overrides`
+    change the configuration saved in the weights, where no other one is given.
     """
     check_choice(form, precision)
     folder = Path(folder)
     model, config = load_model(origin, config, overrides)
-    usual = list(config.data.validation.size[::-1])
-    size = None if dynamic else list(size or usual)
-    check_size(size, precision, model.fixed_size or config.eval.window is not None)
+    window = config.eval.window
+    size = None if dynamic else list(size or config.data.validation.size[::-1])
+    check_size(list(window[::-1]) if window else size, precision, model.fixed_size)
     network = network_runner(model, config, size)
     if form == "onnx" and not paddle.__version__.startswith("2."):
         model = load_model(origin, config)[0]  # the comparison keeps the network as it is trained
         plain_norms(model)
     with tempfile.TemporaryDirectory() as scratch:
-        files = WRITERS[form](LabelProgram(model, config.data.pixels, size, config.eval), Path(scratch), precision)
+        files = WRITERS[form](program_of(model, config, size), Path(scratch), precision)
         for name in filter(None, files):
             data = (Path(scratch) / name).read_bytes()
             write_atomically(folder / name, lambda handle, data=data: handle.write(data))
-    space = label_space(config)
-    colours = [list(colour) for colour in space.colours]
-    contract = Contract(form, *files, precision, size, usual, list(space.names), colours)
+    contract = contract_of(config, model, form, files, precision, size)
     write_contract(folder, contract)
     path = find_weights(origin)
     agreement, check = compare(network, folder, contract, config)
@@ -156,6 +147,30 @@ def export_model(
     write_atomically(folder / "README.md", lambda handle: handle.write(text.encode()))
     made = ", ".join(f"{name} ({(folder / name).stat().st_size / 2**20:.1f} MB)" for name in files if name)
     return Exported(folder, agreement, [f"{config.model.name} from {path}", f"{folder}: {made}", check])
+
+
+def program_of(model: Segmenter, config: Config, size: Optional[Sequence[int]]) -> LabelProgram:
+    """What is exported: the labels of an image, or the logits of a window."""
+    window = config.eval.window
+    if window:
+        return WindowProgram(model, config.data.pixels, window[::-1])
+    return LabelProgram(model, config.data.pixels, size)
+
+
+def contract_of(
+    config: Config, model: Segmenter, form: str, files: tuple[str, str], precision: str, size: Optional[list[int]]
+) -> Contract:
+    """What is promised of a program; one of windows takes images of any size."""
+    space, usual, sliding = label_space(config), list(config.data.validation.size[::-1]), config.eval
+    colours = [list(colour) for colour in space.colours]
+    contract = Contract(form, *files, precision, size, usual, list(space.names), colours)
+    if sliding.window is None:
+        return contract
+    stride = list(sliding.stride[::-1]) if sliding.stride else None
+    return replace(
+        contract, size=None, recommended=size or usual, window=list(sliding.window[::-1]), stride=stride,
+        average=sliding.average, align_corners=model.align_corners,
+    )  # fmt: skip
 
 
 def check_size(size: Optional[Sequence[int]], precision: str, fixed: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Callable
+from typing import Any, Callable
 
 import paddle
 from paddle import ParamAttr, Tensor, nn
@@ -44,12 +44,19 @@ class SegFormerHead(nn.Layer):
         embedding: str = "linear",
     ) -> None:  # fmt: skip
         super().__init__()
+        self.keywords: dict[str, Any] = {
+            "widths": widths, "dropout": dropout, "norm": norm, "embedding": embedding,
+        }  # fmt: skip
         policy = lookup(NORMS, norm, "model.head.norm")
         make = lookup(EMBEDDINGS, embedding, "model.head.embedding")
         self.linear_c = nn.LayerList([make(width, embed_dim, policy) for width in widths])
         self.linear_fuse = conv_norm(embed_dim * len(widths), embed_dim, 1, policy)
         self.dropout = nn.Dropout2D(dropout)
         self.linear_pred = nn.Conv2D(embed_dim, classes, 1, weight_attr=normal_init())
+
+    def like(self, outputs: int, width: int) -> SegFormerHead:
+        """A narrower head for other outputs."""
+        return SegFormerHead(outputs, embed_dim=width, **self.keywords)
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         embedded = [resize_like(embed(x), stages[0], False) for embed, x in zip(self.linear_c, stages)]

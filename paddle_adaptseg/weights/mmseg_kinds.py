@@ -1,4 +1,4 @@
-"""Weights of mmsegmentation from 0.20 on, 1.x too, and PaddleSeg's whole SegFormer: a Mix Transformer in other names.
+"""Weights of mmsegmentation from 0.20 on, 1.x too: a Mix Transformer in other names, and ResNet-v1c.
 
 mmsegmentation joins queries, keys and values as PyTorch's attention does, has 1x1 convolutions for the linear layers of
 the Mix-FFN, and a SegFormer head of its own: convolution, norm and ReLU on every stage (`head: {embedding: conv}`).
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from paddle_adaptseg.weights.kind import REST, TORCHVISION_PIXELS, Arrays, Kind, has
-from paddle_adaptseg.weights.names import ORIGINAL_NAMES, STATISTICS, Rules, apply
-from paddle_adaptseg.weights.transformer_kinds import MIT_RULES, SEEN, Tensors, stages_reversed, transposed
+from paddle_adaptseg.weights.names import STATISTICS, Rules, apply
+from paddle_adaptseg.weights.transformer_kinds import MIT_RULES, SEEN, Tensors, transposed
 
 _STAGES = range(4)
 _FFN = {"0": "fc1", "1": "dwconv.dwconv", "4": "fc2"}  # places of its Sequential
@@ -26,11 +26,6 @@ _NEWER: Rules = (
     (r"^decode_head\.fusion_conv\.", "decode_head.linear_fuse."),
     (r"^decode_head\.conv_seg\.", "decode_head.linear_pred."),
 )
-_PADDLESEG: Rules = (
-    (r"^(linear_c\d|linear_fuse|linear_pred)\.", r"decode_head.\1."),
-    (r"\.linear_fuse\._conv\.", ".linear_fuse.conv."),
-    (r"\.linear_fuse\._batch_norm\.", ".linear_fuse.bn."),
-)
 
 
 def _newer(arrays: Arrays) -> Tensors:
@@ -45,12 +40,6 @@ def _newer(arrays: Arrays) -> Tensors:
         else:
             found[new] = x[:, :, 0, 0] if ".mlp.fc" in new and x.ndim == 4 else x
     return transposed(found)
-
-
-def _paddleseg(arrays: Arrays) -> Tensors:
-    """PaddleSeg keeps linear weights as Paddle does, and fuses the deepest stage first as the original does."""
-    found, fuse = {apply(_PADDLESEG, name): x for name, x in arrays.items()}, "decode_head.linear_fuse.conv.weight"
-    return {**found, fuse: stages_reversed(found[fuse])}
 
 
 _MODEL: Mapping[str, object] = {"name": "encode_decode"}
@@ -73,15 +62,6 @@ MMSEG_KINDS: Mapping[str, Kind] = {
         absent=REST,
         model=_MODEL,
         pixels=TORCHVISION_PIXELS,
-    ),
-    "paddleseg_segformer": Kind(
-        f"SegFormer of PaddleSeg, trained with {SEEN}: RGB mean and deviation",
-        has("backbone.patch_embed1.proj.weight", "linear_c1.proj.weight", "linear_fuse._conv.weight"),
-        ORIGINAL_NAMES["encode_decode"],
-        _paddleseg,
-        model=_MODEL,
-        pixels=TORCHVISION_PIXELS,
-        seen=SEEN,
     ),
     "resnet_v1c": Kind(
         "ImageNet ResNet-v1c of mmsegmentation (open-mmlab://resnet101_v1c): RGB mean and deviation, deep stem",
