@@ -4,7 +4,7 @@ PY := .venv/bin/python
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 test-paddleseg bench bench-step bench-loading \
+.PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 test-gpu test-paddleseg doctor bench bench-step bench-loading \
   bench-evaluation pages docs types lint release clean
 
 help:  ## list the targets
@@ -35,6 +35,13 @@ test-min:  ## run the test suite on the lowest versions allowed, in .venv-min (o
 test-slow:  ## run the checks that take minutes
 	@tools/setup_env.sh .venv test
 	$(PY) -m pytest -m slow -s tests
+
+test-gpu:  ## run on a GPU what only a GPU can show (written without one)
+	@tools/setup_env.sh .venv test
+	TEST_DEVICE=gpu $(PY) -m pytest -m gpu tests
+
+doctor: setup  ## check in three minutes whether this machine trains right, and how fast
+	@$(PY) tools/doctor.py
 
 bench:  ## measure training against plain PyTorch and plain Paddle in turn (about 5 minutes on a quiet machine)
 	@tools/setup_env.sh .venv test

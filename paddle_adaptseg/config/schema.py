@@ -105,6 +105,7 @@ class Augment:
     """Random changes to training images, each a function of (seed, position)."""
 
     mirror: bool = False
+    mirror_together: bool = False  # one draw for all images of a batch (VFM-UDA's source-only baseline)
     scale: tuple[float, float] = (1.0, 1.0)  # of the size; what is larger is cut, what is smaller padded
     crop: Optional[tuple[int, int]] = None  # width, height of a random cut
     jitter: float = 0.0  # brightness, contrast and saturation each vary by up to this share
@@ -122,21 +123,49 @@ class RareClasses:
     largest_share: float = 1.0  # below 1: so much of a crop must be of other classes than its largest (VFM-UDA: 0.75)
 
 
+Margins = tuple[float, float, float, float]  # top, bottom, left, right
+
+
+@dataclass(frozen=True)
+class Source(Domain):
+    """One of several sources."""
+
+    share: float = 1.0  # how often its images are drawn, relative to the other sources
+
+
+@dataclass(frozen=True)
+class TargetLabelled:
+    """Target images whose labels may be used: those of a list or a folder, or so many of data.target by a seed."""
+
+    list: str = ""  # a text file that names them
+    root: Optional[Roots] = None  # the folder that holds them, laid out as data.target; None: data.target.root
+    count: int = 0  # 0: all of the list or folder
+    share: float = 0.0  # or such a share of them
+    seed: int = 0  # of the choice; run.seed has no part in it
+
+
 @dataclass(frozen=True)
 class Data:
-    source: Domain
     target: Domain
     validation: Domain
+    source: Optional[Domain] = None  # labelled; needed by all methods but those without a source
+    sources: Mapping[str, Source] = field(default_factory=dict)  # several in its place, each under a name
+    target_labelled: Optional[TargetLabelled] = None  # adds a supervised target batch to any method
     classes: str = "cityscapes_19"  # what the network predicts: a label space, or a data set's YAML file
     protocols: tuple[str, ...] = ()  # class sets that evaluation reports; empty: all classes
     cache: str = "dataset/cache"  # where tools/prepare.py keeps resized copies; used when they are there
     pixels: Pixels = field(default_factory=Pixels)
     augment: Augment = field(default_factory=Augment)
     rare_classes: Optional[RareClasses] = None  # {}: on, with these values
+    target_margins: Margins = (0.0, 0.0, 0.0, 0.0)  # shares of the target's picture where nothing is learnt from it
     batch_size: int = 1
     workers: int = 2
     timeout: float = 300.0  # seconds that loader workers may take for a batch
     quarantine: int = 0  # unusable training items that are replaced and listed; one more stops the run
+
+    def all_sources(self) -> dict[str, Domain]:
+        """Every source by the key that gives it: data.source, or each of data.sources."""
+        return {"source": self.source} if self.source else {f"sources.{k}": d for k, d in self.sources.items()}
 
 
 @dataclass(frozen=True)
@@ -144,7 +173,8 @@ class Schedule:
     """Learning rate = lr * (1 - step/horizon)^power. The originals set the horizon to 250k but stop at 150k.
 
     While step < warmup it is lr * step/warmup; with a `warmup_ratio` it is the decayed learning rate times a factor
-    that grows linearly from the ratio to 1 (the "linear" warm-up of mmcv).
+    that grows linearly from the ratio to 1 (the "linear" warm-up of mmcv). With `warmup_alone` it is not decayed
+    meanwhile, and grows from the ratio to 1 in the last step of the warm-up (VFM-UDA).
     """
 
     horizon: int = 250_000
@@ -152,7 +182,21 @@ class Schedule:
     power: float = 0.9
     warmup: int = 0
     warmup_ratio: float = 0.0
+    warmup_alone: bool = False
+    batch_rule: str = "fixed"  # or sqrt: learning rates are multiplied by the square root of a step's images
     iter_size: int = 1
+
+
+AVERAGES = ("logits", "softmax")
+
+
+@dataclass(frozen=True)
+class Eval:
+    """How the network sees an image wherever it is evaluated, predicts or is exported: whole, or in windows."""
+
+    window: Optional[tuple[int, int]] = None  # width, height in network input pixels; None: the whole image
+    stride: Optional[tuple[int, int]] = None  # width, height from window to window; None: they overlap by a third
+    average: str = "logits"  # of the windows that a pixel lies in, or softmax: of their probabilities
 
 
 @dataclass(frozen=True)
@@ -178,7 +222,7 @@ class Run:
     timeout: float = 600.0  # seconds that one of several processes waits for the others (docs/scaling.md)
     sync_norm: bool = False  # batch statistics over the images of all processes (GPUs only)
     precision: str = "fp32"  # or bf16, fp16: mixed precision
-    loss_scale: float = 1024.0  # of fp16's gradients
+    loss_scale: float = 65536.0  # of fp16's losses at the start; from then on it follows the gradients
     recompute: Stages = Stages()  # whose blocks keep only their input and run forward twice: less memory, more time
     baseline: str = ""  # folder of a source-only run; evaluations then report the difference from it
 
@@ -191,4 +235,5 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
     run: Run = field(default_factory=Run)
+    eval: Eval = field(default_factory=Eval)
     plugins: tuple[str, ...] = ()  # the user's modules, or .py files, that register methods, networks, data sets

@@ -13,7 +13,6 @@ from paddle_adaptseg.config.schema import Domain
 from paddle_adaptseg.core.errors import DataError, shorten, suggest
 from paddle_adaptseg.data.catalog import DatasetSpec, LabelSource, dataset_spec
 from paddle_adaptseg.data.files import Fields, Ref, expand, fields_of, fill, find, select, unread_archives
-from paddle_adaptseg.data.lists import finder, read_list, read_pairs
 
 CONVERTED = "_labelTrainIds.png"  # DAFormer and its successors write such copies beside the labels of GTA5 and SYNTHIA
 
@@ -82,6 +81,8 @@ def survey(domain: Domain, labelled: bool) -> Listing:
 
 def _listed(spec: DatasetSpec, domain: Domain, labelled: bool, stores: list[str]) -> Listing:
     """The pairs that a list names, in its order."""
+    from paddle_adaptseg.data.lists import finder, read_pairs  # most data sets have patterns
+
     file, items, problems = finder(stores), [], []
     for image, label in read_pairs(domain, spec.title):
         found = file(image), file(label) if label and labelled else None
@@ -181,6 +182,8 @@ def _by_tail(images: dict[Fields, Ref], split: str) -> dict[str, Fields]:
 
 def _lines(path: str) -> list[str]:
     """The first word of every line of a list file."""
+    from paddle_adaptseg.data.lists import read_list
+
     return [line.split()[0].strip("/") for line in read_list(path)]
 
 

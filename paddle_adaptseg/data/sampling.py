@@ -7,18 +7,20 @@ from functools import lru_cache
 from typing import Optional
 
 import numpy as np
+from paddle import Tensor
 from paddle.io import Dataset
 
-from paddle_adaptseg.config.schema import Augment, Pixels
+from paddle_adaptseg.config.schema import Augment, Margins, Pixels
 from paddle_adaptseg.core.errors import DataError
-from paddle_adaptseg.data.augment import augment, normalise, scaled_size
-from paddle_adaptseg.data.batch import Areas, Batch
+from paddle_adaptseg.core.labels import IGNORE
+from paddle_adaptseg.data.augment import Crop, borders, normalise, random_crop, recoloured, scaled_size
+from paddle_adaptseg.data.batch import Areas, Batch, Borders
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.loader import Positions, load
-from paddle_adaptseg.data.quarantine import Fault, Quarantine, Resized, Sample, collate, separate
+from paddle_adaptseg.data.quarantine import DOMAINS, Fault, Quarantine, Resized, Sample, collate, separate
 from paddle_adaptseg.data.rare_classes import RareSampler, first_good, is_enough
 
-_ORDER, _CHANGE = 0, 1  # separate random streams
+_ORDER, _CHANGE, _TOGETHER = 0, 1, 3  # separate random streams, beside that of rare_classes.py
 
 
 def shuffled_index(seed: int, stream: int, position: int, length: int) -> int:
@@ -32,24 +34,31 @@ def _order(seed: int, stream: int, epoch: int, length: int) -> np.ndarray:
     return np.random.default_rng([seed, stream, _ORDER, epoch]).permutation(length)
 
 
+SOURCE, TARGET, LABELLED = range(len(DOMAINS))  # streams; every random choice is keyed by their number
+
+
 class PairStream(Dataset):
-    """Samples by position: a labelled source image with, when there is a target, an unlabelled target image.
+    """Samples by position: a labelled source image, an unlabelled and a labelled target image, each where it is read.
 
     An unusable item is replaced by the next usable one of its domain, up to `spares` places further on.
     """
 
     def __init__(
         self,
-        source: DomainFiles,
+        source: Optional[DomainFiles],
         target: Optional[DomainFiles],
         change: Augment,
         seed: int,
         spares: int = 0,
         rare: Optional[RareSampler] = None,
+        margins: Margins = (0.0, 0.0, 0.0, 0.0),
+        together: int = 1,
+        labelled: Optional[DomainFiles] = None,
     ) -> None:
         super().__init__()
+        self.margins, self.together = margins, together  # of the target's picture; images of a step
         self.rare = rare  # draws the source's items, where they are not taken in turn
-        self.domains = [d for d in (source, target) if d is not None]
+        self.domains = {n: files for n, files in enumerate((source, target, labelled)) if files is not None}
         self.change, self.seed, self.spares = change, seed, spares
 
     def __len__(self) -> int:
@@ -59,12 +68,22 @@ class PairStream(Dataset):
         arrays: list[np.ndarray] = []
         faults: list[Fault] = []
         resized: list[str] = []
-        for stream, files in enumerate(self.domains):
+        for stream, files in self.domains.items():
             found = self._usable(stream, files, position, faults, resized)
             if found is None:
                 return Sample(None, faults, resized)
             arrays += found
         return Sample(arrays, faults, resized)
+
+    def by_name(self, arrays: Sequence, pixels: Pixels) -> dict[str, Tensor]:
+        """The columns of a batch under the names that they have in it."""
+        rest, found = iter(arrays), {}
+        for stream, files in self.domains.items():
+            name = ("source", "target", "labelled")[stream]
+            found[f"{name}_image"] = normalise(next(rest), pixels)
+            if files.labelled:
+                found[f"{name}_label"] = next(rest).astype("int64")
+        return found
 
     def names(self, positions: Sequence[int], faults: Sequence[Fault] = ()) -> tuple[str, ...]:
         """The files behind positions, for error messages."""
@@ -72,12 +91,12 @@ class PairStream(Dataset):
         return tuple(
             files.name(self._index(stream, files, position, passed.count((position, stream))))
             for position in positions
-            for stream, files in enumerate(self.domains)
+            for stream, files in self.domains.items()
         )
 
     def areas(self, stream: int, positions: Sequence[int]) -> Areas:
         """The part of each image that is not padding; None where the settings never pad."""
-        if stream >= len(self.domains):
+        if stream not in self.domains:
             return None
         size = self.domains[stream].size
         width, height = self.change.crop or size
@@ -86,15 +105,34 @@ class PairStream(Dataset):
         sizes = [scaled_size(size, self.change, self._generator(stream, position)) for position in positions]
         return tuple((min(1.0, high / height), min(1.0, wide / width)) for wide, high in sizes)
 
+    def borders(self, positions: Sequence[int]) -> Borders:
+        """The margins of the target's picture within each target image; None where there are none."""
+        if TARGET not in self.domains or not any(self.margins):
+            return None
+        size, found = self.domains[TARGET].size, []
+        for position in positions:
+            rng = self._generator(TARGET, position)
+            scaled = scaled_size(size, self.change, rng)
+            crop = random_crop(scaled, size, self.change, rng, self._shared(TARGET, position))
+            found.append(borders(size, scaled, crop, self.margins))
+        return tuple(found)
+
+    def _shared(self, stream: int, position: int) -> Optional[np.random.Generator]:
+        """What decides about the mirror where one draw does so for all images of a batch."""
+        if not self.change.mirror_together:
+            return None
+        return np.random.default_rng([self.seed, stream, _TOGETHER, position // self.together])
+
     def _generator(self, stream: int, position: int, *attempt: int) -> np.random.Generator:
         """The random changes to the image at a position; the first of them is its scale, which no attempt changes."""
         return np.random.default_rng([self.seed, stream, _CHANGE, position, *attempt])
 
     def _index(self, stream: int, files: DomainFiles, position: int, further: int) -> int:
-        if self.rare is not None and stream == 0:
+        if self.rare is not None and stream == SOURCE:
             first = self.rare.draw(position)[1]
         else:
-            first = shuffled_index(self.seed, stream, position, len(files))
+            part, start, length = files.drawn_from(self.seed, position)
+            first = start + shuffled_index(self.seed, stream if part is None else part, position, length)
         return (first + further) % len(files)
 
     def _usable(
@@ -115,18 +153,25 @@ class PairStream(Dataset):
     def _item(self, stream: int, files: DomainFiles, position: int, index: int, resized: list[str]) -> list[np.ndarray]:
         rng = self._generator(stream, position)
         size = scaled_size(files.size, self.change, rng)
-        image, label, note = files.pair(index, size) if stream == 0 else (files.image(index, size), None, "")
-        resized += [note] if note else []
+        reading = files.reading(index, size)
+        resized += [reading.note] if reading.note else []
+        if reading.label is None:
+            crop = random_crop(size, files.size, self.change, rng, self._shared(stream, position))
+            return [recoloured(crop.of(reading.image, 0), self.change, rng)]
+        cut = reading.label
 
-        def change(attempt: int) -> list[np.ndarray]:
+        def change(attempt: int) -> tuple[Crop, np.random.Generator, np.ndarray]:
+            """A crop of the label; its image is cut only where the crop is used."""
             again = self._generator(stream, position, attempt) if attempt else rng
-            pair = augment(image, label, files.size, self.change, again)
-            return [array for array in pair if array is not None]
+            crop = random_crop(size, files.size, self.change, again, self._shared(stream, position))
+            return crop, again, crop.of(cut, IGNORE)
 
-        if self.rare is None or stream:
-            return change(0)
-        wanted, rule = self.rare.draw(position)[0], self.rare.rule
-        return first_good(change, lambda pair: is_enough(pair[1], wanted, rule), rule.tries)[1]
+        if self.rare is None or stream != SOURCE:
+            crop, rng, label = change(0)
+        else:
+            wanted, rule = self.rare.draw(position)[0], self.rare.rule
+            crop, rng, label = first_good(change, lambda c: is_enough(c[2], wanted, rule), rule.tries)[1]
+        return [recoloured(crop.of(reading.image, 0), self.change, rng), label]
 
 
 def train_batches(
@@ -145,19 +190,22 @@ def train_batches(
         odd.report(resized)
         if not arrays:
             raise DataError(f"{faults[-1].reason}; no usable item follows within data.quarantine={stream.spares}")
-        source, label, *target = arrays
+        found = stream.by_name(arrays, pixels)
         yield Batch(
-            normalise(source, pixels),
-            label.astype("int64"),
-            normalise(target[0], pixels) if target else None,
+            found.get("source_image"),
+            found.get("source_label"),
+            found.get("target_image"),
             stream.names(positions.common(number), faults),
-            source_areas=stream.areas(0, positions.own(number)),
-            target_areas=stream.areas(1, positions.own(number)),
+            source_areas=stream.areas(SOURCE, positions.own(number)),
+            target_areas=stream.areas(TARGET, positions.own(number)),
+            target_borders=stream.borders(positions.own(number)),
             positions=tuple(positions.own(number)),
+            labelled_image=found.get("labelled_image"),
+            labelled_label=found.get("labelled_label"),
         )
 
 
 def batch_bytes(stream: PairStream, batch_size: int) -> int:
     """Size of one batch on its way from a worker."""
-    sizes = [stream.change.crop or files.size for files in stream.domains]
+    sizes = [stream.change.crop or files.size for files in stream.domains.values()]
     return batch_size * sum(4 * width * height for width, height in sizes)

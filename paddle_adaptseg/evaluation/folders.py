@@ -8,10 +8,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from paddle_adaptseg.core.errors import DataError, shorten
 from paddle_adaptseg.core.labels import LabelSpace
+from paddle_adaptseg.core.progress import progress
 from paddle_adaptseg.data.catalog import LabelSource, dataset_spec
 from paddle_adaptseg.data.decode import LABELS, decode_ids
 from paddle_adaptseg.data.files import Ref
@@ -53,7 +53,7 @@ def score_folders(
         return part
 
     with ThreadPoolExecutor(workers) as pool:  # decoding and counting release the interpreter
-        for part in tqdm(pool.map(one, pairs), "compare", len(pairs), unit="image", disable=None):
+        for part in progress(pool.map(one, pairs), "compare", len(pairs)):
             matrix.merge(part)
     return matrix
 

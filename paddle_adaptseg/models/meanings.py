@@ -46,4 +46,11 @@ PART_KEYWORDS: Mapping[str, str] = {
     "kernel": "kernel of the fusion conv",
     "isa_channels": "channels of queries and keys of the fusion isa",
     "down_factor": "height and width of the windows of the fusion isa",
+    "network": "the network that hrda wraps: a section like `model` itself, with one head (`aux: false`)",
+    "crop": "hrda's detail crop in training, and its detail windows elsewhere [width, height]",
+    "divisible": "the corner of the detail crop is a multiple of it",
+    "classwise": "whether each class has a scale attention of its own",
+    "attention_width": "channels of the head that computes the scale attention",
+    "compare": "which features feature distance compares: of the `context`, or of `all` scales",
+    "detail_batch": "detail windows that are computed at once where no gradient is needed; 0: all",
 }

@@ -39,7 +39,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "ours": Kind(
         "weights of this project",
-        lambda arrays: any(name.startswith(("backbone.", "heads.", "stem.")) for name in arrays),
+        lambda arrays: any(name.startswith(("backbone.", "heads.", "stem.", "network.")) for name in arrays),
     ),
     "paddleseg_resnet_vd": Kind(
         "ImageNet ResNet_vd of PaddleSeg and PaddleClas: RGB mean and deviation, deep stem, averaged shortcuts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,9 @@ def find_weights(origin: str | Path) -> Path:
         if name in known:
             return known[name]
     wanted = f"weights '{which}'" if which else "weights (expected best.pdparams or weights/step_*.pdparams)"
-    raise CheckpointError(f"folder '{path}' holds no {wanted}; known: {shorten(known) or 'none'}")
+    runs = sorted(p.parent.relative_to(path).as_posix() for p in path.rglob("config.yml")) if not known else []
+    inside = f"it holds runs, name one: {shorten(runs)}" if runs else f"known: {shorten(known) or 'none'}"
+    raise CheckpointError(f"folder '{path}' holds no {wanted}; {inside}")
 
 
 def weights_by_step(run: Path) -> dict[int, Path]:
@@ -90,7 +93,9 @@ def kind_for(weights: Weights, config: Config) -> Optional[str]:
 def fill_segmenter(segmenter: Segmenter, origin: str, config: Config, partial: bool = False) -> str:
     """Load weights that a configuration names; returns a line that says what a partial load left out."""
     path = find_weights(origin)
-    arrays, kind = translated_weights(path, config)
+    weights = read_weights(path)
+    segmenter, config = wrapped(segmenter, weights, config)
+    arrays, kind = fitting_weights(weights, path, config)
     if kind.seen and not config.run.restore_labelled:
         raise CheckpointError(
             f"'{path}' has seen {kind.seen}, so what is trained from it is no adaptation to them; "
@@ -98,6 +103,14 @@ def fill_segmenter(segmenter: Segmenter, origin: str, config: Config, partial: b
         )
     report = load_arrays(segmenter, arrays, f"'{path}'", partial, new_heads=True, absent=kind.absent)
     return f"weights from {path}: {kind.title}" + (f"; initialised anew: {'; '.join(report)}" if report else "")
+
+
+def wrapped(segmenter: Segmenter, weights: Weights, config: Config) -> tuple[Segmenter, Config]:
+    """Where weights go: those of a plain network into the one that hrda wraps, with a configuration of that one."""
+    inner = config.model.params.get("network")
+    if inner is None or any("scale_attention" in name or name.startswith("network.") for name in weights.arrays):
+        return segmenter, config
+    return segmenter.network, dataclasses.replace(config, model=Component.from_plain(inner, "model.network"))
 
 
 def _trained_with(weights: Weights, path: Path, kind: Kind) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -164,6 +177,12 @@ def saved_config(config: Config, where: Path, overrides: Sequence[str] = ()) -> 
     return override(config, *overrides)
 
 
+def own_config(path: Path, overrides: Sequence[str] = ()) -> Optional[Config]:
+    """The configuration inside a weights file of this project, with overrides; None where there is none."""
+    text = read_weights(path).config
+    return override(parse_config(text, f"configuration inside '{path}'"), *overrides) if text else None
+
+
 def load_model(
     origin: str | Path, config: Optional[Config] = None, overrides: Sequence[str] = ()
 ) -> tuple[Segmenter, Config]:
@@ -179,6 +198,19 @@ def load_model(
     runtime.set_accelerate(config.run.accelerate)
     with runtime.fresh_names():
         model = build_model(config.model, len(label_space(config)))
+    load_arrays(model, fitting_weights(weights, path, config)[0], f"'{path}'")
+    return model, config
+
+
+def load_trained(origin: str | Path) -> tuple[Segmenter, Config]:
+    """A network as its own weights file configures it, among the networks of a run: nothing of the run is changed."""
+    path = find_weights(origin)
+    weights = read_weights(path)
+    if not weights.config:
+        raise CheckpointError(f"'{path}' carries no configuration, so nothing says which network it is of")
+    config = parse_config(weights.config, f"configuration inside '{path}'")
+    check_plugins(config.plugins, f"'{path}'")
+    model = build_model(config.model, len(label_space(config)))
     load_arrays(model, fitting_weights(weights, path, config)[0], f"'{path}'")
     return model, config
 
