@@ -154,6 +154,14 @@ def test_feature_distance_and_resuming_are_exact(small, tmp_path):
     assert set(expected) == set(found) and all(np.array_equal(expected[k], found[k]) for k in expected)
 
 
+def test_a_network_of_paddleseg_is_distilled_into_another(small, weights, tmp_path):
+    teacher = weights("SegFormer-B0")
+    config = small("toy/distil", "DeepLabV3+", f"method.teacher_weights={teacher}", "run.eval_every=2")
+    result = fit(config)
+    assert result.step == 2
+    assert 100 * evaluate(tmp_path / "run")[0].miou() == pytest.approx(result.miou)
+
+
 def save_as_paddleseg(net, path):
     """A .pdparams as PaddleSeg's training writes it."""
     paddle.save(net.state_dict(), str(path))
