@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from pathlib import Path
 
 import numpy as np
@@ -338,9 +337,8 @@ def paddleseg_scores(folder, monkeypatch):
 @pytest.mark.parametrize("name", ["PP-MobileSeg", "OCRNet"])
 def test_what_is_given_back_to_paddleseg_scores_there_as_here(name, weights, tmp_path, monkeypatch, capsys):
     path = weights(name)
-    arguments = ["export", "--restore-from", str(path), "--output", str(tmp_path / "back"), "--format", "paddleseg"]
-    monkeypatch.setattr("sys.argv", arguments)
-    assert importlib.import_module("export").main() == 0
+    arguments = ["--restore-from", str(path), "--output", str(tmp_path / "back"), "--format", "paddleseg"]
+    assert pages.call(monkeypatch, "export", arguments) == 0
     assert "3 validation images with labels as train ids" in capsys.readouterr().out
     matrix, _ = evaluate(path)
     assert (matrix.counts.sum(axis=0) > 0).sum() > 3  # it predicts several classes
