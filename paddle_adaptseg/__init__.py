@@ -33,6 +33,10 @@ _LAZY = {
 __all__ = [*_LAZY, "__version__"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str):
     """Load a public name on first use, so that `--help` needs no Paddle."""
     if name not in _LAZY:

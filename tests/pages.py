@@ -36,6 +36,7 @@ PROGRAMS = (
     "python",
     "make",
     "pip",
+    "paddle-adaptseg",
     "jupyter",
     "visualdl",
     "git",
@@ -47,6 +48,9 @@ PROGRAMS = (
     "docker",
     "pre-commit",
 )
+INLINE = ("python", "make", "pip", "paddle-adaptseg")  # programs whose calls inside a sentence are tried
+SCRIPTS = {"convert": "convert_weights"}  # commands whose script in tools/ has another name
+MODULES = {script: command for command, script in SCRIPTS.items()}
 # What is not even planned, and why.
 EXCEPTIONS = {
     "jupyter": "a server that runs until it is stopped",
@@ -89,7 +93,9 @@ def commands(path: Path) -> list[str]:
     found = [line for kind, block in fences(text) if kind in SHELL for line in lines_of(block)]
     prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S)
     inline = (" ".join(code.split()) for code in re.findall(r"`([^`\n]+)`", prose))
-    return found + [code for code in inline if code.split()[0] in ("python", "make", "pip") and " " in code]
+    return found + [
+        code for code in inline if code.split()[0] in ("python", "make", "pip", "paddle-adaptseg") and " " in code
+    ]
 
 
 def words_of(command: str) -> list[str]:
@@ -104,6 +110,10 @@ def words_of(command: str) -> list[str]:
     if words[1:3] == ["-m", "paddle.distributed.launch"]:
         tool = next(i for i, word in enumerate(words) if word.startswith("tools/"))
         words = [words[0], *words[tool:]]
+    if words[1:3] == ["-m", "paddle_adaptseg"]:
+        words = ["paddle-adaptseg", *words[3:]]
+    if words[0] == "paddle-adaptseg" and len(words) > 1:
+        words = ["python", f"tools/{SCRIPTS.get(words[1], words[1].replace('-', '_'))}.py", *words[2:]]
     return words
 
 
@@ -141,7 +151,7 @@ def call(monkeypatch, tool: str, arguments: list[str], *more: str):
         arguments = [*arguments, *([] if "-o" in arguments else ["-o"]), *more]
     monkeypatch.setattr("sys.argv", [tool, *arguments])
     try:
-        return importlib.import_module(tool).main()
+        return importlib.import_module(f"paddle_adaptseg.lab.commands.{MODULES.get(tool, tool)}").main()
     except SystemExit as stop:
         pytest.fail(f"{tool} {' '.join(arguments)}: the parser refuses it (exit code {stop.code})")
 

@@ -121,7 +121,7 @@ class VFMReplay(Replay):
         source, label = mirrored(source, flips["source"]), mirrored(label, flips["source"])
         if not self.adapts:
             return Batch(self.images(source), paddle.to_tensor(label), None)
-        borders = tuple(map(tuple, c["margins"])) if c["margins"] else None
+        borders = tuple(map(tuple, [*c["margins"], *[[0] * 4] * c["n"]][: c["n"]])) if c["margins"] else None
         target = self.images(mirrored(target, flips["target"]))
         return Batch(self.images(source), paddle.to_tensor(label), target, target_borders=borders)
 
@@ -267,7 +267,7 @@ def score_picture(part: dict) -> Scored:
         part["salt"], 1, part["picture"], 19, part["label_cell"]
     )[0].astype(np.uint8)  # fmt: skip
     label[np.isin(label, part.get("absent", []))] = IGNORE
-    height, width = (round(n * side / min(part["picture"])) for n in part["picture"])
+    height, width = (round(n * (side / min(part["picture"]))) for n in part["picture"])
     image = np.asarray(Image.fromarray(picture).resize((width, height), Image.BILINEAR))
     label = resize_label(label, (width, height))
     options = PLAIN.within(Eval((side, side), (side // 2, side // 2), "softmax"))

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "training": CONFIG | {"cpu", "data", "evaluation", "methods", "models", "training", "weights"},
     "lab": CONFIG | {"data", "deploy", "evaluation", "lab", "methods", "models", "training", "weights"},
     "__init__": {"core.runtime"},
+    "__main__": {"core"},
 }
 # Libraries that live in one place each.
 ONLY_IN = {
@@ -39,7 +40,7 @@ ONLY_IN = {
     "torch": set(),
     "paddle2onnx": {"deploy"},
     "onnxruntime": {"deploy"},
-    "argparse": set(),
+    "argparse": {"lab"},
     "matplotlib": {"evaluation", "lab"},
     "xlsxwriter": {"evaluation"},
 }
@@ -122,7 +123,8 @@ def test_labels_are_chosen_in_one_place_and_inside_exported_programs():
 
 
 def test_the_house_has_at_most_twelve_entries_and_no_file_imports_in_a_circle():
-    assert len([p for p in PACKAGE.iterdir() if p.name != "__pycache__"]) <= 12
+    asked_for_by_python = {"__pycache__", "__main__.py"}
+    assert len([p for p in PACKAGE.iterdir() if p.name not in asked_for_by_python]) <= 12
     arrows = {module(path): imported(path, at_import=True) & MODULES for path in FILES}
     done: set[str] = set()
 
@@ -160,8 +162,8 @@ def test_rooms_and_functions_are_small_and_files_say_what_lives_there(path):
 
 
 def test_tools_are_thin():
-    for path in (ROOT / "tools").glob("*.py"):
-        assert path.read_text(encoding="utf-8").count("\n") < 70, path
+    for path in [*(ROOT / "tools").glob("*.py"), *(PACKAGE / "lab/commands").glob("*.py")]:
+        assert path.read_text(encoding="utf-8").count("\n") < 110, path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -11,6 +11,7 @@ from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.augment import margin_sizes
 from paddle_adaptseg.data.catalog import DATASETS
 from paddle_adaptseg.methods import build_method
+from paddle_adaptseg.methods.base import Trained
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.recompute import blocks_of
 from paddle_adaptseg.training.optim import build_players
@@ -43,10 +44,11 @@ def test_an_experiment_loads_builds_and_tells_what_to_expect(path):
     config = load_config(path, shallow(path))
     names = label_space(config).names
     make_segmenter = lambda *weights: build_model(config.model, len(names))  # noqa: E731
-    method = build_method(config.method, make_segmenter(), len(names), make_segmenter, names=names)
+    trained = lambda path: Trained(make_segmenter(), config.data.pixels, names)  # noqa: E731
+    method = build_method(config.method, make_segmenter(), len(names), make_segmenter, names=names, trained=trained)
     players = build_players(method, config)
     assert set(players) == set(method.players())
-    for domain in (config.data.source, config.data.target, config.data.validation):
+    for domain in (*config.data.all_sources().values(), config.data.target, config.data.validation):
         assert domain.split in DATASETS[domain.dataset].splits
     assert config.run.output.endswith(str(path.relative_to(ROOT / "configs").with_suffix("")))
 

@@ -8,11 +8,11 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_adaptseg.config.schema import Component
+from paddle_adaptseg.config.schema import Component, Pixels
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods import METHODS, Clock, build_method
-from paddle_adaptseg.methods.base import Ramp
+from paddle_adaptseg.methods.base import Ramp, Trained
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.training.run import fit
 
@@ -53,6 +53,18 @@ VARIANTS = {
         "output_adversarial",
         {**ADV, "masked": {**MASKED, "teacher": {}}, "feature_distance": NEAR},
     ),
+    "source_free": (
+        "source_free",
+        {
+            "weights": {"main": 1.0},
+            "entropy": 0.1,
+            "diversity": 0.1,
+            "balance": 0.5,
+            "pseudo_labels": SURE,
+            "augment": None,
+        },
+    ),
+    "distil": ("distil", {"teacher_weights": "x", "weights": {"main": 1.0, "aux": 0.1}, "seg_weights": SEG}),
     "clan_plain": ("clan", {"preheat": 5, "discriminator_width": 4}),
     "clan_weighted": ("clan", {"preheat": -1, "discriminator_width": 4}),
 }
@@ -76,7 +88,8 @@ MODELS = {
 }
 # by the first word of a term's name
 PLAYERS = {"seg": "segmenter", "adv": "segmenter", "d": "discriminators", "ent": "segmenter", "target": "segmenter",
-           "weight": "segmenter", "mix": "segmenter", "masked": "segmenter", "fd": "segmenter"}  # fmt: skip
+           "weight": "segmenter", "mix": "segmenter", "masked": "segmenter", "fd": "segmenter", "pseudo": "segmenter",
+           "diversity": "segmenter", "distil": "segmenter"}  # fmt: skip
 
 
 def build(variant):
@@ -87,7 +100,12 @@ def build(variant):
     def make_segmenter():
         return build_model(Component(network, MODELS.get(variant, {"width": 8})), CLASSES)
 
-    method = build_method(Component(name, params), make_segmenter(), CLASSES, make_segmenter)
+    def trained(path):
+        return Trained(make_segmenter(), Pixels(), tuple(map(str, range(CLASSES))))
+
+    method = build_method(Component(name, params), make_segmenter(), CLASSES, make_segmenter, trained=trained)
+    if name == "source_free":
+        method.shares.set_value(paddle.arange(1, CLASSES + 1).astype("float32") / sum(range(CLASSES + 1)))
     for part in method.parts():
         part.loaded()
         for parameter in part.fixed.parameters() if hasattr(part, "fixed") else ():

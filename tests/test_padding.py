@@ -13,11 +13,12 @@ from conftest import ROOT
 from paddle import nn
 from test_methods import VARIANTS, batch
 
-from paddle_adaptseg.config.schema import Component
+from paddle_adaptseg.config.schema import Component, Pixels
 from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data import TrainData
 from paddle_adaptseg.data.augment import normalise
 from paddle_adaptseg.methods import METHODS, Clock, build_method
+from paddle_adaptseg.methods.base import Trained
 from paddle_adaptseg.models.segmenter import Segmenter
 
 AREAS = ((0.5, 0.75), (1.0, 0.25))
@@ -49,8 +50,14 @@ class Pointwise(Segmenter):
 def pointwise(variant):
     paddle.seed(3)
     name, params = VARIANTS[variant]
-    network = Pointwise(("first", "second") if name == "clan" else ("main", "aux"))
-    return build_method(Component(name, params), network, 4)
+
+    def make():
+        return Pointwise(("first", "second") if name == "clan" else ("main", "aux"))
+
+    names = tuple(map(str, range(4)))
+    return build_method(
+        Component(name, params), make(), 4, make, names=names, trained=lambda path: Trained(make(), Pixels(), names)
+    )
 
 
 def padded(fill, image, areas):
@@ -78,6 +85,7 @@ def scaled_batch(fill=0.0, areas=AREAS):
 def outcome(method, given):
     """All terms, and the gradients that they give together."""
     terms = {}
+    method.before_step([given], Clock(3, 10))
     for group in method.losses(given, Clock(3, 10, watch=True)):
         sum(term.weight * term.loss for term in group.values()).backward()
         terms.update(group)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+import re
 import resource
 import subprocess
 import sys
@@ -12,7 +15,10 @@ import pytest
 from conftest import LIMIT, tiny_overrides
 from PIL import Image
 
+import paddle_adaptseg
+from paddle_adaptseg.__main__ import COMMANDS
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
+from paddle_adaptseg.lab.commands.arguments import add_override, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -145,3 +151,79 @@ def test_make_toy_writes_once(tmp_path):
     assert "written" in tool("make_toy", *arguments).stdout
     assert "already there" in tool("make_toy", *arguments).stdout
     assert not write_toy_pair(tmp_path, ToySpec(source=2, target=1, validation=1))
+
+
+def command(*arguments, cwd=ROOT):
+    words = [sys.executable, "-m", "paddle_adaptseg", *map(str, arguments)]
+    found = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=found, timeout=LIMIT, check=False)
+
+
+def test_the_package_is_a_command_line_whose_commands_are_the_tools(tmp_path):
+    page = command("--help", cwd=tmp_path)
+    assert page.returncode == 0
+    for name, (module, text) in COMMANDS.items():
+        assert f"  {name} " in page.stdout and text in page.stdout
+        assert (ROOT / "paddle_adaptseg/lab/commands" / f"{module}.py").is_file()
+    scripts = {
+        text for path in (ROOT / "tools").glob("*.py") for text in re.findall(r'run\("([\w-]+)"\)', path.read_text())
+    }
+    assert scripts == set(COMMANDS)
+    assert command("--version").stdout == f"paddle-adaptseg {paddle_adaptseg.__version__}\n"
+    wrong = command("trian")
+    assert wrong.returncode == 2 and "did you mean 'train'?" in wrong.stderr
+
+
+def test_the_projects_configurations_are_known_by_name_in_any_folder(tmp_path):
+    done = command("train", "--config", "gta5_cityscapes/adaptsegnet_multi", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 1 and "problems; nothing was trained or written" in done.stdout
+    assert "WARNING: published results start from ImageNet weights" in done.stdout
+    wrong = command("train", "--config", "gta5_citscapes/dacs", "--dry-run", cwd=tmp_path)
+    assert wrong.returncode == 2 and "did you mean 'gta5_cityscapes/dacs'" in wrong.stderr
+
+
+def test_an_override_ends_where_the_next_argument_begins(monkeypatch):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("inputs", nargs="+")
+    parser.add_argument("--flag", action="store_true")
+    add_override(parser)
+    for words in ("-o a=1 b=2 street.jpg --flag", "street.jpg --flag -o a=1 b=2", "--flag -o a=1 -o b=2 street.jpg"):
+        found = parse(parser, words.split())
+        assert (found.inputs, found.flag, found.override) == (["street.jpg"], True, ["a=1", "b=2"])
+    assert parse(parser, ["x", "-o", "wrong"]).override == ["wrong"]  # and the configuration says what is wrong
+
+
+def test_flags_of_the_originals_that_do_nothing_are_refused_with_what_does():
+    for flag, text in (("--random-mirror", "data.augment.mirror=true"), ("--not-restore-last", "leave it out")):
+        done = command("train", flag)
+        assert done.returncode == 2 and text in done.stderr
+
+
+def test_training_the_toy_pair_again_goes_to_a_new_folder(trained, tmp_path):
+    _, options, _ = trained
+    own = f"run.output={tmp_path / 'run'}"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yml").touch()
+    done = tool("train", "-o", *options, own, "run.save_every=2", "schedule.stop=2")
+    assert done.returncode == 0 and f"this one goes to {tmp_path / 'run_2'} (--continue-train" in done.stdout
+    assert (tmp_path / "run_2/best.pdparams").is_file()
+
+
+def test_own_weights_are_inspected_with_the_configuration_inside_them(trained):
+    folder, _, _ = trained
+    done = tool("convert_weights", folder / "best.pdparams")
+    assert done.returncode == 0, done.stderr
+    assert "weights of this project" in done.stdout and "0 missing, 0 unused, 0 of another shape" in done.stdout
+
+
+def test_a_folder_of_runs_is_answered_with_its_runs(trained):
+    folder, _, _ = trained
+    done = tool("eval", "--restore-from", folder.parent, "--step", "latest")
+    assert done.returncode == 2 and f"it holds runs, name one: {folder.name}" in done.stderr
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(trained, tmp_path):
+    folder, options, _ = trained
+    (tmp_path / "file").touch()
+    done = tool("eval", "--restore-from", folder / "best.pdparams", "--report", tmp_path / "file" / "report")
+    assert done.returncode == 2 and "cannot write" in done.stderr and "mIoU" not in done.stdout

@@ -1,43 +1,7 @@
 #!/usr/bin/env python3
-"""Train several configurations on the same pair over several seeds and write one table and chart. Resumable."""
+"""`paddle-adaptseg compare`, from a clone of the project."""
 
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-from _cli import numbers, run
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("configs", nargs="+", help="YAML files; their names are the table's rows")
-    parser.add_argument("--seeds", default="0,1,2", type=numbers, help="comma-separated")
-    parser.add_argument("--output", default="checkpoint/compare", help="folder of all runs and results")
-    parser.add_argument("--baseline", help="the row over which lift is counted; default: source_only, if it is there")
-    parser.add_argument("--parallel", type=int, default=0, help="trainings at once; default: a core each")
-    parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    args = parser.parse_args()
-    from paddle_adaptseg.core import runtime
-
-    runtime.import_paddle()
-    from paddle_adaptseg.config.conversion import lookup
-    from paddle_adaptseg.data.toy import ensure_toy
-    from paddle_adaptseg.lab.compare import run_study, study_jobs, write_study
-
-    folder, seeds = Path(args.output), args.seeds
-    jobs = study_jobs(args.configs, seeds, folder, args.override)
-    for by_seed in jobs.values():
-        ensure_toy(by_seed[0].config.data.source.root)
-    if args.baseline:
-        lookup(jobs, args.baseline, "baseline")
-    baseline = args.baseline or ("source_only" if "source_only" in jobs else None)
-    rows = run_study(jobs, baseline, args.parallel or runtime.cpu_count())
-    paths = write_study(rows, folder, f"{len(seeds)} seeds, {len(rows)} methods")
-    print(paths[1].read_text(encoding="utf-8"))
-    print("written: " + ", ".join(map(str, paths)))
-    return 0
-
+from _cli import run
 
 if __name__ == "__main__":
-    run(main)
+    run("compare")

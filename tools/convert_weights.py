@@ -1,55 +1,7 @@
 #!/usr/bin/env python3
-"""Convert weights of any known kind to this project's .pdparams, with a configuration inside; says what it found."""
-
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
+"""`paddle-adaptseg convert`, from a clone of the project."""
 
 from _cli import run
 
-
-def check(path: Path, name: str) -> int:
-    from paddle_adaptseg.weights.reader import read_weights
-    from paddle_adaptseg.weights.zoo import check_entry, find_entry
-
-    arrays = read_weights(path).arrays
-    name, entry = find_entry(path, arrays, name)
-    print(f"{path}: compared with {name}, {entry.project}")
-    results = check_entry(path, arrays, entry)
-    print("\n".join(f"{'ok   ' if good else 'WRONG'} {line}" for good, line in results))
-    return 0 if all(good for good, _ in results) else 1
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", help="a .pth, .pt or .pdparams file")
-    parser.add_argument("output", nargs="?", help="where to write; without it the file is only inspected")
-    parser.add_argument(
-        "--check",
-        nargs="?",
-        const="",
-        metavar="ENTRY",
-        help="only compare with the model zoo; exit code 1 if it differs",
-    )
-    parser.add_argument("--config", default="configs/gta5_cityscapes/adaptsegnet_multi.yml")
-    parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    args = parser.parse_args()
-    if args.check is not None and args.override:
-        parser.error("--check compares with the model zoo and reads no configuration: leave out -o")
-    from paddle_adaptseg import load_config
-    from paddle_adaptseg.core import runtime
-
-    runtime.import_paddle()
-    from paddle_adaptseg.weights.load import convert_weights
-
-    if args.check is not None:
-        return check(Path(args.source), args.check)
-    config = load_config(args.config, args.override)
-    for line in convert_weights(Path(args.source), Path(args.output) if args.output else None, config):
-        print(line)
-    return 0
-
-
 if __name__ == "__main__":
-    run(main)
+    run("convert")

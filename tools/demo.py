@@ -1,44 +1,7 @@
 #!/usr/bin/env python3
-"""Train source-only and AdaptSegNet on a generated street-scene pair and compare them on unseen target scenes."""
+"""`paddle-adaptseg demo`, from a clone of the project."""
 
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-from _cli import numbers, run
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", default="0", type=numbers, help="each has scenes and initial weights of its own")
-    parser.add_argument("--table", help="also write the table over seeds to this Markdown file")
-    parser.add_argument("--fresh", action="store_true", help="train again what is already trained")
-    args = parser.parse_args()
-    from paddle_adaptseg.core import runtime
-
-    runtime.import_paddle()
-    from paddle_adaptseg.lab import demo
-
-    print(runtime.environment())
-    comparisons, jobs = demo.compare(args.seeds, args.fresh)
-    first = next(iter(jobs.values()))
-    print("\n" + demo.class_table(comparisons[0], first["adapted"].config))
-    if len(comparisons) > 1:
-        print("\n" + demo.seeds_table(comparisons))
-    if args.table:
-        text = f"# The demo's recipe over seeds\n\nWritten by `make demo-seeds` on {runtime.environment()}.\n\n"
-        Path(args.table).write_text(text + demo.seeds_table(comparisons) + "\n", encoding="utf-8")
-    path = first["adapted"].folder.parent / "demo.png"
-    demo.figure(first, path)
-    print(f"\nfigure:      {path}")
-    print(f"checkpoints: {', '.join(str(job.folder) for job in first.values())}")
-    print(f"curves:      .venv/bin/visualdl --logdir {path.parent}")
-    mean = {name: sum(c.miou(name) for c in comparisons) / len(comparisons) for name in demo.METHODS}
-    before, after = mean.values()
-    print(f"lift: source-only {before:.2f}, adapted {after:.2f}, {after - before:+.2f} mIoU")
-    return 0
-
+from _cli import run
 
 if __name__ == "__main__":
-    run(main)
+    run("demo")

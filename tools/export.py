@@ -1,46 +1,7 @@
 #!/usr/bin/env python3
-"""Export weights as a program that takes an RGB image and gives class indices, for Paddle Inference or ONNX."""
+"""`paddle-adaptseg export`, from a clone of the project."""
 
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-from _cli import numbers, run
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--restore-from", required=True, help="a .pdparams file or the folder of a run")
-    parser.add_argument("--output", required=True, help="folder for the program, deploy.yml and the model card")
-    parser.add_argument("--format", default="paddle", help="paddle or onnx")
-    parser.add_argument("--size", default="", help="height,width or dynamic; default: the validation size")
-    parser.add_argument("--precision", default="fp32", help="fp32, fp16, or bf16 (paddle)")
-    parser.add_argument("--config", help="YAML file; default: the configuration saved in the weights")
-    parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    args = parser.parse_args()
-    try:
-        size = None if args.size in ("", "dynamic") else numbers(args.size)
-    except ValueError:
-        parser.error(f"--size must be height,width or dynamic, not '{args.size}'")
-    from paddle_adaptseg.core import runtime
-
-    runtime.import_paddle()
-    from paddle_adaptseg.config.loading import load_config
-    from paddle_adaptseg.deploy.export import export_model
-
-    config = load_config(args.config, args.override) if args.config else None
-    made = export_model(
-        args.restore_from, Path(args.output), args.format, size, args.size == "dynamic", args.precision, config,
-        args.override,
-    )  # fmt: skip
-    print("\n".join(made.lines))
-    print(f"model card: {made.folder / 'README.md'}")
-    if not made.good(args.precision):
-        print("error: too few pixels agree; do not use this program")
-        return 1
-    return 0
-
+from _cli import run
 
 if __name__ == "__main__":
-    run(main)
+    run("export")

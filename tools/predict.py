@@ -1,42 +1,7 @@
 #!/usr/bin/env python3
-"""Label images, folders, videos or a camera with weights or an exported program. Exit code 1 if any input failed."""
-
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
+"""`paddle-adaptseg predict`, from a clone of the project."""
 
 from _cli import run
 
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="weights, a run's folder, or an exported folder")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, patterns, videos, a camera")
-    parser.add_argument("--output", required=True, help="folder for the results, named as their inputs")
-    parser.add_argument("--write", default="label,color,overlay", help="of label,color,overlay,side (videos: side)")
-    parser.add_argument("--max-frames", type=int, help="stop a video or camera after this many frames")
-    parser.add_argument("--config", help="YAML file; default: the configuration saved in the weights")
-    parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    args = parser.parse_args()
-    from paddle_adaptseg.core import distributed, runtime
-
-    runtime.import_paddle()
-    from paddle_adaptseg.config.loading import load_config
-    from paddle_adaptseg.deploy.predict import predict_files
-    from paddle_adaptseg.deploy.runners import open_runner
-
-    distributed.start()
-    with distributed.ending_together():
-        config = load_config(args.config, args.override) if args.config else None
-        runner = open_runner(args.model, config, args.override)
-        print(f"{args.model}: {runner.title}, {len(runner.space)} classes")
-        tally = predict_files(runner, args.inputs, Path(args.output), args.write.split(","), args.max_frames)
-    print(f"{tally.line()}; written to {args.output}")
-    for problem in tally.problems:
-        print(f"failed: {problem}")
-    return 1 if tally.problems else 0
-
-
 if __name__ == "__main__":
-    run(main)
+    run("predict")

@@ -1,44 +1,7 @@
 #!/usr/bin/env python3
-"""Store a configuration's images and labels at training size, so that training reads them several times faster."""
-
-from __future__ import annotations
-
-import argparse
+"""`paddle-adaptseg prepare`, from a clone of the project."""
 
 from _cli import run
 
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True)
-    parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--format", default="png", help="png (compressed) or raw (largest, fastest)")
-    parser.add_argument("--domains", default="source,target", help="of source,target,validation")
-    args = parser.parse_args()
-    from pathlib import Path
-
-    from paddle_adaptseg import load_config
-    from paddle_adaptseg.core import runtime
-
-    runtime.import_paddle()
-    from paddle_adaptseg.config.conversion import lookup
-    from paddle_adaptseg.data import label_space
-    from paddle_adaptseg.data.dataset import DomainFiles
-    from paddle_adaptseg.data.prepared import digest, is_prepared, prepare
-
-    config = load_config(args.config, args.override)
-    data = config.data
-    known = {"source": (data.source, True), "target": (data.target, False), "validation": (data.validation, True)}
-    for name in args.domains.split(","):
-        domain, labelled = lookup(known, name, "domain")
-        files = DomainFiles(domain, label_space(config), labelled)
-        if is_prepared(files, Path(data.cache), args.format):
-            print(f"{name}: already prepared in {Path(data.cache) / digest(files)}")
-            continue
-        folder, size = prepare(files, Path(data.cache), args.format, runtime.cpu_count())
-        print(f"{name}: {len(files)} items, {size / 2**20:.1f} MB in {folder}")
-    return 0
-
-
 if __name__ == "__main__":
-    run(main)
+    run("prepare")

@@ -13,16 +13,17 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from _cli import run
+from _cli import exit_with
 
 from paddle_adaptseg import __version__
 from paddle_adaptseg.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMED_IN = {"CHANGELOG.md": r"^## (\S+)", "CITATION.cff": r"^version: (\S+)"}  # file, where its newest version stands
-IN_WHEEL = ("paddle_adaptseg/weights/zoo.yml", "LICENSE", "NOTICE")
+IN_WHEEL = ("paddle_adaptseg/weights/zoo.yml", "paddle_adaptseg/configs/toy/adaptsegnet_multi.yml", "LICENSE", "NOTICE")
 USE = """import paddle_adaptseg
 from paddle_adaptseg.weights.zoo import zoo
+print(paddle_adaptseg.load_config("gta5_cityscapes/adaptsegnet_multi").method.name)
 print(f"{paddle_adaptseg.__file__}: version {paddle_adaptseg.__version__}, {len(zoo())} entries of the model zoo")"""
 
 
@@ -66,4 +67,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    exit_with(main)

@@ -1,40 +1,7 @@
 #!/usr/bin/env python3
-"""Train a grid over any keys of a configuration; results as CSV, Markdown, a figure and VisualDL HParams. Resumable."""
-
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
+"""`paddle-adaptseg sweep`, from a clone of the project."""
 
 from _cli import run
 
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file")
-    parser.add_argument("--set", action="append", required=True, metavar="KEY=A,B,C", help="a key's values; repeatable")
-    parser.add_argument("--output", help="folder of all runs and results; default: checkpoint/sweep/<configuration>")
-    parser.add_argument("--parallel", type=int, default=0, help="trainings at once; default: a core each")
-    parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    args = parser.parse_args()
-    from paddle_adaptseg.core import runtime
-
-    runtime.import_paddle()
-    from paddle_adaptseg.data.toy import ensure_toy
-    from paddle_adaptseg.lab.sweep import parse_axis, run_sweep, sweep_trials, write_sweep
-
-    config = Path(args.config)
-    folder = Path(args.output or f"checkpoint/sweep/{config.parent.name}_{config.stem}")
-    trials = sweep_trials(args.config, [parse_axis(text) for text in args.set], folder, args.override)
-    ensure_toy(trials[0].job.config.data.source.root)
-    print(f"{len(trials)} trainings in {folder}; the same command resumes an interrupted sweep", flush=True)
-    settings = run_sweep(trials, args.parallel or runtime.cpu_count())
-    seeds = len(settings[0].scores)
-    paths = write_sweep(trials, settings, folder, f"{config.parent.name}/{config.stem}, {seeds} seed{'s'[: seeds > 1]}")
-    print((folder / "table.md").read_text(encoding="utf-8"))
-    print("written: " + ", ".join(map(str, paths)))
-    return 0
-
-
 if __name__ == "__main__":
-    run(main)
+    run("sweep")

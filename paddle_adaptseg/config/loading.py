@@ -7,12 +7,13 @@ configuration can be dumped and is itself a valid file.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from paddle_adaptseg.config.conversion import check_plugins, convert, dotted, import_plugins
-from paddle_adaptseg.config.schema import AVERAGES, Config, Eval
+from paddle_adaptseg.config.schema import AVERAGES, Config, Data, Eval
 from paddle_adaptseg.config.yamltree import (
     Origins,
     check_text,
@@ -24,21 +25,57 @@ from paddle_adaptseg.config.yamltree import (
 )
 from paddle_adaptseg.core.errors import ConfigError
 
+_PACKAGE = Path(__file__).resolve().parent.parent
+# The configurations of the project: inside an installed package, or beside it in a clone.
+SHIPPED = next((f for f in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if f.is_dir()), _PACKAGE / "configs")
+
+
+def find_config(name: str | Path) -> Path:
+    """A YAML file, or one of the project's own by its name: `gta5_cityscapes/adaptsegnet_multi`."""
+    path = Path(name)
+    if path.is_file() or path.is_absolute():
+        return path
+    inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    shipped = [SHIPPED / inside, SHIPPED / f"{inside}.yml"]
+    return next((file for file in shipped if file.is_file()), path)
+
+
+def shipped_configs() -> list[str]:
+    """The names of the project's own configurations."""
+    files = (file.relative_to(SHIPPED) for file in SHIPPED.rglob("*.yml"))
+    return sorted(file.with_suffix("").as_posix() for file in files if not file.parts[0].startswith("_"))
+
 
 def load_config(path: str | Path, overrides: Iterable[str] = (), own: bool = True) -> Config:
-    """Read a YAML file with its bases, apply `key.path=value` overrides, and import its plugins.
+    """Read a YAML file, or one of the project's by name, with its bases, overrides `key.path=value` and plugins.
 
     `own` is false for a file that the user did not name: then the overrides must name the plugins that it needs.
     """
     origins, overrides = Origins(), list(overrides)
-    tree = read_tree(Path(path), origins)
+    file = find_config(path)
+    if not file.is_file():
+        raise ConfigError(f"config file '{path}' does not exist{_suggestion(str(path))}")
+    tree = read_tree(file, origins)
     for text in overrides:
         override_tree(tree, text, origins)
+    _include_paddleseg(tree)
     config = _convert(tree, origins, str(path))
     if own or named_plugins(overrides):
         import_plugins(config.plugins)
     check_plugins(config.plugins, f"'{path}'")
     return config
+
+
+def _include_paddleseg(tree: dict) -> None:
+    if isinstance(tree.get("model"), Mapping) and tree["model"].get("name") == "paddleseg":
+        from paddle_adaptseg.config.paddleseg import include_paddleseg  # most configurations do without
+
+        include_paddleseg(tree)
+
+
+def _suggestion(name: str) -> str:
+    near = difflib.get_close_matches(name.removeprefix("configs/").removesuffix(".yml"), shipped_configs(), 3)
+    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 
 def parse_config(text: str, name: str = "config") -> Config:
@@ -51,6 +88,7 @@ def override(config: Config, *overrides: str) -> Config:
     tree, origins = to_plain(config), Origins()
     for text in overrides:
         override_tree(tree, text, origins)
+    _include_paddleseg(tree)
     changed = _convert(tree, origins, "config")
     if named_plugins(overrides):
         import_plugins(changed.plugins)
@@ -69,14 +107,15 @@ def dump(config: Config) -> str:
 
 # What may change between the parts of one run without changing what it computes.
 _FREE = ("run.", "data.workers", "data.timeout", "data.quarantine", "data.cache", "data.protocols", "data.validation.",
-         "eval.", "schedule.stop", "data.source.root", "data.target.root")  # fmt: skip
-_BINDING = ("run.seed", "run.sync_norm", "run.precision", "run.loss_scale")
+         "eval.", "schedule.stop", "data.source.root", "data.target.root", "data.target_labelled.root")  # fmt: skip
+_BINDING = ("run.seed", "run.sync_norm", "run.precision")
 
 
 def differences(old: Config, new: Config) -> list[str]:
     """A line per key in which a run cannot be continued: 'key: old -> new'."""
     before, after = _flat(to_plain(old)), _flat(to_plain(new))
-    keys = [k for k in {**before, **after} if k in _BINDING or not k.startswith(_FREE)]
+    roots = [f"data.{name}.root" for name in (*old.data.all_sources(), *new.data.all_sources())]
+    keys = [k for k in {**before, **after} if k in _BINDING or not k.startswith((*_FREE, *roots))]
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
 
 
@@ -119,6 +158,24 @@ def _check_ranges(config: Config, name: str) -> None:
             raise ConfigError(f"{name}: '{path}' must {wanted}, not {to_plain(value)}")
 
 
+def _practice_ranges(data: Data) -> dict[str, tuple[Any, bool, str]]:
+    """Several sources, and target labels."""
+    named, labels = list(data.sources), data.target_labelled
+    checks: dict[str, tuple[Any, bool, str]] = {
+        "data.sources": (named, not (named and data.source), "be left out with data.source (or set data.source=null)")
+    }
+    for name, source in data.sources.items():
+        checks[f"data.sources.{name}.share"] = (source.share, source.share > 0, "be more than 0")
+    if labels is not None:
+        one = not (labels.count and labels.share)
+        checks["data.target_labelled.count"] = (labels.count, labels.count >= 0 and one, "be at least 0, without share")
+        checks["data.target_labelled.share"] = (labels.share, 0 <= labels.share <= 1, "lie in 0..1")
+        checks["data.target_labelled.seed"] = (labels.seed, labels.seed >= 0, "be at least 0")
+        chosen = bool(labels.count or labels.share or labels.list or labels.root)
+        checks["data.target_labelled"] = (labels, chosen, "name a list, root, count or share of the labelled images")
+    return checks
+
+
 def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
     """Values with whether they are possible and what they must be."""
     data, schedule, run = config.data, config.schedule, config.run
@@ -133,9 +190,9 @@ def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
         "data.augment.crop": (change.crop, change.crop is None or min(change.crop) > 0, "be more than 0"),
     }
     checks |= _window_ranges(config.eval)
-    for domain in ("source", "target", "validation"):
-        size = getattr(data, domain).size
-        checks[f"data.{domain}.size"] = (size, min(size) > 0, "be more than 0")
+    for domain, where in {**data.all_sources(), "target": data.target, "validation": data.validation}.items():
+        checks[f"data.{domain}.size"] = (where.size, min(where.size) > 0, "be more than 0")
+    checks |= _practice_ranges(data)
     for section, names in ((data, ("batch_size",)), (schedule, ("horizon", "iter_size"))):
         for key in names:
             value = getattr(section, key)

@@ -127,10 +127,30 @@ Margins = tuple[float, float, float, float]  # top, bottom, left, right
 
 
 @dataclass(frozen=True)
+class Source(Domain):
+    """One of several sources."""
+
+    share: float = 1.0  # how often its images are drawn, relative to the other sources
+
+
+@dataclass(frozen=True)
+class TargetLabelled:
+    """Target images whose labels may be used: those of a list or a folder, or so many of data.target by a seed."""
+
+    list: str = ""  # a text file that names them
+    root: Optional[Roots] = None  # the folder that holds them, laid out as data.target; None: data.target.root
+    count: int = 0  # 0: all of the list or folder
+    share: float = 0.0  # or such a share of them
+    seed: int = 0  # of the choice; run.seed has no part in it
+
+
+@dataclass(frozen=True)
 class Data:
-    source: Domain
     target: Domain
     validation: Domain
+    source: Optional[Domain] = None  # labelled; needed by all methods but those without a source
+    sources: Mapping[str, Source] = field(default_factory=dict)  # several in its place, each under a name
+    target_labelled: Optional[TargetLabelled] = None  # adds a supervised target batch to any method
     classes: str = "cityscapes_19"  # what the network predicts: a label space, or a data set's YAML file
     protocols: tuple[str, ...] = ()  # class sets that evaluation reports; empty: all classes
     cache: str = "dataset/cache"  # where tools/prepare.py keeps resized copies; used when they are there
@@ -142,6 +162,10 @@ class Data:
     workers: int = 2
     timeout: float = 300.0  # seconds that loader workers may take for a batch
     quarantine: int = 0  # unusable training items that are replaced and listed; one more stops the run
+
+    def all_sources(self) -> dict[str, Domain]:
+        """Every source by the key that gives it: data.source, or each of data.sources."""
+        return {"source": self.source} if self.source else {f"sources.{k}": d for k, d in self.sources.items()}
 
 
 @dataclass(frozen=True)
@@ -198,7 +222,7 @@ class Run:
     timeout: float = 600.0  # seconds that one of several processes waits for the others (docs/scaling.md)
     sync_norm: bool = False  # batch statistics over the images of all processes (GPUs only)
     precision: str = "fp32"  # or bf16, fp16: mixed precision
-    loss_scale: float = 1024.0  # of fp16's gradients
+    loss_scale: float = 65536.0  # of fp16's losses at the start; from then on it follows the gradients
     recompute: Stages = Stages()  # whose blocks keep only their input and run forward twice: less memory, more time
     baseline: str = ""  # folder of a source-only run; evaluations then report the difference from it
 

@@ -56,6 +56,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], durable: b
             _sync_folder(path.parent)
 
 
+def check_folder(folder: Path) -> None:
+    """Make a folder in which results will be written; one that cannot be written to is an error now."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{os.getpid()}.tmp"
+        probe.touch()
+        probe.unlink()
+
+
 def confirm(path: Path) -> None:
     """Bring a file that a library wrote to the disk, and check that all of it was written: not every library does."""
     with writing(path), path.open("r+b") as handle:

@@ -11,6 +11,7 @@ import ctypes
 import io
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import warnings
@@ -49,6 +50,14 @@ def keep_freed_memory() -> None:
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+
+
+def program(name: str) -> str:
+    """How to call a program of this Python's environment from here."""
+    beside = Path(sys.executable).parent / name
+    if Path(shutil.which(name) or "").parent == beside.parent or not beside.exists():
+        return name
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
 def cpu_count() -> int:
@@ -109,6 +118,12 @@ def has_device(name: str) -> bool:
     return kind != "gpu" or int(number if number.isdecimal() else 0) < _gpus()
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return [named[n] if n < len(named) and named[n] else str(n) for n in range(_gpus())]
+
+
 def _gpus() -> int:
     import paddle
 
@@ -123,13 +138,13 @@ def set_cudnn(deterministic: bool, autotune: Optional[bool] = None) -> None:
     """
     import paddle
 
-    flags = {_DETERMINISTIC: deterministic, _AUTOTUNE: not deterministic if autotune is None else autotune}
+    flags = {CUDNN_FLAGS[0]: deterministic, CUDNN_FLAGS[1]: not deterministic if autotune is None else autotune}
     the_users = not deterministic and autotune is None and any(name in os.environ for name in flags)
     if paddle.device.is_compiled_with_cuda() and not the_users:
         paddle.set_flags(flags)
 
 
-_DETERMINISTIC, _AUTOTUNE = "FLAGS_cudnn_deterministic", "FLAGS_cudnn_exhaustive_search"
+CUDNN_FLAGS = ("FLAGS_cudnn_deterministic", "FLAGS_cudnn_exhaustive_search")
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

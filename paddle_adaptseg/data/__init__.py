@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Optional
 
 from paddle_adaptseg.config.conversion import lookup
-from paddle_adaptseg.config.schema import Config, Domain, Margins
+from paddle_adaptseg.config.schema import Config, Data, Domain, Margins
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.core.labels import LABEL_SPACES, LabelSpace
 from paddle_adaptseg.data.batch import Batch
@@ -41,6 +41,10 @@ def named_space(name: str) -> LabelSpace:
 
 def label_space(config: Config) -> LabelSpace:
     """The classes that the network predicts."""
+    if config.data.classes == "united":
+        from paddle_adaptseg.data.sources import united_space
+
+        return united_space(config.data)
     return named_space(config.data.classes)
 
 
@@ -55,18 +59,23 @@ def open_validation(config: Config) -> DomainFiles:
 
 
 def scored_domain(config: Config, name: str) -> Domain:
-    """What evaluation reads: "target" is the validation domain; "source" the source's own val split where it has one,
-    else the images that training reads."""
-    source = config.data.source
+    """What evaluation reads: "target" is the validation domain; "source" the (first) source's own val split where it
+    has one, else the images that training reads."""
     if name == "target":
         return config.data.validation
+    source = next(iter(config.data.all_sources().values()), None)
+    if source is None:
+        raise ConfigError("this configuration has no source to evaluate on: give data.source, or evaluate the target")
     chosen = source.list or source.exclude or source.only or source.without
     held_out = source.split == "train" and "val" in dataset_spec(source.dataset).splits and not chosen
     return dataclasses.replace(source, split="val") if held_out else source
 
 
 def open_domain(config: Config, name: str) -> DomainFiles:
-    """The labelled files of a domain, "source" or "target", that evaluation reads."""
+    """The labelled files of a domain, "source" or "target", that evaluation reads.
+
+    None of the target's may have been trained with its label.
+    """
     domain = scored_domain(config, name)
     if min(domain.size) < LEAST:
         width, height = domain.size
@@ -74,7 +83,37 @@ def open_domain(config: Config, name: str) -> DomainFiles:
             f"data.{'source' if name == 'source' else 'validation'}.size=[{width}, {height}] is too small to evaluate "
             f"at: width and height must be at least {LEAST}"
         )
-    return DomainFiles(domain, label_space(config), labelled=True, cache=config.data.cache)
+    files = DomainFiles(domain, label_space(config), labelled=True, cache=config.data.cache)
+    if name == "target":
+        _check_leaks(config.data, files)
+    return files
+
+
+def _check_leaks(data: Data, files: DomainFiles) -> None:
+    if data.target_labelled is not None:
+        from paddle_adaptseg.data.target_labelled import check_leaks
+
+        check_leaks(data, files.items)
+
+
+def open_source(data: Data, space: LabelSpace) -> DomainFiles:
+    """The labelled source, or several as one."""
+    if data.sources:
+        from paddle_adaptseg.data.sources import JoinedFiles
+
+        return JoinedFiles(data.sources, space, data.cache)
+    if data.source is None:
+        raise ConfigError("this method trains on a labelled source: give data.source, or data.sources")
+    return DomainFiles(data.source, space, labelled=True, cache=data.cache)
+
+
+def open_labelled(data: Data, space: LabelSpace) -> Optional[DomainFiles]:
+    """The target images whose labels are trained on, if there are any."""
+    if data.target_labelled is None:
+        return None
+    from paddle_adaptseg.data.target_labelled import labelled_domain, labelled_listing
+
+    return DomainFiles(labelled_domain(data), space, True, data.cache, labelled_listing(data))
 
 
 def check_margins(margins: Margins) -> None:
@@ -90,39 +129,45 @@ def check_margins(margins: Margins) -> None:
 class TrainData:
     """The training stream of a configuration, or the part of it that one of `world` ranks reads.
 
-    `with_target` is false for methods that do not use the target; `total` sums an array over all processes.
+    `with_target` and `with_source` are false for methods that do not use one; `total` sums an array over all processes.
     """
 
     def __init__(
-        self, config: Config, with_target: bool, rank: int = 0, world: int = 1, total: Total = lambda x: x
-    ) -> None:
+        self, config: Config, with_target: bool, rank: int = 0, world: int = 1, total: Total = lambda x: x,
+        with_source: bool = True,
+    ) -> None:  # fmt: skip
         self.config, space = config, label_space(config)
         self.rank, self.world = rank, world
         data = config.data
-        self.source = DomainFiles(data.source, space, labelled=True, cache=data.cache)
+        self.source = open_source(data, space) if with_source else None
+        self.labelled = open_labelled(data, space)
         self.target = DomainFiles(data.target, space, labelled=False, cache=data.cache) if with_target else None
         self.rare: Optional[RareSampler] = None
-        if data.rare_classes is not None:
+        if data.rare_classes is not None and self.source is not None:
             counts = class_counts(self.source, data.cache, rank, world, total, data.quarantine)
             self.rare = RareSampler(counts, data.rare_classes, config.run.seed)
         check_margins(data.target_margins)
         self.stream = PairStream(
             self.source, self.target, data.augment, config.run.seed, data.quarantine, self.rare, data.target_margins,
-            together=data.batch_size * world,
+            together=data.batch_size * world, labelled=self.labelled,
         )  # fmt: skip
         self.quarantine, self.resized = Quarantine(data.quarantine), Resized()
+
+    def files(self) -> dict[str, DomainFiles]:
+        """What is read, by domain."""
+        every = {"source": self.source, "target": self.target, "target_labelled": self.labelled}
+        return {name: files for name, files in every.items() if files is not None}
 
     def notes(self) -> list[str]:
         """What a user should know about how the data is read."""
         lines = []
-        for name, files in (("source", self.source), ("target", self.target)):
-            if files is None:
-                continue
+        for name, files in self.files().items():
             scaled = self.config.data.augment.scale != (1.0, 1.0)
             prepared = (
                 "" if not files.cache else " (prepared, but not used with random scale)" if scaled else " (prepared)"
             )
             lines.append(f"{name}: {len(files)} images of {files.title}{prepared}")
+            lines += files.notes()
             if files.unknown:
                 ignored = ", ".join(files.unknown)
                 lines.append(f"{name}: labels of classes that the network does not predict are ignored: {ignored}")

@@ -1,4 +1,8 @@
-"""What data hands to a method. There is no target label in it, so no method can see one."""
+"""What data hands to a method. No label of `target_image` is in it, so no method can see one.
+
+`labelled_image` and its label are the target images that data.target_labelled names; they are for the addition of that
+name (methods/target_labelled.py).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ Borders = Optional[tuple[tuple[int, int, int, int], ...]]
 class Batch:
     """Normalised images [N, 3, H, W] and source labels [N, H, W] int64 (255: ignore, also where padded)."""
 
-    source_image: Tensor
+    source_image: Tensor  # it and its label are None for methods without a source (uses_source)
     source_label: Tensor
     target_image: Optional[Tensor]  # None for methods that do not use the target
     files: tuple[str, ...] = ()  # where it came from, for error messages
@@ -27,3 +31,10 @@ class Batch:
     target_areas: Areas = None
     target_borders: Borders = None
     positions: tuple[int, ...] = ()  # of its images in the stream of training data, for random choices
+    labelled_image: Optional[Tensor] = None
+    labelled_label: Optional[Tensor] = None
+
+    def __len__(self) -> int:
+        """Images of each domain."""
+        images = (self.source_image, self.target_image, self.labelled_image)
+        return next(len(image) for image in images if image is not None)

@@ -10,12 +10,12 @@ from typing import Callable, Optional
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from paddle_adaptseg.config.schema import Config, Domain
 from paddle_adaptseg.core.errors import DataError, shorten
 from paddle_adaptseg.core.files import write_atomically
 from paddle_adaptseg.core.labels import LabelSpace
+from paddle_adaptseg.core.progress import progress
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.augment import resize_label
 from paddle_adaptseg.data.decode import LABELS, decode_rgb
@@ -40,7 +40,8 @@ class Report:
 def check_config(config: Config, sheets: str | Path, limit: Optional[int] = None, workers: int = 2) -> int:
     """Check source, target and validation of a configuration, print what was found, and count the problems."""
     data = config.data
-    domains = {"source": (data.source, True), "target": (data.target, False), "validation": (data.validation, True)}
+    domains = {name: (source, True) for name, source in data.all_sources().items()}
+    domains.update(target=(data.target, False), validation=(data.validation, True))
     return check_domains(domains, label_space(config), Path(sheets), limit, workers)
 
 
@@ -79,7 +80,7 @@ def check_domain(
     with ThreadPoolExecutor(workers) as pool:
         results = pool.map(lambda item: _check_pair(item, listing, space), chosen)
         title, total = f"check {listing.spec.title}", len(chosen)
-        for problems, notes, size, pixels in tqdm(results, title, total, unit="image", disable=None):
+        for problems, notes, size, pixels in progress(results, title, total):
             report.problems += problems
             report.notes += notes
             if size is not None:

@@ -18,7 +18,7 @@ from paddle_adaptseg.core.labels import IGNORE, LabelSpace
 from paddle_adaptseg.data.catalog import LabelSource
 from paddle_adaptseg.data.decode import LABELS, decode_bgr, decode_rgb
 from paddle_adaptseg.data.files import Ref
-from paddle_adaptseg.data.pairs import list_items
+from paddle_adaptseg.data.pairs import Listing, list_items
 from paddle_adaptseg.data.prepared import Cache
 from paddle_adaptseg.data.windows import WHOLE, Reading, image_window, label_window
 
@@ -48,8 +48,10 @@ class LabelReader:
 class DomainFiles:
     """Items of one domain by index."""
 
-    def __init__(self, domain: Domain, space: LabelSpace, labelled: bool, cache: str = "") -> None:
-        listing = list_items(domain, labelled)
+    def __init__(
+        self, domain: Domain, space: LabelSpace, labelled: bool, cache: str = "", listing: Optional[Listing] = None
+    ) -> None:
+        listing = listing or list_items(domain, labelled)
         self.items, self.title, self.labelled = listing.items, listing.spec.title, labelled
         self.size = tuple(domain.size)
         sources = listing.sources()
@@ -60,6 +62,14 @@ class DomainFiles:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def drawn_from(self, seed: int, position: int) -> tuple[Optional[int], int, int]:
+        """Of which items one comes at a position: the random stream of their order, the first, and how many."""
+        return None, 0, len(self)
+
+    def notes(self) -> list[str]:
+        """What a user should know about the parts that it has."""
+        return []
 
     def digest(self) -> str:
         """A name for the list of files: the same wherever the same files are found in the same order."""

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Callable, Optional
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from paddle_adaptseg.config.conversion import lookup
 from paddle_adaptseg.core.errors import DataError
 from paddle_adaptseg.core.files import write_atomically, writing
+from paddle_adaptseg.core.progress import progress
 from paddle_adaptseg.data.files import is_archive
 from paddle_adaptseg.data.windows import WHOLE, Cutter, Reading, Window
 
@@ -178,7 +178,7 @@ def prepare(files: DomainFiles, root: Path, kind: str, workers: int) -> tuple[Pa
         written: dict[str, int] = {}
         with ThreadPoolExecutor(workers) as pool:  # decoding and encoding release the interpreter
             sizes = pool.map(lambda index: _store(files, index, store, partial), range(len(files)))
-            for each in tqdm(sizes, f"prepare {files.title}", len(files), unit="image"):
+            for each in progress(sizes, f"prepare {files.title}", len(files)):
                 written.update(each)
         record = {"version": VERSION, "format": kind, "size": list(files.size), "files": written}
         write_atomically(partial / MANIFEST, lambda handle: handle.write(json.dumps(record).encode()))

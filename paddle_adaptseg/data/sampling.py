@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Optional
 
 import numpy as np
+from paddle import Tensor
 from paddle.io import Dataset
 
 from paddle_adaptseg.config.schema import Augment, Margins, Pixels
@@ -16,7 +17,7 @@ from paddle_adaptseg.data.augment import Crop, borders, normalise, random_crop, 
 from paddle_adaptseg.data.batch import Areas, Batch, Borders
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.loader import Positions, load
-from paddle_adaptseg.data.quarantine import Fault, Quarantine, Resized, Sample, collate, separate
+from paddle_adaptseg.data.quarantine import DOMAINS, Fault, Quarantine, Resized, Sample, collate, separate
 from paddle_adaptseg.data.rare_classes import RareSampler, first_good, is_enough
 
 _ORDER, _CHANGE, _TOGETHER = 0, 1, 3  # separate random streams, beside that of rare_classes.py
@@ -33,15 +34,18 @@ def _order(seed: int, stream: int, epoch: int, length: int) -> np.ndarray:
     return np.random.default_rng([seed, stream, _ORDER, epoch]).permutation(length)
 
 
+SOURCE, TARGET, LABELLED = range(len(DOMAINS))  # streams; every random choice is keyed by their number
+
+
 class PairStream(Dataset):
-    """Samples by position: a labelled source image with, when there is a target, an unlabelled target image.
+    """Samples by position: a labelled source image, an unlabelled and a labelled target image, each where it is read.
 
     An unusable item is replaced by the next usable one of its domain, up to `spares` places further on.
     """
 
     def __init__(
         self,
-        source: DomainFiles,
+        source: Optional[DomainFiles],
         target: Optional[DomainFiles],
         change: Augment,
         seed: int,
@@ -49,11 +53,12 @@ class PairStream(Dataset):
         rare: Optional[RareSampler] = None,
         margins: Margins = (0.0, 0.0, 0.0, 0.0),
         together: int = 1,
+        labelled: Optional[DomainFiles] = None,
     ) -> None:
         super().__init__()
         self.margins, self.together = margins, together  # of the target's picture; images of a step
         self.rare = rare  # draws the source's items, where they are not taken in turn
-        self.domains = [d for d in (source, target) if d is not None]
+        self.domains = {n: files for n, files in enumerate((source, target, labelled)) if files is not None}
         self.change, self.seed, self.spares = change, seed, spares
 
     def __len__(self) -> int:
@@ -63,12 +68,22 @@ class PairStream(Dataset):
         arrays: list[np.ndarray] = []
         faults: list[Fault] = []
         resized: list[str] = []
-        for stream, files in enumerate(self.domains):
+        for stream, files in self.domains.items():
             found = self._usable(stream, files, position, faults, resized)
             if found is None:
                 return Sample(None, faults, resized)
             arrays += found
         return Sample(arrays, faults, resized)
+
+    def by_name(self, arrays: Sequence, pixels: Pixels) -> dict[str, Tensor]:
+        """The columns of a batch under the names that they have in it."""
+        rest, found = iter(arrays), {}
+        for stream, files in self.domains.items():
+            name = ("source", "target", "labelled")[stream]
+            found[f"{name}_image"] = normalise(next(rest), pixels)
+            if files.labelled:
+                found[f"{name}_label"] = next(rest).astype("int64")
+        return found
 
     def names(self, positions: Sequence[int], faults: Sequence[Fault] = ()) -> tuple[str, ...]:
         """The files behind positions, for error messages."""
@@ -76,12 +91,12 @@ class PairStream(Dataset):
         return tuple(
             files.name(self._index(stream, files, position, passed.count((position, stream))))
             for position in positions
-            for stream, files in enumerate(self.domains)
+            for stream, files in self.domains.items()
         )
 
     def areas(self, stream: int, positions: Sequence[int]) -> Areas:
         """The part of each image that is not padding; None where the settings never pad."""
-        if stream >= len(self.domains):
+        if stream not in self.domains:
             return None
         size = self.domains[stream].size
         width, height = self.change.crop or size
@@ -92,13 +107,13 @@ class PairStream(Dataset):
 
     def borders(self, positions: Sequence[int]) -> Borders:
         """The margins of the target's picture within each target image; None where there are none."""
-        if len(self.domains) < 2 or not any(self.margins):
+        if TARGET not in self.domains or not any(self.margins):
             return None
-        size, found = self.domains[1].size, []
+        size, found = self.domains[TARGET].size, []
         for position in positions:
-            rng = self._generator(1, position)
+            rng = self._generator(TARGET, position)
             scaled = scaled_size(size, self.change, rng)
-            crop = random_crop(scaled, size, self.change, rng, self._shared(1, position))
+            crop = random_crop(scaled, size, self.change, rng, self._shared(TARGET, position))
             found.append(borders(size, scaled, crop, self.margins))
         return tuple(found)
 
@@ -113,10 +128,11 @@ class PairStream(Dataset):
         return np.random.default_rng([self.seed, stream, _CHANGE, position, *attempt])
 
     def _index(self, stream: int, files: DomainFiles, position: int, further: int) -> int:
-        if self.rare is not None and stream == 0:
+        if self.rare is not None and stream == SOURCE:
             first = self.rare.draw(position)[1]
         else:
-            first = shuffled_index(self.seed, stream, position, len(files))
+            part, start, length = files.drawn_from(self.seed, position)
+            first = start + shuffled_index(self.seed, stream if part is None else part, position, length)
         return (first + further) % len(files)
 
     def _usable(
@@ -150,7 +166,7 @@ class PairStream(Dataset):
             crop = random_crop(size, files.size, self.change, again, self._shared(stream, position))
             return crop, again, crop.of(cut, IGNORE)
 
-        if self.rare is None:
+        if self.rare is None or stream != SOURCE:
             crop, rng, label = change(0)
         else:
             wanted, rule = self.rare.draw(position)[0], self.rare.rule
@@ -174,20 +190,22 @@ def train_batches(
         odd.report(resized)
         if not arrays:
             raise DataError(f"{faults[-1].reason}; no usable item follows within data.quarantine={stream.spares}")
-        source, label, *target = arrays
+        found = stream.by_name(arrays, pixels)
         yield Batch(
-            normalise(source, pixels),
-            label.astype("int64"),
-            normalise(target[0], pixels) if target else None,
+            found.get("source_image"),
+            found.get("source_label"),
+            found.get("target_image"),
             stream.names(positions.common(number), faults),
-            source_areas=stream.areas(0, positions.own(number)),
-            target_areas=stream.areas(1, positions.own(number)),
+            source_areas=stream.areas(SOURCE, positions.own(number)),
+            target_areas=stream.areas(TARGET, positions.own(number)),
             target_borders=stream.borders(positions.own(number)),
             positions=tuple(positions.own(number)),
+            labelled_image=found.get("labelled_image"),
+            labelled_label=found.get("labelled_label"),
         )
 
 
 def batch_bytes(stream: PairStream, batch_size: int) -> int:
     """Size of one batch on its way from a worker."""
-    sizes = [stream.change.crop or files.size for files in stream.domains]
+    sizes = [stream.change.crop or files.size for files in stream.domains.values()]
     return batch_size * sum(4 * width * height for width, height in sizes)

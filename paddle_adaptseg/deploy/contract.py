@@ -7,7 +7,7 @@ from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import Optional
 
-from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.config.schema import Config, Data
 from paddle_adaptseg.config.yamltree import parse_tree, read_text, write_tree
 from paddle_adaptseg.core.errors import CheckpointError, suggest
 from paddle_adaptseg.core.files import write_atomically
@@ -64,6 +64,14 @@ def check_choice(form: str, precision: str) -> None:
         raise CheckpointError(f"{form} programs have no precision '{precision}': {suggest(precision, FORMATS[form])}")
 
 
+def trained_on(data: Data) -> str:
+    """The data sets with and without labels, in words."""
+    sources = " and ".join(source.dataset for source in data.all_sources().values())
+    with_labels = f"{sources} with labels" if sources else "no source"
+    few = "" if data.target_labelled is None else ", and some of its images with labels"
+    return f"{with_labels}, {data.target.dataset} without{few}"
+
+
 def card(contract: Contract, config: Config, origin: Mapping[str, object], checks: list[str]) -> str:
     """The model card in Markdown."""
     data, size = config.data, contract.size
@@ -80,7 +88,7 @@ def card(contract: Contract, config: Config, origin: Mapping[str, object], check
     rows = [
         ("Method", f"{config.method.name} {_plain(config.method.params)}"),
         ("Network", f"{config.model.name} {_plain(config.model.params)}"),
-        ("Trained on", f"{data.source.dataset} with labels, {data.target.dataset} without"),
+        ("Trained on", trained_on(data)),
         (
             "Evaluated on",
             f"{data.validation.dataset} {data.validation.split}, images read at {wanted} (height x width)",

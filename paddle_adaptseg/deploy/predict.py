@@ -145,7 +145,8 @@ def predict_files(
     media, tally, start = distributed.shard(everything), Tally(), time.perf_counter()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=sum(isinstance(m, ImageFile) for m in media) or None, unit="image", disable=None) as bar:
+    bar = tqdm(total=sum(isinstance(m, ImageFile) for m in media) or None, unit="image", disable=None)
+    with bar, runner.ready():
         for item in media:
             if isinstance(item, ImageFile):
                 work = _write_image(runner, item, folder, products)

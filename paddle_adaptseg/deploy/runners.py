@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
@@ -38,6 +40,7 @@ class Runner:
     labels: Callable[[np.ndarray], np.ndarray]
     space: LabelSpace
     title: str
+    ready: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext  # around many images, to save time
 
 
 def network_runner(model: Segmenter, config: Config, size: Optional[Sequence[int]] = None) -> Runner:
@@ -45,7 +48,7 @@ def network_runner(model: Segmenter, config: Config, size: Optional[Sequence[int
     model.eval()  # once for all, so that several threads may ask at once
     options = PLAIN.within(config.eval)
     predictor = Predictor(model, config.data.pixels, options, size=size or config.data.validation.size[::-1])
-    return Runner(predictor.labels, label_space(config), f"{config.model.name}, {paddle.get_device()}")
+    return Runner(predictor.labels, label_space(config), f"{config.model.name}, {paddle.get_device()}", predictor.ready)
 
 
 def program_runner(folder: Path) -> Runner:

@@ -94,7 +94,7 @@ class DomainEvaluator:
         """
         path, key = folder / f"{name}.npz", sha256(weights)
         found = load_measured(path, key)
-        if not distributed.broadcast_number(found is not None):
+        if not distributed.all_reduce([float(distributed.is_rank_zero() and found is not None)])[0]:
             found = self.measure(load())
             if distributed.is_rank_zero():
                 save_measured(path, found, key)

@@ -15,8 +15,10 @@ from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core import distributed, runtime
 from paddle_adaptseg.core.errors import ConfigError, suggest
+from paddle_adaptseg.core.files import check_folder
 from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.data import label_space, scored_domain
+from paddle_adaptseg.data.target_labelled import labelled_listing
 from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator, Entry, evaluate_run, readings
 from paddle_adaptseg.evaluation.extras import with_extras
 from paddle_adaptseg.evaluation.measure import Measurement, save_prediction
@@ -27,7 +29,9 @@ from paddle_adaptseg.evaluation.protocol import class_sets, protocol_line
 from paddle_adaptseg.evaluation.report import Findings, Trajectory, write_report, write_tables
 from paddle_adaptseg.evaluation.report.console import rule_lines, score_lines
 from paddle_adaptseg.evaluation.report.findings import DomainScores
+from paddle_adaptseg.evaluation.report.titles import method_title, network_title
 from paddle_adaptseg.evaluation.selection import headline, pick_all
+from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights.load import find_weights, load_model, load_models, saved_config
 
 DOMAINS = ("target", "source")
@@ -76,6 +80,9 @@ def check(request: Request) -> None:
     for message, happened in wrong.items():
         if happened:
             raise ConfigError(message)
+    for folder in (request.report, request.save):
+        if folder:
+            check_folder(Path(folder))
     if request.baseline:
         baseline_path(request)  # an absent one is reported before anything is measured
 
@@ -91,6 +98,10 @@ def baseline_path(request: Request) -> Path:
     """The baseline's weights; of a run its last checkpoint, which no target label chose."""
     origin = request.baseline or ""
     return weights_path(origin, "latest" if Path(origin).is_dir() else None)
+
+
+def _baseline(request: Request) -> Optional[Segmenter]:
+    return load_model(baseline_path(request))[0] if request.baseline else None
 
 
 Echo = Callable[[str], object]
@@ -133,14 +144,17 @@ def _one_model(request: Request, echo: Echo) -> Findings:
     echo("\n".join(score_lines(found)))
     if request.save:
         echo(f"predictions: {request.save}")
-    return with_extras(found, evaluators, model, measured, paths) if request.report else found
+    if not request.report:
+        return found
+    return with_extras(found, evaluators, model, measured, paths, _baseline(request))
 
 
 def _every_checkpoint(request: Request, echo: Echo) -> Optional[Findings]:
     run = Path(request.origins[0])
     config = _run_config(request, run)
     class_sets(config)  # a wrong protocol is reported before the images are read
-    evaluators = [_evaluator(request, config, domain) for domain in request.domains or DOMAINS]
+    known = DOMAINS if config.data.all_sources() else ("target",)
+    evaluators = [_evaluator(request, config, domain) for domain in request.domains or known]
     evaluators.sort(key=lambda evaluator: DOMAINS.index(evaluator.domain))
     entries = evaluate_run(run, evaluators, request.watch, echo)
     if not entries:
@@ -157,7 +171,7 @@ def _every_checkpoint(request: Request, echo: Echo) -> Optional[Findings]:
     if not request.report:
         return found
     model = load_model(last.weights, config)[0]
-    return with_extras(found, evaluators, model, last.measured, [last.weights])
+    return with_extras(found, evaluators, model, last.measured, [last.weights], _baseline(request))
 
 
 def _run_config(request: Request, run: Path) -> Config:
@@ -200,7 +214,7 @@ def _findings(
             again = evaluator.recall(kept, "baseline", path, lambda: model) if kept else evaluator.measure(model)
             baseline[evaluator.domain] = _scores(again, sets)
     return Findings(
-        title=f"{config.method.name} on {config.model.name}: {' + '.join(map(str, request.origins))}",
+        title=f"{method_title(config)}, {network_title(config)}: {' + '.join(map(str, request.origins))}",
         weights=names,
         config=config,
         space=label_space(config),
@@ -226,6 +240,10 @@ def _protocol(evaluator: DomainEvaluator) -> str:
     line = protocol_line(evaluator.config, len(evaluator.indices), evaluator.domain, evaluator.training_size)
     if len(evaluator.indices) < len(evaluator.files):
         line += f"; evenly spread over all {len(evaluator.files)} images"
-    if evaluator.domain == "source" and scored_domain(evaluator.config, "source") == evaluator.config.data.source:
+    if evaluator.domain == "target" and evaluator.config.data.target_labelled is not None:
+        count = len(labelled_listing(evaluator.config.data).items)
+        line += f"; trained with {count} labelled target images, none of which is among these"
+    sources = list(evaluator.config.data.all_sources().values())
+    if evaluator.domain == "source" and scored_domain(evaluator.config, "source") in sources:
         line += "; these are the images that training reads: there is no other labelled split of the source"
     return line

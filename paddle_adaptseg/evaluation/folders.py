@@ -8,10 +8,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from paddle_adaptseg.core.errors import DataError, shorten
 from paddle_adaptseg.core.labels import LabelSpace
+from paddle_adaptseg.core.progress import progress
 from paddle_adaptseg.data.catalog import LabelSource, dataset_spec
 from paddle_adaptseg.data.decode import LABELS, decode_ids
 from paddle_adaptseg.data.files import Ref
@@ -26,6 +26,8 @@ def score_folders(
         if not folder.is_dir():
             raise DataError(f"folder '{folder}' does not exist")
     spec = dataset_spec(dataset)
+    if not spec.images:
+        raise DataError(f"files of {spec.title} have no pattern: name a data set that says how they are called")
     source, names = _labels(ground_truth, spec.labels)
     if source is None:
         wanted = " or ".join(s.pattern.rsplit("/", 1)[-1] for s in spec.labels)
@@ -51,7 +53,7 @@ def score_folders(
         return part
 
     with ThreadPoolExecutor(workers) as pool:  # decoding and counting release the interpreter
-        for part in tqdm(pool.map(one, pairs), "compare", len(pairs), unit="image", disable=None):
+        for part in progress(pool.map(one, pairs), "compare", len(pairs)):
             matrix.merge(part)
     return matrix
 

@@ -16,13 +16,13 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core import distributed
 from paddle_adaptseg.core.errors import StopRequested
 from paddle_adaptseg.core.files import write_atomically
 from paddle_adaptseg.core.labels import LabelSpace
+from paddle_adaptseg.core.progress import progress
 from paddle_adaptseg.data import label_space, open_validation
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.reading import Sample, read_ahead
@@ -122,7 +122,7 @@ def score_images(
     coarse, waiting = coarse_size(files), deque[tuple[Sample, Future]]()
     with ThreadPoolExecutor(SCORERS) as pool:
         submit = pool.submit if predictor.kind.on_host else _at_once
-        for sample in tqdm(samples, "evaluate", len(indices), leave=False, unit="image", disable=None):
+        for sample in progress(samples, "evaluate", len(indices)):
             logits = predictor.logits(sample.images)
             waiting.append((sample, submit(score, logits, sample, coarse, classes, detail)))
             if len(waiting) > SCORERS:

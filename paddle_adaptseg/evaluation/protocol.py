@@ -31,6 +31,5 @@ def protocol_line(config: Config, images: int, domain: str = "target", at_traini
     resolution = "the network's input resolution" if at_training_size else "the labels' full resolution"
     return (
         f"protocol: {' and '.join(class_sets(config))}; {images} images of {data.dataset} {data.split}, read at "
-        f"{data.size[0]}x{data.size[1]}, scored at {resolution}; one confusion matrix; "
-        "pixels of a class outside a set still count against the classes they are taken for"
+        f"{data.size[0]}x{data.size[1]}, scored at {resolution}"
     )

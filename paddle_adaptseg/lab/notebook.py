@@ -21,6 +21,7 @@ from paddle_adaptseg.data.toy import ensure_toy
 from paddle_adaptseg.evaluation.predictor import PLAIN, Predictor
 from paddle_adaptseg.evaluation.report.curves import draw_curves, read_curves, warnings_of
 from paddle_adaptseg.evaluation.visual import at_size, colourise, grid, heat, png_bytes
+from paddle_adaptseg.lab.doctor.report import Report, examine
 from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.weights.load import load_model
 
@@ -66,7 +67,7 @@ def train(config: Config, resume: str = "latest", overwrite: bool = False) -> Sh
     Running the same cell again resumes the run; a finished run is only shown. Interrupting the kernel or reaching
     run.max_hours saves a checkpoint and stops without an error.
     """
-    ensure_toy(config.data.source.root)
+    ensure_toy(config.data.target.root)
     try:
         fit(config, None if overwrite else resume, overwrite)
     except Stopped as stopped:
@@ -92,7 +93,7 @@ def show_run(run: Union[str, Path], *others: Union[str, Path]) -> Shown:
 
 def show_data(config: Config, count: int = 3) -> Shown:
     """Source images with their labels beside target images with theirs, which only scoring uses."""
-    ensure_toy(config.data.source.root)
+    ensure_toy(config.data.target.root)
     space, rows = label_space(config), []
     source, target = open_domain(config, "source"), open_domain(config, "target")
     for pair in zip(spread(len(source), count), spread(len(target), count)):
@@ -138,6 +139,13 @@ def show_report(folder: Union[str, Path], height: int = 700) -> Page:
     if not page.is_file():
         raise CheckpointError(f"there is no report in '{folder}' (expected {page})")
     return Page(page, height)
+
+
+def doctor(output: Union[str, Path] = "checkpoint/doctor", seconds: float = 180.0, only: Sequence[str] = ()) -> Report:
+    """Whether this machine trains right, and how fast (tools/doctor.py): a page, also as files in `output`."""
+    report = examine(Path(output), seconds=seconds, only=only)
+    report.write(Path(output))
+    return report
 
 
 def _newest(run: Union[str, Path]) -> str:

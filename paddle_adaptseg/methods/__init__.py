@@ -23,19 +23,25 @@ METHODS: Table[type[Method]] = Table(
         "bn_adapt": "source_only:BNAdapt",
         "feature_adversarial": "adversarial:FeatureAdversarial",
         "self_training": "self_training:SelfTraining",
+        "source_free": "source_free:SourceFree",
+        "distil": "distil:Distil",
     },
 )
 # Losses that any method can be combined with, each under its own key of `method`.
 ADDITIONS: Table[Any] = Table(
     "paddle_adaptseg.methods",
-    {"masked": "additions:MaskedConsistency", "feature_distance": "feature_distance:FeatureDistance"},
+    {
+        "masked": "additions:MaskedConsistency",
+        "feature_distance": "feature_distance:FeatureDistance",
+        "target_labelled": "target_labelled:TargetLabelled",
+    },
 )
 
 __all__ = ["ADDITIONS", "GIVEN", "METHODS", "Clock", "Method", "Term", "build_method"]
 
 
 # Keywords that build_method() supplies where a constructor has them; all others come from the configuration.
-GIVEN = ("segmenter", "classes", "make_segmenter", "pixels", "seed", "names")
+GIVEN = ("segmenter", "classes", "make_segmenter", "pixels", "seed", "names", "trained")
 
 
 def build_method(
@@ -46,13 +52,15 @@ def build_method(
     pixels: Optional[Pixels] = None,
     seed: int = 0,
     names: Sequence[str] = (),
+    trained: Optional[Callable[[str], Any]] = None,
 ) -> Method:
     """The method a configuration names, around `segmenter`.
 
-    `make_segmenter()` builds another network of the same configuration, `make_segmenter(weights)` fills it from a file.
+    `make_segmenter()` builds another network of the same configuration, `make_segmenter(weights)` fills it from a file,
+    and `trained(weights)` opens a network as its own file configures it.
     """
     names = names or [str(number) for number in range(classes)]
-    given = dict(zip(GIVEN, (segmenter, classes, make_segmenter, pixels or Pixels(), seed, names)))
+    given = dict(zip(GIVEN, (segmenter, classes, make_segmenter, pixels or Pixels(), seed, names, trained)))
     own = {k: v for k, v in component.params.items() if k not in ADDITIONS}
     method = _build(METHODS, component.name, own, "method", given)
     if not hasattr(method, "choices"):

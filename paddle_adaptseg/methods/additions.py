@@ -13,6 +13,7 @@ import paddle
 from paddle import Tensor, nn
 
 from paddle_adaptseg.config.schema import Pixels
+from paddle_adaptseg.core import distributed
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.augment import DEFAULT_AUGMENT, Strong
@@ -71,8 +72,8 @@ class MaskedConsistency(Addition):
     """MIC (Hoyer et al., CVPR 2023): where blocks are masked the network predicts what a teacher sees without masks.
 
     Without a `teacher` and `pseudo_labels` of its own it takes those of the method. `images`: target; source, with its
-    labels; or one_of_each, the first of both (of each process). `mask`: blocks of pixels are set to 0, or a vision
-    transformer sees its mask token in place of patches (VFM-UDA).
+    labels; or one_of_each, the first of both in the common batch of all processes and parts of a step. `mask`: blocks
+    of pixels are set to 0, or a vision transformer sees its mask token in place of patches (VFM-UDA).
     """
 
     def __init__(
@@ -94,12 +95,15 @@ class MaskedConsistency(Addition):
         self.pixels, self.ramp, self.choices = pixels, ramp or Ramp(), Choices(seed)
         self.own = teacher is not None or pseudo_labels is not None
         self._make = lambda: (make_segmenter(), teacher, pseudo_labels)
+        self._batches: tuple[Batch, ...] = ()  # the parts of this step
 
     def attach(self, host: Method) -> None:
         super().attach(host)
         self.weights = host.check_levels(self.weights, "method.masked.weights")
         if self.mask == "tokens":
             host.segmenter.token_grid(host.least_size, host.least_size)  # an error where it has none
+        if self.images != "target" and not host.uses_source:
+            raise ConfigError(f"method.masked.images={self.images} masks source images, but this method reads none")
         its = getattr(host, "teacher", None)
         its = its if isinstance(its, MeanTeacher) else None
         if self.own:
@@ -124,6 +128,7 @@ class MaskedConsistency(Addition):
             copy_network(self.host.segmenter, self.teacher.network)
 
     def before_step(self, batches: Sequence[Batch], clock: Clock) -> None:
+        self._batches = tuple(batches)
         if self.own:
             self.teacher.before_step(self.host.segmenter, batches, clock.step, self.factor(clock) > 0)
 
@@ -133,6 +138,12 @@ class MaskedConsistency(Addition):
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
         factor = self.factor(clock)
+        count = None
+        if self.images == "one_of_each":
+            if batch is not self._batches[0]:
+                return
+            factor *= len(self._batches)  # every part counts for its share of the step, but only the first is here
+            count = paddle.full([], 1.0 if distributed.is_rank_zero() else 0.0)  # it holds the common batch's first
         if factor == 0.0:
             return
         image, label, weight, keys = self.masked_batch(batch, clock)
@@ -140,7 +151,7 @@ class MaskedConsistency(Addition):
         image = self.choices.coloured(image, self.strong, self.pixels, MASKED_COLOURS, places, clock)
         logits = self.predict(image, keys, self.host.crop(image, clock, "masked"))
         yield {
-            f"masked_{level}": Term(level_loss(logits, level, label, weight), share * factor)
+            f"masked_{level}": Term(level_loss(logits, level, label, weight), share * factor, count)
             for level, share in self.weights.items()
         }
 

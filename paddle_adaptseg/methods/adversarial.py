@@ -15,8 +15,9 @@ from paddle import Tensor, nn
 from paddle_adaptseg.config.conversion import lookup
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.data.batch import Areas, Batch
-from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms, blanked, joined, positions
+from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.losses import GAN_LOSSES, REPRESENTATIONS, SOURCE, TARGET, vanilla_gan
+from paddle_adaptseg.methods.padding import blanked, joined, positions
 from paddle_adaptseg.models.discriminator import discriminator, feature_discriminator
 from paddle_adaptseg.models.layers import frozen, resize_all
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, at_image_size, group

@@ -15,9 +15,11 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.data.batch import Areas, Batch
 from paddle_adaptseg.methods.losses import covered, cross_entropy, entropy_map, labelled
+from paddle_adaptseg.methods.padding import joined
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter
 
 
@@ -58,16 +60,28 @@ class Ramp:
         return 1.0 if self.steps == 0 else min(1.0, (step - self.start + 1) / self.steps)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A trained network of a weights file, and what it expects."""
+
+    network: Segmenter
+    pixels: Pixels
+    names: tuple[str, ...]
+
+
 class Method(nn.Layer):
     """Base of all methods: a segmenter trained on labelled source images, each level with its weight.
 
-    A constructor names what it needs of `segmenter`, `classes`, `make_segmenter`, `pixels`, `seed` and `names`; its
+    A constructor names what it needs of `segmenter`, `classes`, `make_segmenter`, `pixels`, `seed`, `names` and
+    `trained`; its
     other keywords come from the configuration. Everything a method remembers is a sublayer or buffer, so
     `state_dict()` is complete. `observed` holds this step's extra readings for the log: scalars, and class maps under
     names ending in `_prediction`.
     """
 
     uses_target = True
+    uses_source = True
+    needs_weights = False  # whether it means nothing without run.restore_from
     eval_parts: Collection[str] = ()  # sublayers that stay in evaluation mode while the others train
     unsaved_parts: Collection[str] = ()  # sublayers that never change and that the constructor fills, say from a file
     choices: Any  # what is drawn at random in a step: choices.Choices, by build_method() unless it has its own
@@ -98,12 +112,16 @@ class Method(nn.Layer):
     def after_step(self, clock: Clock) -> None:
         """Called without gradients when all players have stepped."""
 
+    def notes(self) -> list[str]:
+        """Lines about its networks for the plan and the start of a run."""
+        return []
+
     def parts(self) -> list[Any]:
         """The method and its additions, which have loaded(), before_step() and after_step() too."""
         return [self, *self.additions.values()]
 
     def all_losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
-        """The method's groups of terms, then those of its additions; the first one is that of the source."""
+        """The method's groups of terms, then those of its additions; a method with a source begins with its terms."""
         groups = self.losses(batch, clock)
         if not self.additions:
             yield from groups
@@ -210,38 +228,3 @@ def recorded(segmenter: Segmenter, image: Tensor) -> Iterator[list]:
         del segmenter.features
         if own is not None:
             segmenter.features = own  # type: ignore[method-assign]
-
-
-def image_parts(x: Tensor, areas: Areas) -> list[Tensor]:
-    """A padded batch of maps [N, C, H, W] of any resolution as maps [1, C, h, w], one of each image without padding.
-
-    Without areas the batch as it is, as a single part.
-    """
-    if areas is None:
-        return [x]
-    height, width = x.shape[2:]
-    sizes = [(max(1, round(height * down)), max(1, round(width * right))) for down, right in areas]
-    return [x[i : i + 1, :, :h, :w] for i, (h, w) in enumerate(sizes)]
-
-
-def joined(x: Tensor, areas: Areas) -> Tensor:
-    """All positions that are not padding, as one map [1, C, 1, positions]; without areas the maps as they are."""
-    if areas is None:
-        return x
-    return paddle.concat([part.flatten(2).unsqueeze(2) for part in image_parts(x, areas)], axis=3)
-
-
-def blanked(x: Tensor, areas: Areas) -> Tensor:
-    """Maps with 0 in the padding, in the forward pass and in the gradient, as if they ended there."""
-    if areas is None:
-        return x
-    height, width = x.shape[2:]
-    parts = image_parts(x, areas)
-    return paddle.concat([F.pad(p, [0, width - p.shape[3], 0, height - p.shape[2]]) for p in parts], axis=0)
-
-
-def positions(x: Tensor, areas: Areas) -> Tensor | None:
-    """Over how many positions a mean over joined() runs, for `Term.pixels`; None where all batches have the same."""
-    return (
-        None if areas is None else paddle.to_tensor(float(sum(p.shape[2] * p.shape[3] for p in image_parts(x, areas))))
-    )

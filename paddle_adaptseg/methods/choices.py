@@ -18,16 +18,15 @@ from paddle_adaptseg.methods.augment import Strong
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.models.segmenter import Box, Segmenter
 
-CLASSES, BLOCKS, MIRROR, COLOURS, MASKED_COLOURS, WEAK_SOURCE, WEAK_TARGET, BOXES = range(
-    100, 108
-)  # random streams; those of the data are smaller
+# Random streams; those of the data are smaller.
+CLASSES, BLOCKS, MIRROR, COLOURS, MASKED_COLOURS, WEAK_SOURCE, WEAK_TARGET, BOXES, LABELLED_COLOURS = range(100, 109)
 VALUES = 256  # values that a label may hold, 255 (ignore) among them
 PASSES = ("source", "target", "mixed", "masked")  # of one step, each with a detail crop of its own
 
 
 def positions(batch: Batch, clock: Clock) -> Sequence[int]:
     """The place of every image in the stream of training data."""
-    count = len(batch.source_label)
+    count = len(batch)
     return batch.positions or range(clock.step * count, (clock.step + 1) * count)
 
 

@@ -12,7 +12,7 @@ from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.additions import Addition, class_indices
-from paddle_adaptseg.methods.base import Clock, Term, Terms
+from paddle_adaptseg.methods.base import Clock, Method, Term, Terms
 from paddle_adaptseg.methods.teacher import copy_network, freeze
 from paddle_adaptseg.models.segmenter import Segmenter
 
@@ -63,6 +63,13 @@ class FeatureDistance(Addition):
         self.chosen = class_indices(things, names, "method.feature_distance.things")
         self.fixed = freeze(make_segmenter(restore_from) if restore_from else make_segmenter())
         self.unsaved_parts = ("fixed",) if restore_from else ()
+
+    def attach(self, host: Method) -> None:
+        super().attach(host)
+        if not host.uses_source:
+            raise ConfigError(
+                "method.feature_distance looks at source images, but this method reads none: leave it out"
+            )
 
     def loaded(self) -> None:
         if not self.unsaved_parts:

@@ -15,7 +15,7 @@ from paddle import Tensor
 from paddle_adaptseg.config.conversion import arguments, lookup
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.data.batch import Batch
-from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms, image_parts
+from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.losses import (
     cross_entropy,
     hard_label,
@@ -27,6 +27,7 @@ from paddle_adaptseg.methods.losses import (
     mean_entropy,
     softmax,
 )
+from paddle_adaptseg.methods.padding import image_parts
 from paddle_adaptseg.models.segmenter import Segmenter
 
 

@@ -157,7 +157,7 @@ def common_values(labels: Sequence[Tensor]) -> Tensor:
     found = paddle.concat([present_values(label) for label in labels]).max(axis=0, keepdim=True)
     if distributed.world() == 1:
         return found
-    return paddle.to_tensor((distributed.all_reduce_array(found.numpy()) > 0).astype("float32"))
+    return (distributed.sum_on_device(found.flatten()) > 0).astype("float32").reshape(found.shape)
 
 
 def check_sizes(batch: Batch) -> None:

@@ -16,8 +16,8 @@ from paddle_adaptseg.core import distributed
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data.batch import Batch, Borders
-from paddle_adaptseg.methods.base import blanked
 from paddle_adaptseg.methods.losses import softmax
+from paddle_adaptseg.methods.padding import blanked
 from paddle_adaptseg.models.segmenter import Segmenter
 
 NORMS = (nn.layer.norm._BatchNormBase, nn.SyncBatchNorm)
@@ -87,7 +87,8 @@ def update_average(teacher: nn.Layer, student: nn.Layer, factor: float) -> None:
         if factor == 0.0:
             paddle.assign(new.detach(), output=old)
         else:
-            old.lerp_(new.detach(), weight.astype(old.dtype))
+            # flat views: with as many dimensions as a convolution's kernel Paddle takes six times as long on a CPU
+            old.reshape([-1]).lerp_(new.detach().reshape([-1]), weight.astype(old.dtype))
 
 
 def freeze(network: Segmenter) -> Segmenter:
@@ -181,8 +182,8 @@ def common_share(sure: Sequence[Tensor], valid: Sequence[Tensor]) -> Tensor:
         [s * v for s, v in zip(sure, valid)], valid))  # fmt: skip
     if distributed.world() == 1:
         return found / count
-    found, count = distributed.all_reduce([float(found), float(count)])
-    return paddle.full([], found / count)
+    found, count = distributed.sum_on_device(paddle.stack([found, count])).unbind()
+    return (found / count).astype("float32")
 
 
 class MeanTeacher(nn.Layer):

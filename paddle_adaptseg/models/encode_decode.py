@@ -16,11 +16,10 @@ from paddle_adaptseg.config.schema import Component
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.models.daformer import DAFormerHead
 from paddle_adaptseg.models.dinov2 import DINOV2_SIZES, DINOv2
-from paddle_adaptseg.models.layers import resize_all
 from paddle_adaptseg.models.light_head import LightHead
 from paddle_adaptseg.models.mit import MIT_SIZES, MixTransformer
 from paddle_adaptseg.models.segformer import SegFormerHead
-from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
+from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, at_image_size, group
 
 BACKBONES: MutableMapping[str, type[nn.Layer]] = {"mit": MixTransformer, "dinov2": DINOv2}
 SIZES: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # name -> row of BACKBONES and its keywords
@@ -100,7 +99,7 @@ class EncodeDecode(Segmenter):
         self, image: Tensor, size: Optional[tuple[int, int]] = None, kept: Optional[Tensor] = None
     ) -> dict[str, Tensor]:
         logits = self.classify(self.features(image, kept))
-        return resize_all(logits, size or image.shape[2:], self.align_corners)
+        return at_image_size(logits, size or image.shape[2:], self.align_corners)
 
     def groups(self) -> list[ParamGroup]:
         rate, groups = self.rates["backbone"], []

@@ -14,7 +14,9 @@ def _names(names: Iterable[str]) -> str:
 
 
 PART_KEYWORDS: Mapping[str, str] = {
-    "backbone": f"name of a backbone, and its keywords: {_names([*BACKBONES, *SIZES])}",
+    "backbone": f"name of a backbone, and its keywords: {_names([*BACKBONES, *SIZES])}; of a network of "
+    "[PaddleSeg](paddleseg.md) its `type`, and its keywords",
+    "type": "name of a network of [PaddleSeg](paddleseg.md); it takes that network's own keywords, too",
     "head": f"name of a head, and its keywords: {_names(HEADS)}",
     "backbone_rate": "rate of the backbone as a multiple of the base rate",
     "norm_decay": "weight decay of what has `norm` in its name in the backbone, as a multiple",

@@ -43,6 +43,15 @@ def batch_factor(config: Config) -> float:
 BATCH_RULES: Mapping[str, Callable[[int], float]] = {"fixed": lambda images: 1.0, "sqrt": math.sqrt}
 
 
+def set_learning_rates(players: Mapping[str, Player], factor: float) -> dict[str, float]:
+    """Set every player's learning rates and return them by the name of their curve."""
+    rates: dict[str, float] = {}
+    for name, player in players.items():
+        for group, lr in player.set_learning_rate(factor).items():
+            rates[f"{name}_{group}" if group in rates else group] = lr
+    return rates
+
+
 class LegacyMomentum:
     """The momentum step of 2018, in which a tensor listed n times in its group was updated n times.
 
@@ -114,6 +123,10 @@ class Player:
     def gradients(self) -> list[tuple[str, paddle.Tensor]]:
         """Gradients by structured parameter name."""
         return [(name, p.grad) for name, p in self._parameters().items() if p.grad is not None]
+
+    def parameters(self) -> list[paddle.Tensor]:
+        """What the optimiser steps."""
+        return [p for group in self.groups for p in group.parameters]
 
     def state(self) -> dict[str, np.ndarray]:
         """Optimiser state as arrays under structured names."""

@@ -11,7 +11,7 @@ from typing import Callable, Optional
 import paddle
 from paddle import Tensor, nn
 
-from paddle_adaptseg.config.schema import EVERY_STAGE, Config, Domain
+from paddle_adaptseg.config.schema import EVERY_STAGE, Config, Domain, Source
 from paddle_adaptseg.core import distributed, runtime
 from paddle_adaptseg.core.errors import CheckpointError, DataError
 from paddle_adaptseg.data import label_space
@@ -29,6 +29,7 @@ from paddle_adaptseg.training.step import TrainState
 KEPT = (nn.Conv2D, nn.Conv2DTranspose, nn.Linear, nn.BatchNorm2D, nn.GroupNorm, nn.LayerNorm, nn.MaxPool2D)
 ATTENTION = ("EfficientAttention", "SelfAttention")  # by name: most runs have loaded neither
 SHRINK = 4  # the image on which memory is counted has 1/4 of the width and height
+SMALL = 3_000_000  # parameters of networks that are meant to start from random weights
 WORTH_SAYING = 200_000_000  # bytes that recomputing must save to be mentioned
 FULL_SIZE_MAPS = 4  # logits, their softmax and the two gradients, at the size of the image
 
@@ -51,10 +52,9 @@ class Estimate:
 
 def estimate(method: Method, config: Config) -> Estimate:
     """What one step of a method holds at its peak, which is the larger of its two images' passes."""
-    sizes = (
-        [config.data.augment.crop] if config.data.augment.crop else [config.data.source.size, config.data.target.size]
-    )
-    width, height = max(sizes, key=lambda size: size[0] * size[1])
+    domains = (*config.data.all_sources().values(), config.data.target)
+    crop = config.data.augment.crop
+    width, height = crop or max((domain.size for domain in domains), key=lambda size: size[0] * size[1])
     stages = config.run.recompute or EVERY_STAGE
     plain, again = _kept(method, height // SHRINK, width // SHRINK, stages)
     parameters = sum(p.size * (4 if p.stop_gradient else 8) for p in method.parameters())
@@ -134,7 +134,8 @@ class Plan:
     def text(self) -> str:
         """The plan for a person, problems last."""
         marked = [f"PROBLEM {problem}" for problem in self.problems]
-        return "\n".join([*self.lines, *marked, f"{len(self.problems)} problems; nothing was trained or written"])
+        count = f"{len(self.problems)} problem{'s'[: len(self.problems) != 1]}"
+        return "\n".join([*self.lines, *marked, f"{count}; nothing was trained or written"])
 
     def attempt(self, what: Callable[[], str]) -> None:
         """A line, or the problem that kept it from being one."""
@@ -156,6 +157,8 @@ def plan_run(config: Config, resume: Optional[str] = None, overwrite: bool = Fal
         plan.lines += describe(state, config)
         for name, domain, labelled in domains(state, config):
             plan.attempt(lambda name=name, domain=domain, labelled=labelled: _data(name, domain, labelled, config))
+        if config.data.target_labelled is not None:
+            plan.attempt(lambda: _labels(config))
         plan.attempt(lambda: _start(state, config, resume, overwrite))
         if config.run.baseline:
             plan.attempt(lambda: f"baseline: {last_score(config.run.baseline):.2f} mIoU ({config.run.baseline})")
@@ -173,6 +176,7 @@ def describe(state: TrainState, config: Config) -> Iterator[str]:
             lr = player.lr * group.lr_factor
             sizes[lr] = sizes.get(lr, 0) + sum(int(p.size) for p in group.parameters)
         yield f"{name}: " + " + ".join(f"{size / 1e6:.2f} M parameters at {lr:g}" for lr, size in sizes.items())
+    yield from state.method.notes()
     warmup = f", {schedule.warmup} of them warm-up" if schedule.warmup else ""
     images = f"{common_batch(config)} images of each domain a step"
     if distributed.world() > 1:
@@ -184,7 +188,8 @@ def describe(state: TrainState, config: Config) -> Iterator[str]:
 
 def domains(state: TrainState, config: Config) -> Iterator[tuple[str, Domain, bool]]:
     """The domains that would be read, and whether with labels."""
-    yield "source", config.data.source, True
+    for name, domain in config.data.all_sources().items() if state.method.uses_source else ():
+        yield name, domain, True
     if state.method.uses_target:
         yield "target", config.data.target, False
     if config.run.eval_every:
@@ -197,8 +202,20 @@ def _data(name: str, domain: Domain, labelled: bool, config: Config) -> str:
     text = f"{name}: {count} images of {listing.spec.title} ({domain.split}) at {width}x{height}"
     if name == "validation":
         return text
-    epoch = count / common_batch(config)
+    shares = [source.share for source in config.data.sources.values()]
+    epoch = count / common_batch(config) * (sum(shares) / domain.share if isinstance(domain, Source) else 1)
     return f"{text}; an epoch is {epoch:.0f} steps, {config.schedule.stop / epoch:.1f} epochs in all"
+
+
+def _labels(config: Config) -> str:
+    """The target images that are trained with their labels, none of which may be scored."""
+    from paddle_adaptseg.data.target_labelled import check_leaks
+
+    scored = list_items(config.data.validation, True).items if config.run.eval_every else ()
+    listing = check_leaks(config.data, scored)
+    assert listing is not None
+    apart = ", none of them among the validation images" if scored else ""
+    return f"target_labelled: {len(listing.items)} images of {listing.spec.title}{apart}"
 
 
 def _start(state: TrainState, config: Config, resume: Optional[str], overwrite: bool) -> str:
@@ -209,4 +226,14 @@ def _start(state: TrainState, config: Config, resume: Optional[str], overwrite: 
     if snapshot is not None:
         return f"start: resumes in {folder} at step {state.step}"
     anew = " (what is there is dropped)" if checkpoint.list_steps(folder) else ""
-    return f"start: {lines[0] if lines else 'from random weights'}{anew}"
+    return f"start: {lines[0] if lines else _random(state)}{anew}"
+
+
+def _random(state: TrainState) -> str:
+    """What a start from random weights means for a network whose published results did not start so."""
+    if sum(p.size for p in state.method.segmenter.parameters()) < SMALL:
+        return "from random weights"
+    return (
+        "from RANDOM weights. WARNING: published results start from ImageNet weights, and without them this network "
+        "stays far below: --restore-from WEIGHTS (files and addresses: docs/model_zoo.md)"
+    )

@@ -12,12 +12,13 @@ from typing import Callable, Optional
 import paddle
 
 from paddle_adaptseg.config.loading import differences, parse_config
-from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.config.schema import Component, Config
 from paddle_adaptseg.core import distributed, runtime
 from paddle_adaptseg.core.errors import CheckpointError, ConfigError, shorten
 from paddle_adaptseg.core.files import delete, write_atomically
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.methods import Method, build_method
+from paddle_adaptseg.methods.base import Trained
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.recompute import set_recompute
 from paddle_adaptseg.models.segmenter import Segmenter
@@ -25,13 +26,15 @@ from paddle_adaptseg.training import checkpoint
 from paddle_adaptseg.training.allreduce import synchronise_norms
 from paddle_adaptseg.training.checkpoint import Snapshot
 from paddle_adaptseg.training.optim import build_players
-from paddle_adaptseg.training.step import TrainState, precision_of
+from paddle_adaptseg.training.precision import precision_of
+from paddle_adaptseg.training.step import TrainState
 
 
 def check_sizes(config: Config, method: Method) -> None:
     """Refuse to train on images that are too small for the network, and for the method's discriminators."""
     data, least = config.data, method.least_size
-    domains = {"source": data.source, "target": data.target} if method.uses_target else {"source": data.source}
+    uses_target = method.uses_target or data.target_labelled is not None
+    domains = {**(data.all_sources() if method.uses_source else {}), **({"target": data.target} if uses_target else {})}
     for name, domain in domains.items():
         key, size = ("augment.crop", data.augment.crop) if data.augment.crop else (f"{name}.size", domain.size)
         if min(size) < least:
@@ -41,19 +44,45 @@ def check_sizes(config: Config, method: Method) -> None:
             )
 
 
+def check_domains(config: Config, method: Method) -> None:
+    """Refuse a method without what it starts from or reads, and settings for what it does not read."""
+    data, name = config.data, config.method.name
+    if method.uses_source and not data.all_sources():
+        raise ConfigError(f"method '{name}' trains on a labelled source: give data.source, or data.sources")
+    if method.needs_weights and not config.run.restore_from:
+        raise ConfigError(f"method '{name}' starts from a trained network: give its weights with run.restore_from")
+    if data.rare_classes is not None and not method.uses_source:
+        raise ConfigError(f"data.rare_classes draws source images, and '{name}' reads no source: leave it out")
+    if data.rare_classes is not None and len({source.share for source in data.sources.values()}) > 1:
+        raise ConfigError("data.rare_classes draws images by class, not by share: leave out data.sources.<name>.share")
+
+
+def method_component(config: Config) -> Component:
+    """The method, with the addition that trains on labelled target images where there are any."""
+    component, key = config.method, "target_labelled"
+    if config.data.target_labelled is None:
+        if component.params.get(key) is not None:
+            raise ConfigError(f"method.{key} weighs labelled target images: say which ones with data.{key}")
+        return component
+    return Component(component.name, {**component.params, key: component.params.get(key) or {}})
+
+
 def build_state(config: Config) -> TrainState:
     """Network, method and optimisers of a configuration, initialised from its seed."""
+    component = method_component(config)
     runtime.seed_step(config.run.seed, 0)
     names, pixels, seed = label_space(config).names, config.data.pixels, config.run.seed
     segmenter = build_model(config.model, len(names))
     make_segmenter = segmenter_maker(config, len(names))
-    method = build_method(config.method, segmenter, len(names), make_segmenter, pixels, seed, names)
+    trained = trained_opener(config)
+    method = build_method(component, segmenter, len(names), make_segmenter, pixels, seed, names, trained)
     if config.run.sync_norm and distributed.world() > 1:
         synchronise_norms(method)
+    check_domains(config, method)
     check_sizes(config, method)
-    precision_of(config.run)  # what this machine cannot do is reported now
+    precision = precision_of(config.run)  # what this machine cannot do is reported now
     set_recompute(method.segmenter, config.run.recompute)
-    return TrainState(method, build_players(method, config))
+    return TrainState(method, build_players(method, config), precision=precision)
 
 
 def segmenter_maker(config: Config, classes: int) -> Callable[..., Segmenter]:
@@ -73,6 +102,20 @@ def segmenter_maker(config: Config, classes: int) -> Callable[..., Segmenter]:
         return segmenter
 
     return make_segmenter
+
+
+def trained_opener(config: Config) -> Callable[[str], Trained]:
+    """What methods are given to open a trained network with, each as its own weights file configures it."""
+
+    def trained(origin: str) -> Trained:
+        from paddle_adaptseg.weights.load import load_trained
+
+        state = paddle.get_rng_state()
+        network, own = load_trained(origin)
+        paddle.set_rng_state(state)  # whatever the method builds next does not depend on this network
+        return Trained(network, own.data.pixels, tuple(label_space(own).names))
+
+    return trained
 
 
 def starting_point(

@@ -51,7 +51,9 @@ def find_weights(origin: str | Path) -> Path:
         if name in known:
             return known[name]
     wanted = f"weights '{which}'" if which else "weights (expected best.pdparams or weights/step_*.pdparams)"
-    raise CheckpointError(f"folder '{path}' holds no {wanted}; known: {shorten(known) or 'none'}")
+    runs = sorted(p.parent.relative_to(path).as_posix() for p in path.rglob("config.yml")) if not known else []
+    inside = f"it holds runs, name one: {shorten(runs)}" if runs else f"known: {shorten(known) or 'none'}"
+    raise CheckpointError(f"folder '{path}' holds no {wanted}; {inside}")
 
 
 def weights_by_step(run: Path) -> dict[int, Path]:
@@ -66,7 +68,7 @@ def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray
 
 def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
     """The same for weights that were read from `path` already."""
-    name = identify(weights.arrays)
+    name = kind_for(weights, config)
     if name is None:
         raise CheckpointError(f"'{path}' holds weights of no known kind (first names: {shorten(weights.arrays, 4)})")
     kind = KINDS.get(str(weights.origin.get("kind")), KINDS[name])
@@ -80,6 +82,12 @@ def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[
         if default and needed != config.model.params.get(key, default):
             raise CheckpointError(f"'{path}' ({kind.title}) needs -o model.{key}={needed}")
     return translate(weights.arrays, name, config.model.params.get("aspp_branches", 2)), kind
+
+
+def kind_for(weights: Weights, config: Config) -> Optional[str]:
+    """The kind of weights: as the configured network says of names that are its own affair, else as they look."""
+    says = getattr(MODELS.get(config.model.name), "weights_kind", None)
+    return says(config.model.params, list(weights.arrays)) if says else identify(weights.arrays)
 
 
 def fill_segmenter(segmenter: Segmenter, origin: str, config: Config, partial: bool = False) -> str:
@@ -169,6 +177,12 @@ def saved_config(config: Config, where: Path, overrides: Sequence[str] = ()) -> 
     return override(config, *overrides)
 
 
+def own_config(path: Path, overrides: Sequence[str] = ()) -> Optional[Config]:
+    """The configuration inside a weights file of this project, with overrides; None where there is none."""
+    text = read_weights(path).config
+    return override(parse_config(text, f"configuration inside '{path}'"), *overrides) if text else None
+
+
 def load_model(
     origin: str | Path, config: Optional[Config] = None, overrides: Sequence[str] = ()
 ) -> tuple[Segmenter, Config]:
@@ -184,6 +198,19 @@ def load_model(
     runtime.set_accelerate(config.run.accelerate)
     with runtime.fresh_names():
         model = build_model(config.model, len(label_space(config)))
+    load_arrays(model, fitting_weights(weights, path, config)[0], f"'{path}'")
+    return model, config
+
+
+def load_trained(origin: str | Path) -> tuple[Segmenter, Config]:
+    """A network as its own weights file configures it, among the networks of a run: nothing of the run is changed."""
+    path = find_weights(origin)
+    weights = read_weights(path)
+    if not weights.config:
+        raise CheckpointError(f"'{path}' carries no configuration, so nothing says which network it is of")
+    config = parse_config(weights.config, f"configuration inside '{path}'")
+    check_plugins(config.plugins, f"'{path}'")
+    model = build_model(config.model, len(label_space(config)))
     load_arrays(model, fitting_weights(weights, path, config)[0], f"'{path}'")
     return model, config
 

@@ -61,7 +61,8 @@ def assert_clear_or_valid(load):
     try:
         config = load()
         assert parse_config(dump(config)) == config
-        dataset_spec(config.data.source.dataset)
+        for source in config.data.all_sources().values():
+            dataset_spec(source.dataset)
         class_sets(config)
         if small(config):
             build_method(config.method, build_model(config.model, len(label_space(config))), len(label_space(config)))

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from paddle_adaptseg.core.files import write_atomically
 from paddle_adaptseg.core.labels import CITYSCAPES_19, CITYSCAPES_IDS
+from paddle_adaptseg.core.progress import progress
 from paddle_adaptseg.data.toy.render import render
 from paddle_adaptseg.data.toy.scene import draw_scene
 
@@ -42,12 +42,13 @@ def make_scene(seed: int, index: int, domain: int, height: int, width: int) -> t
     return render(draw_scene(rng, height, width), camera=domain == CAMERA)
 
 
-DEFAULT_ROOT = Path("dataset/toy")
+DEFAULT_ROOT, PARTS = Path("dataset/toy"), ("GTA5", "Cityscapes")
 
 
-def ensure_toy(source_root: Sequence[str]) -> None:
-    """Draw the default toy pair when a configuration reads it and it is not there."""
-    if tuple(source_root) == (str(DEFAULT_ROOT / "GTA5"),) and not (DEFAULT_ROOT / "toy.json").is_file():
+def ensure_toy(root: Sequence[str]) -> None:
+    """Draw the default toy pair when `root`, a source's or target's, is of it and it is not there."""
+    ours = tuple(root) in {(str(DEFAULT_ROOT / part),) for part in PARTS}
+    if ours and not (DEFAULT_ROOT / "toy.json").is_file():
         write_toy_pair(DEFAULT_ROOT, ToySpec())
 
 
@@ -58,11 +59,11 @@ def write_toy_pair(root: Path, spec: ToySpec) -> bool:
     if manifest.is_file() and manifest.read_text(encoding="utf-8") == text:
         return False
     manifest.unlink(missing_ok=True)
-    for part in ("GTA5", "Cityscapes"):  # scenes of another specification, or of an interrupted call
+    for part in PARTS:  # scenes of another specification, or of an interrupted call
         shutil.rmtree(root / part, ignore_errors=True)
     jobs = [("source", i) for i in range(spec.source)] + [("train", i) for i in range(spec.target)]
     jobs += [("val", i) for i in range(spec.validation)]
-    for part, index in tqdm(jobs, "toy scenes", unit="image", disable=None):
+    for part, index in progress(jobs, "toy scenes", None):
         _write_one(root, part, index, spec)
     write_atomically(manifest, lambda handle: handle.write(text.encode()))
     return True

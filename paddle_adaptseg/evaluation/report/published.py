@@ -103,7 +103,10 @@ def published(config: Config, classes: int, images: int, training_size: bool) ->
         return (), f"the network '{config.model.name}' of this configuration is none of the papers'"
     if images != IMAGES or data.validation.split != "val":
         return (), f"the papers score the {IMAGES} images of Cityscapes val, this evaluation {images}"
-    setting = (data.source.dataset, data.validation.dataset, backbone, classes, _TRAINING if training_size else _FULL)
+    if data.target_labelled is not None or list(data.all_sources()) != ["source"]:
+        return (), "the papers train on one labelled source and no target label"
+    source = data.all_sources()["source"].dataset
+    setting = (source, data.validation.dataset, backbone, classes, _TRAINING if training_size else _FULL)
     if setting not in PUBLISHED:
         return (
             (),

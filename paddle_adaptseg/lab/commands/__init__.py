@@ -1,0 +1,1 @@
+"""The commands of `paddle-adaptseg` and of tools/*.py: each module parses arguments and calls one function."""

@@ -1,0 +1,38 @@
+"""What several commands share: whole numbers with commas, and `-o KEY=VALUE`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers with commas between them, for argparse."""
+    return [int(part) for part in text.split(",")]
+
+
+def add_override(parser: argparse.ArgumentParser) -> None:
+    """Add `-o KEY=VALUE [KEY=VALUE ...]`."""
+    text = "settings that go before the configuration's, e.g. -o data.workers=0 run.seed=1"
+    parser.add_argument("-o", "--override", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; what follows `-o` and holds no '=' is no setting but the next argument."""
+    return parser.parse_args(list(_one_each(sys.argv[1:] if words is None else words)))
+
+
+def _one_each(words: Sequence[str]) -> Iterator[str]:
+    """The words with `-o a=1 b=2` written as `-o a=1 -o b=2`."""
+    flag, given = "", 0
+    for word in words:
+        if word in ("-o", "--override"):
+            flag, given = word, 0
+        elif flag and given and ("=" not in word or word.startswith("-")):
+            flag = ""
+        elif flag:
+            given += 1
+            if given > 1:
+                yield flag
+        yield word

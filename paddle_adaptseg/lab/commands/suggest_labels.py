@@ -1,0 +1,29 @@
+"""Suggest which target images to label next: a list for data.target_labelled.list, and a contact sheet."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from paddle_adaptseg.lab.commands.arguments import add_override, parse
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", metavar="RUN", help="the folder of a run, or a weights file")
+    parser.add_argument("--count", type=int, default=20, help="images to suggest")
+    parser.add_argument("--output", help="folder for labels.txt and sheet.png; default: RUN/suggested")
+    parser.add_argument("--limit", type=int, help="look at so many images only, evenly spread")
+    add_override(parser)
+    args = parse(parser)
+    from paddle_adaptseg.core import runtime
+
+    runtime.import_paddle()
+    from paddle_adaptseg.lab.suggest import suggest
+
+    folder = Path(args.output) if args.output else Path(args.model.partition("@")[0]).with_suffix("") / "suggested"
+    for number, each in enumerate(suggest(args.model, args.count, folder, args.override, args.limit), 1):
+        print(f"{number:3d}  {each.name}  entropy {each.entropy:.3f}, distance {each.distance:.3f}")
+    print(f"contact sheet: {folder / 'sheet.png'}")
+    print(f"when they are labelled: -o data.target_labelled.list={folder / 'labels.txt'}")
+    return 0
