@@ -49,6 +49,7 @@ METHODS = {
     "output_adversarial": {**ADV, "weights": {"main": 0.1}, "seg_weights": LEVELS},
     "feature_adversarial": {"weights": ONE, "seg_weights": LEVELS, "discriminator_width": 4},
     "target_prior": {"weights": {"main": 0.1, "context": 0.1}, "seg_weights": LEVELS, "target_loss": "max_square"},
+    "source_free": {"weights": LEVELS, "pseudo_labels": {"threshold": 0.2}, "augment": None},
     "self_training": {"seg_weights": LEVELS, "weights": LEVELS, "masked": MASKED, "feature_distance": NEAR,
                       "pseudo_labels": {"threshold": 0.2}},
 }  # fmt: skip
