@@ -378,7 +378,7 @@ def test_student_and_teacher_stand_side_by_side(distil, tmp_path):
     fit(distil("schedule.stop=1", "run.eval_every=1"))
     done = tool("side_by_side", tmp_path / "run", "--formats", "paddle", "--images", 1)
     assert done.returncode == 0, done.stderr
-    rows = {line[:60].strip(): line[62:].split() for line in done.stdout.splitlines()}
+    rows = {line[:76].strip(): line[78:].split() for line in done.stdout.splitlines()}
     assert rows["parameters, million"] == ["0.061", "0.061"] and "times as fast" in done.stdout
     assert float(rows["paddle program: labels like the network's, %"][1]) > 99.9
     assert list((tmp_path / "run/exported/paddle/student").glob("model.*"))
