@@ -228,7 +228,7 @@ def test_two_sources_are_drawn_by_their_shares_and_teach_only_their_own_classes(
 
 
 def test_a_run_with_two_sources_is_planned_and_resumed_bit_for_bit(tiny, toy_root, tmp_path, interrupted):  # noqa: F811
-    config = several(tiny, toy_root)
+    config = several(tiny, toy_root, "data.classes=united")
     text = plan_run(config).text()
     assert "sources.game: 6 images" in text and "sources.camera: 5 images" in text and "0 problems" in text
     resumes(config, tmp_path, interrupted)
