@@ -4,7 +4,7 @@ PY := .venv/bin/python
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 bench bench-step bench-loading \
+.PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 test-gpu test-paddleseg doctor bench bench-step bench-loading \
   bench-evaluation pages docs types lint release clean
 
 help:  ## list the targets
@@ -36,6 +36,13 @@ test-slow:  ## run the checks that take minutes
 	@tools/setup_env.sh .venv test
 	$(PY) -m pytest -m slow -s tests
 
+test-gpu:  ## run on a GPU what only a GPU can show (written without one)
+	@tools/setup_env.sh .venv test
+	TEST_DEVICE=gpu $(PY) -m pytest -m gpu tests
+
+doctor: setup  ## check in three minutes whether this machine trains right, and how fast
+	@$(PY) tools/doctor.py
+
 bench:  ## measure training against plain PyTorch and plain Paddle in turn (about 5 minutes on a quiet machine)
 	@tools/setup_env.sh .venv test
 	$(PY) benchmarks/training.py
@@ -53,6 +60,12 @@ bench-evaluation:  ## measure whole evaluations against plain Paddle and plain P
 test-paddle26:  ## run the test suite on Paddle 2.6.2 in .venv-paddle26
 	@tools/setup_env.sh .venv-paddle26 test tests/constraints-paddle26.txt
 	.venv-paddle26/bin/python -m pytest -n $(JOBS) -m "not slow" tests
+
+test-paddleseg:  ## install PaddleSeg into .venv and run the tests with its networks (minutes)
+	@tools/setup_env.sh .venv test
+	@tools/setup_env.sh .venv paddleseg
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps paddleseg==2.8.0
+	$(PY) -m pytest tests/test_paddleseg.py tests/test_models.py
 
 pages: setup  ## write the generated pages of docs/ anew
 	@$(PY) tools/write_pages.py

@@ -8,7 +8,6 @@ float network input. compute_iou is compared on 2048x1024 pairs with all cores.
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
 import tempfile
@@ -27,17 +26,22 @@ import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from paddle_adaptseg.config.schema import Domain, Pixels, Roots  # noqa: E402
+from paddle_adaptseg.config.schema import Augment, Domain, Pixels, RareClasses, Roots  # noqa: E402
 from paddle_adaptseg.core.labels import CITYSCAPES_19, CITYSCAPES_IDS  # noqa: E402
 from paddle_adaptseg.data.augment import normalise  # noqa: E402
 from paddle_adaptseg.data.dataset import DomainFiles  # noqa: E402
 from paddle_adaptseg.data.prepared import FORMATS, Cache, digest, prepare  # noqa: E402
+from paddle_adaptseg.data.rare_classes import RareSampler  # noqa: E402
+from paddle_adaptseg.data.sampling import PairStream  # noqa: E402
 from paddle_adaptseg.data.toy import make_scene  # noqa: E402
+from paddle_adaptseg.data.windows import WHOLE  # noqa: E402
 from paddle_adaptseg.evaluation.folders import score_folders  # noqa: E402
 
 SIZE = (1280, 720)
 RAW = np.array(list(CITYSCAPES_IDS), np.uint8)
 PIXELS = Pixels()
+LARGE, CROP = (2560, 1440), (1024, 1024)  # the source of full-resolution recipes, and what is cut of it
+LOOKS = (1, 4)  # crops that rare-class sampling looks at
 
 
 def write_pairs(root: Path, count: int) -> None:
@@ -125,9 +129,64 @@ def formats() -> None:
         read = seconds_per_pair(lambda i, d=data: cv2.imdecode(d, cv2.IMREAD_UNCHANGED), 5, 2)
         print(f"| {name} | {len(data) / 1e6:.2f} MB | {write * 1000:.0f} ms | {read * 1000:.1f} ms |")
     raw = FORMATS["raw"]
-    data = raw.encode(image)
-    read = seconds_per_pair(lambda i: raw.decode(io.BytesIO(data).read()), 5, 2)
-    print(f"| raw | {len(data) / 1e6:.2f} MB | 1 ms | {read * 1000:.1f} ms |")
+    with tempfile.NamedTemporaryFile() as file:
+        size = file.write(raw.encode(image))
+        file.flush()
+        read = seconds_per_pair(lambda i: raw.open(Path(file.name))(WHOLE), 5, 2)
+    print(f"| raw | {size / 1e6:.2f} MB | 1 ms | {read * 1000:.1f} ms |")
+
+
+def write_large(root: Path, count: int) -> None:
+    """GTA5-like pairs, and 2048x1024 images in Cityscapes' places."""
+    write_pairs(root / "GTA5", count)
+    folder = root / "Cityscapes/leftImg8bit/train/ulm"
+    folder.mkdir(parents=True)
+    for index in range(count):
+        image = cv2.GaussianBlur(make_scene(0, index, 1, 1024, 2048)[0], (0, 0), 1.2)
+        image = np.clip(image + np.random.default_rng(index).normal(0, 1, image.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(image).save(folder / f"ulm_{index:06d}_000019_leftImg8bit.png")
+
+
+def plain_crops(root: Path, index: int, looks: int) -> None:
+    """Pillow for all: whole images, resized, cut to 1024x1024; every look at another crop reads its files again."""
+    box = (700, 200, 700 + CROP[0], 200 + CROP[1])
+    for _ in range(looks):
+        image = Image.open(root / f"GTA5/images/{index + 1:05d}.png").convert("RGB").resize(LARGE, Image.BICUBIC)
+        label = Image.open(root / f"GTA5/labels/{index + 1:05d}.png").resize(LARGE, Image.NEAREST)
+        image, label = np.asarray(image.crop(box)), np.asarray(label)
+        mapped = np.full(label.shape, 255, np.uint8)
+        for train, raw in enumerate(RAW):
+            mapped[label == raw] = train
+        np.ascontiguousarray(mapped[200 : 200 + CROP[1], 700 : 700 + CROP[0]])
+    target = root / f"Cityscapes/leftImg8bit/train/ulm/ulm_{index:06d}_000019_leftImg8bit.png"
+    np.asarray(Image.open(target).convert("RGB").crop((700, 0, 700 + CROP[0], CROP[1])))
+
+
+def full_resolution(root: Path, count: int, rounds: int) -> None:
+    """1024x1024 crops of GTA5 at 2560x1440 and of Cityscapes at 2048x1024, cut once or looked at four times."""
+    source = DomainFiles(Domain("gta5", Roots([str(root / "GTA5")]), "all", LARGE), CITYSCAPES_19, labelled=True)
+    place = Domain("cityscapes", Roots([str(root / "Cityscapes")]), "train", (2048, 1024))
+    target = DomainFiles(place, CITYSCAPES_19, labelled=False)
+
+    counts = np.full((count, 19), 9)
+
+    def stream(looks: int, folder: str = "") -> PairStream:
+        rule = RareClasses(min_pixels=1, min_crop_ratio=1e9, tries=looks - 1)  # no crop is ever enough
+        for files in (source, target):
+            files.cache = Cache.find(folder, files) if folder else None
+        return PairStream(source, target, Augment(mirror=True, crop=CROP), 0, rare=RareSampler(counts, rule, 0))
+
+    base = {looks: seconds_per_pair(lambda i, n=looks: plain_crops(root, i, n), count, rounds) for looks in LOOKS}
+    print(f"| plain | {' | '.join(f'{base[n] * 1000:.1f} ms | 1.00x' for n in LOOKS)} | |")
+    rows = [("ours, from the files", "", 0)]
+    for kind in FORMATS:
+        folder = root / "cache" / kind
+        sizes = [prepare(files, folder, kind, 1)[1] for files in (source, target)]
+        rows.append((f"ours, prepared as {kind}", str(folder), sum(sizes)))
+    for name, folder, size in rows:
+        ours = {n: seconds_per_pair(stream(n, folder).__getitem__, count, rounds) for n in LOOKS}
+        cells = " | ".join(f"{ours[n] * 1000:.1f} ms | {base[n] / ours[n]:.2f}x" for n in LOOKS)
+        print(f"| {name} | {cells} | {f'{size / count / 1e6:.1f} MB' if size else ''} |")
 
 
 def originals_iou(ground_truth: list[Path], predictions: list[Path]) -> np.ndarray:
@@ -170,11 +229,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="full: only the crops of full-resolution images")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     Image.core.set_blocks_max(8)  # as the loader sets it; both ways profit
     print(runtime.environment())
     with tempfile.TemporaryDirectory() as folder:
+        write_large(Path(folder) / "large", args.pairs)
+        print("\n| 1024x1024 crops | one look | | four looks | | size |\n|---|---|---|---|---|---|")
+        full_resolution(Path(folder) / "large", args.pairs, args.rounds)
+        if args.only == "full":
+            return
         write_pairs(Path(folder) / "GTA5", args.pairs)
         print(
             "\n| reading 1914x1052 at 1280x720 | per pair | as uint8 | as float input | size |\n|---|---|---|---|---|"

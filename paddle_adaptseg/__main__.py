@@ -26,6 +26,7 @@ COMMANDS = {  # name: (module in lab/commands, what it does)
     "suggest-labels": ("suggest_labels", "suggest which target images to label next"),
     "side-by-side": ("side_by_side", "compare a distilled network with its teacher: size and speed"),
     "compute-iou": ("compute_iou", "IoU of saved predictions against label files"),
+    "doctor": ("doctor", "check in three minutes whether this machine trains right, and how fast"),
     "make-toy": ("make_toy", "write the generated pair of data sets"),
 }
 

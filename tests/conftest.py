@@ -8,6 +8,10 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs a process per core
+# Facts of CPUs are asserted on CPUs, also where there is a GPU; `make test-gpu` runs the tests marked gpu on it.
+DEVICE = os.environ.get("TEST_DEVICE", "cpu")
+if DEVICE == "cpu":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "tests")]
 
@@ -15,6 +19,7 @@ from paddle_adaptseg.core import runtime  # noqa: E402
 
 runtime.import_paddle()
 
+import paddle  # noqa: E402
 import pytest  # noqa: E402
 
 from paddle_adaptseg.config.loading import load_config  # noqa: E402
@@ -28,6 +33,11 @@ from paddle_adaptseg.models.encode_decode import BACKBONES, HEADS  # noqa: E402
 
 LIMIT = 600  # seconds after which something hangs, also on a loaded machine; nothing waits for it to pass
 TINY = ToySpec(source=6, target=5, validation=3, height=48, width=96)
+
+
+def pytest_report_header() -> str:
+    """The device of all tests, in the header of every run."""
+    return f"device: {paddle.get_device()}"
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -36,22 +37,25 @@ from paddle_adaptseg.evaluation.predictor import (
 )
 from paddle_adaptseg.training import allreduce as tensors  # noqa: E402
 from paddle_adaptseg.training import step as trainer  # noqa: E402
-from paddle_adaptseg.training.guards import NotFinite  # noqa: E402
 from paddle_adaptseg.training.optim import Player  # noqa: E402
 from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.weights.load import load_model  # noqa: E402
 
 
 def at_call(number: int, strike):
-    """Makes a function that strikes first at its call of that number, and only in process 1."""
+    """Makes a function that strikes first at its call of that number, and only in process 1.
+
+    A strike may return what spoils the function's result.
+    """
 
     def wrap(real):
         calls = itertools.count(1)
 
         def replaced(*args, **kwargs):
-            if next(calls) == number and distributed.rank() == 1:
-                strike()
-            return real(*args, **kwargs)
+            struck = next(calls) == number and distributed.rank() == 1
+            spoil = strike() if struck else None
+            result = real(*args, **kwargs)
+            return spoil(result) if spoil else result
 
         return replaced
 
@@ -67,7 +71,7 @@ def fail(error: Exception):
 
 # What happens to process 1: where, at which call, and what.
 FAULTS = {
-    "not finite": (trainer, "check_losses", 2, fail(NotFinite("step 2: seg_main = nan"))),
+    "not finite": (trainer, "measure", 2, lambda: lambda found: replace(found, numbers=found.numbers * float("nan"))),
     "image": (PairStream, "_item", 2, fail(DataError("image '7.png' is cut short"))),
     "bug": (trainer, "backward", 2, fail(KeyError("wrong"))),
     "terminate": (Player, "step", 3, lambda: os.kill(os.getpid(), signal.SIGTERM)),
@@ -82,6 +86,32 @@ def train(config: str, overrides: list[str], fault: str = "", **options) -> str:
             owner, name, number, strike = FAULTS[fault]
             planted.enter_context(mock.patch.object(owner, name, at_call(number, strike)(getattr(owner, name))))
         return str(fit(load_config(config, overrides), **options).step)
+
+
+def train_counted(config: str, overrides: list[str]) -> str:
+    """How often each step of a training waits for an answer of all processes."""
+    counts, send, add, step = [0], distributed.reduce_message, distributed._sum, trainer.train_step
+
+    def counted(real, waits):
+        def replaced(*args):
+            counts[-1] += waits(args)
+            return real(*args)
+
+        return replaced
+
+    def stepped(*args):
+        counts.append(0)
+        return step(*args)
+
+    with contextlib.ExitStack() as planted:
+        for owner, name, real in (
+            (distributed, "reduce_message", counted(send, lambda args: args[0])),
+            (distributed, "_sum", counted(add, lambda args: 1)),
+            (trainer, "train_step", stepped),
+        ):
+            planted.enter_context(mock.patch.object(owner, name, real))
+        fit(load_config(config, overrides))
+    return str([int(n) for n in counts[1:-1]])  # the last one is saved and ends the run
 
 
 def train_elsewhere(config: str, overrides: list[str], root: str) -> str:
@@ -125,13 +155,11 @@ def exchange() -> str:
         sum(range(world)),
     ]
     parts = [paddle.full([n], float(rank + n)) for n in (3, 5, 2)]
-    tensors.BUCKET, before = 6, tensors.BUCKET  # two tensors do not fit into one bucket, and 8 > 6
-    tensors.average(parts)()
-    tensors.BUCKET = before
+    tensors.average(parts)
     assert [p.tolist() for p in parts] == [[n + (world - 1) / 2] * n for n in (3, 5, 2)]
     rows = np.arange(5)[rank::world]
     assert distributed.gather_rows(rows, 5).tolist() == [0, 1, 2, 3, 4]
-    assert distributed.broadcast_number(7 + rank) == 7
+    assert distributed.sum_on_device(paddle.to_tensor([7.0, rank])).tolist() == [7 * world, sum(range(world))]
     distributed.check_equal("it", {"a": np.ones(3)})
     try:
         distributed.check_equal("weights", {"a": np.full(3, rank)})
@@ -142,6 +170,7 @@ def exchange() -> str:
 
 TASKS = {
     "train": train,
+    "train_counted": train_counted,
     "train_elsewhere": train_elsewhere,
     "score": score,
     "bulk": bulk,

@@ -23,14 +23,21 @@ from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.methods.choices import Choices
+from paddle_adaptseg.methods.mixing import present_values
 from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.resnet import STAGES
+from paddle_adaptseg.models.segmenter import Box, at_image_size
 from paddle_adaptseg.training.optim import build_players, poly
 from paddle_adaptseg.training.step import TrainState, train_step
 from paddle_adaptseg.weights.names import rename
 
 SHIPPED = Path(__file__).parent
 GIVEN = os.environ.get("PARITY_DIR")
+COMPARED = {0.5: "context", "all": "all"}  # HRDA's feature_scale
+HRDA_KEYS = {"crop": "crop", "divisible": "divisible", "attention_classwise": "classwise",
+             "attention_embed_dim": "attention_width"}  # fmt: skip
+PASSES = {"source": "seg", "mixed": "mix", "masked": "masked"}  # names of a step's passes, and the figures'
+LEVELS = {"main": "", "context": "_lr", "detail": "_hr"}  # names of levels, and what the figures add to a term's
 IMAGES = {"separatetrg": "target", "separate": "one_of_each", "separatesrc": "source"}
 
 
@@ -83,8 +90,14 @@ def kind_of(figures: dict) -> str:
         return "rcs"
     if set(figures) == {"networks"}:
         parts = list(figures["networks"].values())
-        return "gradient" if "gradient" in parts[0] else "evaluation" if "ori_shape" in parts[0] else "forward"
-    return "components" if "block_masks" in figures else "unknown"
+        return (
+            "gradient"
+            if "gradient" in parts[0]
+            else "evaluation"
+            if {"ori_shape", "picture"} & set(parts[0])
+            else "forward"
+        )
+    return "components" if {"block_masks", "vit_in_img_size"} & set(figures) else "unknown"
 
 
 def files(kind: str) -> list[Path]:
@@ -101,10 +114,8 @@ def parts(kind: str) -> list:
 
 
 def is_ours(model: dict) -> bool:
-    """Whether a network is replayed here: on ResNet-v1c, and in $PARITY_DIR also what fails because it is not built."""
-    if model.get("hrda"):
-        return bool(GIVEN)
-    return model.get("backbone", {}).get("kind") == "resnet_v1c"
+    """Whether a network is replayed here: HRDA's, and those on ResNet-v1c."""
+    return bool(model.get("hrda")) or model.get("backbone", {}).get("kind") == "resnet_v1c"
 
 
 def _resnet_v1c(model: dict) -> Component:
@@ -124,11 +135,42 @@ def _encode_decode(model: dict) -> Component:
     return Component("encode_decode", sections)
 
 
+def _hrda(model: dict) -> Component:
+    """HRDA around the network that the rest of a figure's model says."""
+    left = dict(model["hrda"])
+    scales, scale = left.pop("scales"), left.pop("feature_scale")
+    if scales != [0.5, 1] or scale not in COMPARED:
+        pytest.fail(f"hrda with scales {scales} and feature_scale {scale} is not built")
+    for key in ("hr_loss_weight", "lr_loss_weight"):  # weights of the method's levels: shares()
+        left.pop(key)
+    own = {HRDA_KEYS[key]: value for key, value in left.items() if key in HRDA_KEYS}
+    if len(own) < len(left):
+        pytest.fail(f"hrda with {sorted(set(left) - set(HRDA_KEYS))} is not known")
+    network = component({key: value for key, value in model.items() if key != "hrda"})
+    own.update(crop=own["crop"][::-1], compare=COMPARED[scale])  # ours is [width, height]
+    return Component("hrda", {"network": network.to_plain(), **own})
+
+
+def shares(model: dict, times: float = 1.0) -> dict[str, float]:
+    """What each level of a model's network weighs; `times` multiplies that of the fused or only one."""
+    hrda = model.get("hrda") or {}
+    detail, context = hrda.get("hr_loss_weight", 0.0), hrda.get("lr_loss_weight", 0.0)
+    others = {"context": context, "detail": detail}
+    return {"main": times * (1.0 - detail - context), **{level: share for level, share in others.items() if share}}
+
+
+def with_head_rate(model: Component, rate: float) -> Component:
+    """The same network whose head learns so many times as fast as its backbone."""
+    if model.name != "hrda":
+        return Component(model.name, {**model.params, "head_rate": rate})
+    return Component("hrda", {**model.params, "network": {**model.params["network"], "head_rate": rate}})
+
+
 def component(model: dict) -> Component:
     """Our network of a figure's model."""
     key = model.get("backbone", {}).get("kind"), model.get("head", {}).get("kind")
     if model.get("hrda"):
-        pytest.fail("hrda is not built yet")
+        return _hrda(model)
     if key == ("resnet_v1c", "dlv2"):
         return _resnet_v1c(model)
     if "encode_decode" not in MODELS or None in key:
@@ -157,7 +199,7 @@ def fill(
 def configuration(c: dict) -> Config:
     """Our configuration of a trajectory."""
     margins = np.maximum(c["pseudo_margins"] or [0] * 4, [c["ignore_top"], c["ignore_bottom"], 0, 0]).tolist()
-    levels = {"main": 1.0}
+    levels = shares(c["model"])
     method = {"seg_weights": levels, "weights": levels, "teacher": {"decay": c["alpha"]}, "augment": None,
               "pseudo_labels": {"threshold": c["threshold"], "margins": margins}}  # fmt: skip
     if c["fd"] is not None:
@@ -168,7 +210,7 @@ def configuration(c: dict) -> Config:
     model = component(c["model"])
     unused = Domain("gta5", "unused", "all", (1, 1))
     return Config(
-        Component(model.name, {**model.params, "head_rate": c["head_lr_mult"]}),
+        with_head_rate(model, c["head_lr_mult"]),
         Component("self_training", method),
         Data(unused, unused, unused, batch_size=c["n"]),
         Optim({"segmenter": AdamW(c["lr"], *c["betas"], c["wd"])}),
@@ -184,8 +226,16 @@ def _masked(c: dict, mask: dict, margins: list) -> dict:
         decay = c["alpha"] if mask["alpha"] == "same" else mask["alpha"]
         threshold = c["threshold"] if mask["threshold"] == "same" else mask["threshold"]
         own = {"teacher": {"decay": decay}, "pseudo_labels": {"threshold": threshold, "margins": margins}}
-    return {"weights": {"main": mask["lambda"]}, "ratio": mask["ratio"], "block": mask["block"], "augment": None,
-            "images": IMAGES[mask["mode"]], **own}  # fmt: skip
+    return {"weights": shares(c["model"], mask["lambda"]), "ratio": mask["ratio"], "block": mask["block"],
+            "augment": None, "images": IMAGES[mask["mode"]], **own}  # fmt: skip
+
+
+def recorded_ranks(chosen: list[list[int]], label: Any) -> np.ndarray:
+    """Ranks by which each image pastes the chosen values: those come first, then what its own label does not hold."""
+    ranks = np.where(present_values(label).numpy() > 0, 0.9, 0.5).astype(np.float32)
+    for row, values in zip(ranks, chosen):
+        row[values] = 0.1
+    return ranks
 
 
 class Recorded(Choices):
@@ -198,39 +248,49 @@ class Recorded(Choices):
     def class_ranks(self, batch: Batch, clock: Clock) -> np.ndarray:
         chosen = self.given[clock.step]["classes"]
         self.step = clock.step
-        ranks = np.full((len(chosen), 256), 0.9, np.float32)
-        for row, classes in zip(ranks, chosen):
-            row[classes] = 0.1
-        return ranks
+        return recorded_ranks(chosen, batch.source_label)
 
     def blocks(self, keys, grid, ratio) -> np.ndarray:
         kept = np.array(self.given[self.step]["blocks"], bool)
         assert kept.shape == (len(keys), *grid)
         return kept
 
+    def box(self, segmenter, size, clock, name) -> Box:
+        return Box(*self.given[clock.step]["crops"][PASSES[name]])
+
 
 class Replay:
     """A trajectory: method and players from the figures' values, and what each step showed."""
 
+    recorded = Recorded
+
     def __init__(self, case: dict) -> None:
         self.case, self.c = case, case["config"]
-        self.config, self.rules = configuration(self.c), load_rules()
+        self.config, self.rules = self.configuration(), load_rules()
         model, classes, self.kind = self.config.model, self.c["classes"], self.config.model.name
         segmenter = build_model(model, classes)
-        self.method = build_method(self.config.method, segmenter, classes, lambda: build_model(model, classes))
+        pixels = self.config.data.pixels
+        self.method = build_method(self.config.method, segmenter, classes, lambda: build_model(model, classes), pixels)
         for layer in self.method.sublayers():  # the figures were made without dropout and stochastic depth
             for key in ("p", "rate"):
                 if type(layer).__name__.startswith("Drop") and hasattr(layer, key):
                     setattr(layer, key, 0.0)
         tensors, salt = case["tensors"], self.c["salt"]
         self.start = fill(self.method.segmenter, self.kind, tensors, "G.", salt)
+        self.ours = {name: rename(name, self.kind) for name in self.start}
         for part in self.method.parts():
             part.loaded()
             if hasattr(part, "choices"):
-                part.choices = self.method.choices if part is not self.method else Recorded(case["given"])
-        if self.c["fd"] is not None:
+                part.choices = self.method.choices if part is not self.method else self.recorded(case["given"])
+        if self.c.get("fd") is not None:
             fill(self.method.additions["feature_distance"].fixed, self.kind, tensors, f"{self.c['fd']['imnet']}.", salt)
         self.state = TrainState(self.method, build_players(self.method, self.config))
+
+    def configuration(self) -> Config:
+        return configuration(self.c)
+
+    def clock(self, number: int) -> Clock:
+        return Clock(number, self.config.schedule.horizon, watch=True)
 
     def run(self) -> list[dict[str, Any]]:
         """Readings of every step."""
@@ -240,9 +300,8 @@ class Replay:
         c = self.c
         arrays = self.rules.batch2(number, c["salt"], c["n"], c["size"], c["classes"], c["label_cell"])
         batch, schedule = Batch(*map(paddle.to_tensor, arrays)), self.config.schedule
-        clock = Clock(number, schedule.horizon, watch=True)
-        report = train_step(self.state, clock, schedule, iter([batch]))
-        shown = {name.split("_")[0]: value for name, value in report.losses.items()}
+        report = train_step(self.state, self.clock(number), schedule, iter([batch]))
+        shown = self.terms(report.losses)
         shown["fd_cells"] = report.readings.get("health/feature_distance_cells")
         pseudo = self.method.teacher.labels(batch)
         shown.update(ps_weight=float(pseudo.share), ps_labels=self.counts(pseudo.label))
@@ -251,6 +310,15 @@ class Replay:
             own = masked.teacher.labels(batch)
             shown.update(mask_ps_weight=float(own.share), mask_ps_labels=self.counts(own.label))
         return {**shown, "lr": {key: self.rate(key, number) for key in self.case["groups"]}}
+
+    def terms(self, losses: dict[str, float]) -> dict[str, float]:
+        """The terms under the figures' names; feature distance is the sum over its scales."""
+        shown: dict[str, float] = {}
+        for name, value in losses.items():
+            term, _, level = name.partition("_")
+            key = term if term == "fd" else term + LEVELS[level]
+            shown[key] = shown.get(key, 0.0) + value
+        return shown
 
     def counts(self, label: Any) -> list[int]:
         return np.bincount(label.numpy().ravel(), minlength=self.c["classes"]).tolist()
@@ -283,7 +351,7 @@ class Replay:
 
 def run_network(part: dict, name: str, classes: int = 19) -> tuple[dict[str, np.ndarray], int]:
     """Outputs of a forward figure under its names, and the depth of the network."""
-    if part["what"] not in ("backbone", "features_and_logits", "encode_decode"):
+    if part["what"] not in ("backbone", "features_and_logits", "encode_decode", "hrda_train", "hrda_eval"):
         pytest.fail(f"{name}: '{part['what']}' is not built yet")
     model, tensors, alone = part["model"], part["tensors"], part["what"] == "backbone"
     if alone:  # its tensors are named without a prefix; our network gets a head that is not looked at
@@ -296,15 +364,32 @@ def run_network(part: dict, name: str, classes: int = 19) -> tuple[dict[str, np.
         network = build_model(ours, classes)
         fill(network, ours.name, tensors, "G.", part["salt"], whole=not alone)
     for layer in network.sublayers(include_self=True):
-        layer.training = part["mode"] == "train" and not isinstance(layer, paddle.nn.Dropout)
+        layer.training = part["mode"] == "train" and not type(layer).__name__.startswith("Drop")
     image = paddle.to_tensor(load_rules().image2(part["salt"], part["input"]))
     with paddle.no_grad():
+        if part["what"].startswith("hrda"):
+            return run_hrda(network, image, part), 0
         if part["what"] == "encode_decode":
             return {"logits": network(image)["main"].numpy()}, 0
         stages = network.backbone(image)
         outputs = {} if alone else {"logits": network.heads["main"](stages[-1]).numpy()}
     outputs.update({f"feature{i}": stage.numpy() for i, stage in enumerate(stages)})
     return outputs, sum(model["backbone"]["depths"])
+
+
+def run_hrda(network: Any, image: paddle.Tensor, part: dict) -> dict[str, np.ndarray]:
+    """Outputs of HRDA on a crop (`hrda_train`) or on windows, and the features and attention behind them."""
+    box = Box(*part["crop"]) if part["what"] == "hrda_train" else None
+    features = network.features(image, box)
+    found = network.classify(features)
+    outputs = {"fused": found["main"], "lr": found["context"], "hr": found["detail"]}
+    outputs["attention"] = network.scale_attention(features)
+    if box is None:
+        outputs["logits"] = at_image_size(found, image.shape[2:], network.align_corners)["main"]
+    else:
+        outputs["scale0_feature3"] = network.last_stage(features)
+        outputs["scale1_feature3"] = network.last_stage(features.detail)
+    return {name: outputs[name].numpy() for name in part["outputs"]}
 
 
 def run_gradient(part: dict, classes: int = 19) -> tuple[float, dict[str, np.ndarray]]:
@@ -337,3 +422,12 @@ def sampling_counts(figures: dict) -> tuple[list[str], np.ndarray]:
             if key != "file":
                 row[int(key)] = pixels
     return names, counts
+
+
+def check_probe(tensor: Any, expected: dict) -> None:
+    """Compare sum, norm and some values of a tensor."""
+    array = tensor.numpy().astype(np.float64)
+    assert list(array.shape) == expected["shape"]
+    assert array.sum() == pytest.approx(expected["sum"], rel=1e-4, abs=1e-3)
+    assert np.linalg.norm(array) == pytest.approx(expected["l2"], rel=1e-6)
+    np.testing.assert_allclose(array.ravel()[expected["index"]], expected["value"], atol=1e-6)

@@ -12,7 +12,12 @@ from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.training.run import fit
 
 # These pages are run line by line, in their order, by tests of their own.
-ELSEWHERE = {"docs/migration.md": "test_migration.py", "docs/deploy.md": "test_docs.py"}
+ELSEWHERE = {
+    "docs/migration.md": "test_migration.py",
+    "docs/deploy.md": "test_docs.py",
+    "docs/paddleseg.md": "test_paddleseg.py",
+    "docs/zh/paddleseg.md": "test_paddleseg.py",
+}
 NAMES = {path: str(path.relative_to(ROOT)) for path in pages.PAGES}
 COMMANDS = list(dict.fromkeys(c for path in pages.PAGES if NAMES[path] not in ELSEWHERE for c in pages.commands(path)))
 

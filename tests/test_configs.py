@@ -8,6 +8,7 @@ import pytest
 
 from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.data import label_space
+from paddle_adaptseg.data.augment import margin_sizes
 from paddle_adaptseg.data.catalog import DATASETS
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.methods.base import Trained
@@ -21,19 +22,30 @@ ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted(p for p in (ROOT / "configs").rglob("*.yml") if "_base_" not in p.parts)
 
 
+def shallow(path):
+    """Overrides that make a network small enough to be built in a moment."""
+    if "toy" in path.parts or any(word in path.stem for word in ("vgg", "mobilenet")):
+        return []
+    parts, where = load_config(path).model.params, "model"
+    if "network" in parts:
+        parts, where = parts["network"], "model.network"
+    backbone = parts.get("backbone", {}).get("name", "")
+    return {"mit": [f"{where}.backbone.depths=[1,1,1,1]"], "din": [f"{where}.backbone.depth=1"]}.get(
+        backbone[:3], [f"{where}.depths=[1,1,1,1]"]
+    )
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
 def test_an_experiment_loads_builds_and_tells_what_to_expect(path):
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert all(any(f"# {word}" in line for line in header) for word in ("Paper:", "Command:", "Expected:", "Hardware:"))
     command = next(line for line in header if "# Command:" in line)
     assert str(path.relative_to(ROOT)) in command or path.stem == "adaptsegnet_multi"
-    depths = ["model.depths=[1,1,1,1]"] if "depths" in load_config(path).model.params else []
-    config = load_config(path, depths)
-    classes = len(label_space(config))
-    make_segmenter = lambda *weights: build_model(config.model, classes)  # noqa: E731
+    config = load_config(path, shallow(path))
     names = label_space(config).names
+    make_segmenter = lambda *weights: build_model(config.model, len(names))  # noqa: E731
     trained = lambda path: Trained(make_segmenter(), config.data.pixels, names)  # noqa: E731
-    method = build_method(config.method, make_segmenter(), classes, make_segmenter, names=names, trained=trained)
+    method = build_method(config.method, make_segmenter(), len(names), make_segmenter, names=names, trained=trained)
     players = build_players(method, config)
     assert set(players) == set(method.players())
     for domain in (*config.data.all_sources().values(), config.data.target, config.data.validation):
@@ -94,6 +106,50 @@ def test_self_trainings_hyper_parameters_too():
         assert later.method.params["pseudo_labels"]["margins"] == [15, 120, 0, 0]
         assert later.method.params["teacher"]["update"] == "before" and later.optim["segmenter"].lr == 6e-5
         assert (later.schedule.stop, later.schedule.warmup, later.schedule.warmup_ratio) == (40_000, 1500, 1e-6)
+
+
+def test_the_transformers_recipes_are_their_authors():
+    """Values read in DAFormer's and MIC's repositories."""
+    for pair in ("gta5_cityscapes", "synthia_cityscapes", "cityscapes_acdc", "cityscapes_dark_zurich"):
+        config = load_config(ROOT / f"configs/{pair}/daformer.yml")
+        method, data, adamw = config.method.params, config.data, config.optim["segmenter"]
+        assert (adamw.lr, adamw.beta1, adamw.beta2, adamw.weight_decay) == (6e-5, 0.9, 0.999, 0.01)
+        assert config.model.params["head_rate"] == 10.0 and config.model.params["norm_decay"] == 0.0
+        schedule = config.schedule
+        assert (schedule.horizon, schedule.stop, schedule.power) == (40_000, 40_000, 1.0)
+        assert (schedule.warmup, schedule.warmup_ratio) == (1500, 1e-6)
+        assert (data.batch_size, data.augment.crop, data.augment.mirror) == (2, (512, 512), True)
+        assert (data.rare_classes.temperature, data.rare_classes.min_pixels) == (0.01, 3000)
+        assert method["teacher"] == {"decay": 0.999, "ramp": 1, "update": "before"}
+        assert method["pseudo_labels"] == {"threshold": 0.968, "weight": "batch", "margins": [15, 120, 0, 0]}
+        distance = method["feature_distance"]
+        assert (distance["weight"], distance["min_ratio"]) == (0.005, 0.75)
+        names = label_space(config).names
+        assert [names.index(name) for name in distance["things"]] == [6, 7, 11, 12, 13, 14, 15, 16, 17, 18]
+        assert data.target.size == ((960, 540) if pair.startswith("cityscapes_") else (1024, 512))
+        assert data.validation.size == data.target.size and config.eval.window is None
+    masked = load_config(ROOT / "configs/gta5_cityscapes/mic_daformer.yml").method.params["masked"]
+    assert (masked["ratio"], masked["block"], masked["images"]) == (0.7, 32, "target")  # at half resolution
+
+
+def test_hrdas_hyper_parameters_too():
+    for pair, size, margins in (
+        ("gta5_cityscapes", (2560, 1440), (30, 240, 30, 30)), ("synthia_cityscapes", (2560, 1520), (30, 240, 30, 30)),
+        ("cityscapes_acdc", (2048, 1024), (0, 0, 0, 0)), ("cityscapes_dark_zurich", (2048, 1024), (0, 0, 0, 0)),
+    ):  # fmt: skip
+        for name in ("hrda", "mic_hrda"):
+            config = load_config(ROOT / f"configs/{pair}/{name}.yml")
+            assert (
+                config.method.params["seg_weights"] == config.method.params["weights"] == {"main": 0.9, "detail": 0.1}
+            )
+            assert config.model.params["crop"] == [512, 512] and config.model.params["compare"] == "context"
+            assert (config.data.augment.crop, config.data.batch_size) == ((1024, 1024), 2)
+            assert (config.eval.window, config.eval.stride) == ((1024, 1024), (512, 512))
+            assert config.data.rare_classes.min_crop_ratio == 2.0 and config.data.source.size == size
+            assert margin_sizes(config.data.target.size, config.data.target_margins) == margins
+        masked = config.method.params["masked"]
+        assert (masked["block"], masked["ratio"]) == (64, 0.7)
+        assert masked["images"] == ("target" if margins[0] else "one_of_each")
 
 
 def test_papers_hyper_parameters_stand_in_the_configurations():

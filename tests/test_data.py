@@ -11,11 +11,18 @@ from paddle_adaptseg.config.schema import Augment, Domain, Pixels, Roots
 from paddle_adaptseg.core.errors import DataError
 from paddle_adaptseg.core.labels import CITYSCAPES_19
 from paddle_adaptseg.data import TrainData, open_validation
-from paddle_adaptseg.data.augment import augment, normalise, resize_label, scaled_size
+from paddle_adaptseg.data.augment import normalise, random_crop, recoloured, resize_label, scaled_size
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.reading import read_ahead
 from paddle_adaptseg.data.sampling import shuffled_index
 from paddle_adaptseg.data.toy import CAMERA, GAME, ToySpec, make_scene, write_toy_pair
+
+
+def augment(image, label, size, change, rng):
+    """A crop of arrays with changed colours."""
+    crop = random_crop(image.shape[1::-1], size, change, rng)
+    cut = crop.of(label.__getitem__, 255) if label is not None else None
+    return recoloured(crop.of(image.__getitem__, 0), change, rng), cut
 
 
 def domain(root, dataset="gta5", split="all", size=(96, 48)):

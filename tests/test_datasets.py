@@ -118,7 +118,15 @@ def bdd100k(root, n):
     write_ids(root / f"labels/sem_seg/masks/val/7d06fefd-{n:08d}.png", GROUND_TRUTH)
 
 
+def paddleseg(root, n):
+    write_image(root / f"images/{n}.jpg", n, "JPEG")
+    write_ids(root / f"annotations/{n}.png", GROUND_TRUTH)
+    with (root / "train.txt").open("a") as handle:
+        handle.write(f"images/{n}.jpg annotations/{n}.png\n")
+
+
 WRITERS = {
+    "paddleseg": (paddleseg, "all"),
     "gta5": (gta5, "all"),
     "synthia": (synthia, "all"),
     "synscapes": (synscapes, "all"),
@@ -136,7 +144,7 @@ def make(root, name, count=3):
     writer, split = WRITERS[name]
     for n in range(1, count + 1):
         writer(root, n)
-    return Domain(name, Roots([str(root)]), split, (W, H))
+    return Domain(name, Roots([str(root)]), split, (W, H), list=str(root / "train.txt") if name == "paddleseg" else "")
 
 
 def archive(folder: Path, path: Path, prefix="", pick=lambda name: True) -> str:
@@ -290,6 +298,45 @@ def test_the_lists_of_maxsquare_are_read(tmp_path, name, lines, found):
     (tmp_path / "list.txt").write_text(lines)
     domain = moved(make(tmp_path, name), tmp_path, list=str(tmp_path / "list.txt"))
     assert [Path(i.image.name).stem for i in list_items(domain, True).items] == found
+
+
+def test_a_list_of_paddleseg_names_images_and_labels_in_its_own_order_with_any_separator(tmp_path):
+    domain = make(tmp_path, "paddleseg")
+    for separator in (" ", ",", "\t"):
+        (tmp_path / "train.txt").write_text(f"images/2.jpg{separator}annotations/1.png\nimages/1.jpg\n")
+        items = list_items(domain, False).items
+        assert [item.image.name for item in items] == ["images/2.jpg", "images/1.jpg"]
+        (tmp_path / "train.txt").write_text(f"images/2.jpg{separator}annotations/1.png\n")
+        (item,) = list_items(domain, True).items
+        assert (item.image.name, item.label.name) == ("images/2.jpg", "annotations/1.png")
+    (tmp_path / "out.txt").write_text("images/1.jpg\n")
+    (tmp_path / "train.txt").write_text("images/1.jpg a\nimages/2.jpg annotations/1.png\n")
+    assert len(list_items(moved(domain, tmp_path, exclude=str(tmp_path / "out.txt")), True).items) == 1
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("images/9.jpg annotations/1.png", "'images/9.jpg' is not in"),
+    ("images/1.jpg annotations/9.png", "'annotations/9.png' is not in"),
+    ("images/1.jpg", "images/1.jpg has no label in the list"),
+    ("images/1.jpg annotations/1.png 3", "must name an image and its label"),
+    ("", "names no images"),
+])  # fmt: skip
+def test_a_list_of_paddleseg_that_names_what_is_not_there_is_an_error(tmp_path, line, message):
+    domain = make(tmp_path, "paddleseg")
+    (tmp_path / "train.txt").write_text(line + "\n")
+    with pytest.raises(DataError, match=message):
+        list_items(domain, True)
+    with pytest.raises(DataError, match="'list' must name a file"):
+        list_items(moved(domain, tmp_path, list=""), True)
+
+
+def test_a_list_of_paddleseg_with_classes_of_ones_own(tmp_path):
+    domain = make(tmp_path, "paddleseg")
+    classes = ", ".join(f"{{name: c{n}, ids: [{n}], colour: [{n}, 0, 0]}}" for n in range(W))
+    (tmp_path / "mine.yml").write_text(f"classes: [{classes}]")
+    own = str(tmp_path / "mine.yml")
+    files = DomainFiles(moved(domain, tmp_path, dataset=own), dataset_spec(own).classes, labelled=True)
+    assert len(files) == 3 and (files.label(0) == GROUND_TRUTH).all()
 
 
 def test_a_number_in_a_list_means_the_file_of_exactly_that_name_first(tmp_path):

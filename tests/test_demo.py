@@ -27,7 +27,7 @@ def test_jobs_train_side_by_side_and_the_figure_shows_them(toy_root, tmp_path, m
     assert all(one.done_steps() == 6 and (one.folder / "console.log").read_text() for one in jobs.values())
     demo.figure(jobs, tmp_path / "demo.png")
     with Image.open(tmp_path / "demo.png") as sheet:
-        assert sheet.size[0] == 4 * (2 * 96 + 4) + 4
+        assert sheet.size[0] == 5 * (2 * 96 + 4) + 4
         assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 100
 
 
@@ -51,13 +51,31 @@ def matrix(right):
 
 
 def test_the_tables_show_scores_and_their_difference():
-    comparison = demo.Comparison(3, {"source-only": matrix(2), "adapted": matrix(7)})
+    rights = {"source-only": 2, "adapted": 7, "self-training": 8}
+    comparison = demo.Comparison(3, {name: matrix(right) for name, right in rights.items()})
     config = load_config(ROOT / "configs/toy/source_only.yml")
     lines = demo.class_table(comparison, config).splitlines()
-    assert lines[1].split() == ["road", "20.00", "70.00", "+50.00"]
-    assert lines[-1].split() == ["mIoU", "20.00", "70.00", "+50.00"] and len(lines) == len(CITYSCAPES_19) + 2
+    assert lines[1].split() == ["road", "20.00", "70.00", "+50.00", "80.00", "+60.00"]
+    assert lines[-1].split() == ["mIoU", "20.00", "70.00", "+50.00", "80.00", "+60.00"]
+    assert len(lines) == len(CITYSCAPES_19) + 2
     assert demo.seeds_table([comparison, comparison]).splitlines()[2:] == [
-        "| 3 | 20.00 | 70.00 | +50.00 |",
-        "| 3 | 20.00 | 70.00 | +50.00 |",
-        "| mean | 20.00 | 70.00 | +50.00 |",
+        "| 3 | 20.00 | 70.00 | +50.00 | 80.00 | +60.00 |",
+        "| 3 | 20.00 | 70.00 | +50.00 | 80.00 | +60.00 |",
+        "| mean | 20.00 | 70.00 | +50.00 | 80.00 | +60.00 |",
     ]
+    line = "lift: source-only 20.00, adapted 70.00, +50.00 mIoU, self-training 80.00, +60.00 mIoU"
+    assert demo.summary([comparison, comparison]) == line
+
+
+def test_self_training_starts_from_the_adapted_network_of_its_seed_when_that_is_trained(monkeypatch):
+    ran = []
+    monkeypatch.setattr(demo, "write_toy_pair", lambda *_: None)
+    monkeypatch.setattr(demo, "_score", lambda config: matrix(1))
+    monkeypatch.setattr(demo, "run_jobs", lambda jobs, parallel: ran.append(jobs))
+    comparisons, jobs = demo.compare([0, 2], False)
+    assert [len(stage) for stage in ran] == [4, 2] and len(comparisons) == 2
+    for seed, folder in ((0, "checkpoint/toy"), (2, "checkpoint/toy_seed2")):
+        start = jobs[seed]["self-training"].config.run.restore_from
+        assert start == f"{jobs[seed]['adapted'].folder}@latest" == f"{folder}/adaptsegnet_multi@latest"
+        assert not jobs[seed]["adapted"].config.run.restore_from
+    assert "self-training" in demo.steps(jobs[0]) and "more from the adapted network" in demo.steps(jobs[0])

@@ -6,13 +6,16 @@ No GPU is needed, and none was at hand: whether these paths are fast there, or r
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 from test_resume import EARLY, EXPERIMENTS, V3PLUS, overrides
 
+from paddle_adaptseg import fit
 from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.core.errors import ConfigError, TrainingError
 from paddle_adaptseg.data import TrainData
@@ -132,9 +135,10 @@ def test_a_watched_step_reads_the_same_where_the_device_counts(tiny, monkeypatch
 # Copies to the host.
 
 
-def one_step(config, watch=False):
+def one_step(config, watch=False, deferred=False):
     """A report and how often its step took something from the device."""
     state, taken = build_state(config), Counter()
+    state.deferred = deferred
     with contextlib.closing(TrainData(config, state.method.uses_target).batches(0)) as batches:
         given = [next(batches) for _ in range(config.schedule.iter_size)]
     with pytest.MonkeyPatch.context() as patch:
@@ -162,11 +166,54 @@ def test_a_step_takes_one_small_copy_from_the_device(tiny, name):
     assert len(report.losses) >= (1 if name in ("toy/source_only", "toy/bn_adapt") else 2)
 
 
+@pytest.mark.parametrize("name", [*EXPERIMENTS.values(), V3PLUS], ids=[*EXPERIMENTS, "deeplabv3plus"])
+def test_a_step_on_one_gpu_takes_no_copy_unless_it_is_logged(tiny, name):
+    report, taken = one_step(tiny(name, *overrides(name)), deferred=True)
+    assert taken == {} and report.losses == {}
+    report, taken = one_step(tiny(name, *overrides(name)), watch=True, deferred=True)
+    other, copies = one_step(tiny(name, *overrides(name)), watch=True)
+    assert taken == copies and report.losses == other.losses != {}
+
+
+def poison(number):
+    """Lets the gradients of a step become NaN."""
+    real, calls = trainer.measure, itertools.count(1)
+
+    @paddle.no_grad()
+    def measured(collected, players, *args):
+        if next(calls) == number:
+            for _, gradient in players["segmenter"].gradients():
+                gradient.scale_(float("nan"))
+        return real(collected, players, *args)
+
+    return measured
+
+
+@pytest.mark.parametrize("more", [["run.log_every=4"], ["run.log_every=90", "run.save_every=4"],
+                                  ["run.log_every=90", "run.save_every=90", "run.eval_every=4"]],
+                         ids=["logging", "saving", "evaluating"])  # fmt: skip
+def test_losses_that_are_looked_at_later_name_the_step_that_was_not_finite(tiny, monkeypatch, more):
+    monkeypatch.setattr(trainer, "defers", lambda run: True)
+    monkeypatch.setattr(trainer, "measure", poison(2))
+    config = tiny("toy/source_only", "run.eval_every=0", *more)
+    with pytest.raises(TrainingError, match=r"step 2: gradients of segmenter.* are not finite; batch: .*\.png"):
+        fit(config)
+    assert not list(Path(config.run.output).glob("states/*4*")), "nothing that is not finite is saved"
+
+
+def test_losses_stay_on_the_device_where_one_gpu_trains_and_no_step_may_be_undone(tiny, monkeypatch):
+    config = tiny("toy/source_only")
+    assert not trainer.defers(config.run) or paddle.get_device() != "cpu"
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    assert trainer.defers(config.run)
+    assert not trainer.defers(tiny("toy/source_only", "run.on_nonfinite=skip").run)
+
+
 def test_gradients_that_are_not_finite_are_named_although_one_number_stands_for_all(tiny, monkeypatch):
     real = trainer.backward
 
-    def poisoned(terms, scale):
-        real(terms, scale)
+    def poisoned(terms, *args):
+        real(terms, *args)
         gradient = state.method.segmenter.stem[0].weight.grad
         gradient.stop_gradient = True  # Paddle changes no leaf in place that wants a gradient
         gradient[1, 1, 1, 1] = float("nan")

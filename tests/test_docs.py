@@ -14,7 +14,8 @@ from PIL import Image
 from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.optim import OPTIMISERS
 from paddle_adaptseg.config.schema import Component, Config
-from paddle_adaptseg.lab.reference import KEYWORDS, MEANINGS, OPTIMISER_KEYS, configuration_page, fields, keywords
+from paddle_adaptseg.lab.reference import configuration_page, fields, keywords
+from paddle_adaptseg.lab.reference_keys import KEYWORDS, MEANINGS, OPTIMISER_KEYS
 from paddle_adaptseg.lab.reference_self_training import VALUE_KEYS, VALUES
 from paddle_adaptseg.methods import ADDITIONS, METHODS
 from paddle_adaptseg.models import MODELS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,19 +13,22 @@ import paddle
 import pytest
 
 from paddle_adaptseg import fit
-from paddle_adaptseg.config.loading import dump, load_config, parse_config
+from paddle_adaptseg.config.loading import differences, dump, load_config, parse_config
 from paddle_adaptseg.config.schema import EVERY_STAGE
-from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.core.errors import ConfigError, TrainingError
 from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.cpu.onednn import lies_last
-from paddle_adaptseg.methods.base import Term
+from paddle_adaptseg.data import TrainData
+from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.models.layers import NORMS
 from paddle_adaptseg.models.recompute import blocks_of, set_recompute
 from paddle_adaptseg.models.resnet import Bottleneck
+from paddle_adaptseg.training import step as trainer
 from paddle_adaptseg.training.checkpoint import find_state
 from paddle_adaptseg.training.plan import Estimate, estimate
+from paddle_adaptseg.training.precision import DTYPES, AllPlayers, Precision, precision_of
 from paddle_adaptseg.training.run import build_state
-from paddle_adaptseg.training.step import DTYPES, FULL, Precision, backward, precision_of
+from paddle_adaptseg.training.step import train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHIN = 0.25  # the estimate's error against measured tensors
@@ -112,6 +116,7 @@ def test_a_run_that_recomputes_ends_with_the_same_weights(tiny, tmp_path):
         np.testing.assert_allclose(ends[1][name], array, 1e-3, 1e-6, err_msg=name)  # sums run in another order
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("kind", MIXED)
 def test_a_run_in_mixed_precision_convolves_in_16_bits_and_ends_near_one_in_32(kind, tiny, tmp_path):
     if ON_CPU or not MIXED[kind]():
@@ -150,30 +155,95 @@ def test_mixed_precision_asks_paddle_for_that_type_and_leaves_convolutions_to_it
     assert asked == [{"dtype": DTYPES[kind]}]
 
 
-def test_a_scaled_backward_pass_gives_the_plain_gradients(tiny):
-    config, found = tiny("toy/adaptsegnet_multi"), []
-    for precision in (FULL, Precision("fp32", 1024.0)):
-        state = build_state(config)
-        players = list(state.players.values())
-        loss = sum(p.sum() for p in state.method.parameters() if not p.stop_gradient)
-        backward({"a": Term(loss, 0.5)}, precision.scale)
-        precision.unscale(state.players)
-        found.append([g.numpy() for player in players for _, g in player.gradients()])
-    for plain, scaled in zip(*found):
-        np.testing.assert_array_equal(scaled, plain)
+@pytest.fixture
+def scaler(monkeypatch):
+    """Makes fp16's precision with Paddle's own GradScaler, which switches itself off on a CPU but can work there.
+
+    The autocast beside it stays in 32 bits there, so nothing here is computed in fp16.
+    """
+
+    class Gpu:
+        _expected_place = type("Place", (), {"is_gpu_place": lambda self: True})()
+
+    module = sys.modules[paddle.amp.GradScaler.__module__]
+    monkeypatch.setattr(module, "_dygraph_tracer", lambda: Gpu)
+    return lambda scale=1024.0: Precision("fp16", scale)
 
 
-def test_the_scale_of_fp16_is_taken_out_of_all_gradients():
-    class Player:
-        def __init__(self, gradient):
-            self.gradient = gradient
+AUTOCAST = pytest.mark.filterwarnings("ignore:amp_guard")
 
-        def gradients(self):
-            return [("weight", self.gradient)]
 
-    player = Player(paddle.full([3], 512.0))
-    Precision("fp16", 1024.0).unscale({"segmenter": player})
-    assert player.gradient.tolist() == [0.5] * 3
+def take_step(config, precision=None, spoil=None, number=0):
+    """Weights, optimiser states and the report after one step; `spoil` changes the gradients of the last pass."""
+    state = build_state(config)
+    state.precision = precision or Precision()
+    data, real = TrainData(config, state.method.uses_target).batches(0), trainer.measure
+    with contextlib.closing(data) as batches, pytest.MonkeyPatch.context() as patch:
+        if spoil:
+            patch.setattr(trainer, "measure", lambda *args: spoil(state) or real(*args))
+        report = train_step(state, Clock(number, 8, True), config.schedule, batches)
+    return state.snapshot(config), report
+
+
+@AUTOCAST
+@pytest.mark.parametrize("more", [[], ["schedule.iter_size=2"]], ids=["one batch", "two batches"])
+def test_steps_with_a_gradient_scaler_equal_plain_ones_for_several_players_and_passes(scaler, tiny, more):
+    config = tiny("toy/adaptsegnet_multi", "method.ramp.start=0", *more)
+    plain, _ = take_step(config)
+    scaled, report = take_step(config, scaler())
+    assert report.note == "" and report.readings["precision/loss_scale"] == 1024.0
+    assert {"optim/segmenter", "optim/discriminators"} <= {name.rsplit("/", 2)[0] for name in plain.arrays}
+    for name, array in plain.arrays.items():
+        np.testing.assert_allclose(scaled.arrays[name], array, 1e-4, 1e-6, err_msg=name)
+
+
+@AUTOCAST
+@pytest.mark.parametrize("player", ["segmenter", "discriminators"])
+def test_an_overflow_in_one_player_is_a_step_that_no_player_takes_and_no_failure(scaler, tiny, player):
+    @paddle.no_grad()
+    def overflow(state):
+        state.players[player].gradients()[0][1].scale_(float("inf"))
+
+    config = tiny("toy/adaptsegnet_multi", "method.ramp.start=0")
+    before = {k: v.numpy() for k, v in build_state(config).method.named_parameters()}
+    after, report = take_step(config, scaler(), overflow)
+    assert report.note == "step 1: fp16's gradients overflowed; no weight was changed, the loss scale is now 512"
+    assert report.losses and not report.skipped and after.record["scaler"]["scale"] == 512.0
+    for name, array in before.items():
+        np.testing.assert_array_equal(after.arrays[f"method/{name}"], array, err_msg=name)
+
+
+@AUTOCAST
+def test_gradients_that_overflow_at_every_scale_end_the_run(scaler, tiny):
+    @paddle.no_grad()
+    def overflow(state):
+        state.players["segmenter"].gradients()[0][1].scale_(float("nan"))
+
+    with pytest.raises(TrainingError, match="step 1: gradients are not finite at any scale .* run.precision=bf16"):
+        take_step(tiny("toy/source_only"), scaler(2.0**-10), overflow)
+
+
+@AUTOCAST
+def test_the_state_of_the_scaler_is_in_the_checkpoint_and_older_ones_start_anew(scaler, tiny):
+    one, other = scaler(4.0), scaler(1024.0)
+    players = build_state(tiny("toy/source_only")).players
+    with one.casting():
+        one.scale(sum(p.sum() for p in players["segmenter"].parameters())).backward()
+    assert one.step(players, 1) == "" and one.state() == {"scale": 4.0, "incr_count": 1, "decr_count": 0}
+    other.restore(json.loads(json.dumps(one.state())))
+    assert other.state() == one.state() and other.loss_scale() == 4.0
+    other.restore({})
+    assert other.loss_scale() == 4.0
+    assert Precision("bf16").state() == Precision().state() == {}
+    old = tiny("toy/source_only", "run.loss_scale=1024")  # what older checkpoints say of a scale that was fixed
+    assert differences(old, tiny("toy/source_only")) == []
+
+
+def test_bf16_has_no_scaler_and_a_scaler_sees_the_parameters_of_all_players(tiny):
+    assert Precision("bf16").scaler is None and Precision().scaler is None
+    state = build_state(tiny("toy/adaptsegnet_multi"))
+    seen = [p for group in AllPlayers(state.players)._param_groups for p in group["params"]]
+    assert len(seen) == len([p for p in state.method.parameters() if not p.stop_gradient])
 
 
 def test_a_wrong_precision_is_refused(tiny):

@@ -11,7 +11,7 @@ from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.deeplabv3plus import ImagePooling
 from paddle_adaptseg.models.discriminator import discriminator
-from paddle_adaptseg.models.layers import NORMS, frozen, inference, resize
+from paddle_adaptseg.models.layers import NORMS, frozen, inference, resize, resize_by_products
 
 SMALL = {
     "encode_decode": {
@@ -21,6 +21,10 @@ SMALL = {
     "deeplabv2_resnet": {"depths": [1, 1, 1, 1]},
     "deeplabv2_vgg16": {},
     "deeplabv2_resnet_v1c": {"depths": [1, 1, 1, 1]},
+    "paddleseg": {
+        "type": "PPMobileSeg",
+        "backbone": {"type": "MobileSeg_Tiny", "inj_type": "AAM", "out_feat_chs": [32, 64, 128]},
+    },
     "small": {"width": 8},
     "deeplabv2_resnet_twin": {"depths": [1, 1, 1, 1]},
     "small_twin": {"width": 8},
@@ -31,6 +35,8 @@ SMALL = {
 
 
 def build(name, **params):
+    if name == "paddleseg":
+        pytest.importorskip("paddleseg", reason="PaddleSeg is not installed (docs/paddleseg.md)")
     return build_model(Component(name, {**SMALL[name], **params}), 5)
 
 
@@ -164,3 +170,25 @@ def test_resize_aligns_corners():
     x = paddle.to_tensor([[[[0.0, 1.0]]]])
     np.testing.assert_allclose(resize(x, (1, 3)).numpy().ravel(), [0.0, 0.5, 1.0])
     assert resize(x, (1, 2)) is x
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 4), (4, 4), 3])
+def test_adaptive_means_are_those_of_paddle_while_a_program_is_written(size):
+    x = paddle.randn([2, 3, 5, 7])
+    plain = paddle.nn.functional.adaptive_avg_pool2d(x, size).numpy()
+    with resize_by_products():
+        found = paddle.nn.AdaptiveAvgPool2D(size)(x).numpy()
+    np.testing.assert_allclose(found, plain, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize(("options", "shape"), [
+    ({"size": [9, 4]}, (9, 4)), ({"scale_factor": 2}, (10, 14)), ({"size": [9, 4], "align_corners": True}, (9, 4)),
+])  # fmt: skip
+def test_paddles_interpolate_is_itself_while_a_program_is_written(options, shape):
+    x, interpolate = paddle.randn([2, 3, 5, 7]), paddle.nn.functional.interpolate
+    plain = interpolate(x, mode="bilinear", **options).numpy()
+    with resize_by_products():
+        found = paddle.nn.functional.interpolate(x, mode="bilinear", **options)
+        assert paddle.shape(found) == [2, 3, *shape]
+    np.testing.assert_allclose(found.numpy(), plain, 1e-4, 1e-5)
+    assert paddle.nn.functional.interpolate is interpolate

@@ -15,6 +15,7 @@ from paddle_adaptseg.data import TrainData
 from paddle_adaptseg.methods.base import Clock, Term
 from paddle_adaptseg.models.segmenter import ParamGroup
 from paddle_adaptseg.training.optim import Player, poly
+from paddle_adaptseg.training.precision import Precision
 from paddle_adaptseg.training.start import build_state
 from paddle_adaptseg.training.step import backward, train_step
 
@@ -187,7 +188,7 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_is_touched(tiny):
 
 def test_terms_are_weighted_and_divided_over_the_parts():
     p = parameter(2.0)
-    backward({"a": Term(p * p, 0.5), "b": Term(p * 1.0, 3.0)}, scale=0.5)
+    backward({"a": Term(p * p, 0.5), "b": Term(p * 1.0, 3.0)}, 0.5, Precision())
     assert float(p.grad) == pytest.approx((0.5 * 4 + 3) / 2)
 
 

@@ -42,6 +42,7 @@ COMPARED = {
     "hard": ("toy/minent", ["method.target_loss=hard", "method.options={threshold: 0.1}"]),
     "parts": ("toy/adaptsegnet_single_ls", ["schedule.iter_size=2"]),
     "masked": ("toy/self_training_masked", ["schedule.iter_size=2", LOW, "method.masked.teacher={decay: 0.5}", NEAR]),
+    "first pair": ("toy/self_training_masked", [LOW, "method.masked.images=one_of_each"]),
 }
 
 
@@ -97,6 +98,12 @@ def together(toy_root, scored, tmp_path_factory) -> dict[str, list[str]]:
         planted = {"skipped": "not finite", "quarantine": "image"}.get(fault, fault)
         options = {"config": f"{ROOT}/configs/toy/source_only.yml", "overrides": overrides, "fault": planted}
         tasks[fault] = ["train", options]
+    for name in ("self_training", "clan"):
+        config, more = COMPARED[name]
+        seldom = ("run.save_every=9", "run.eval_every=0", "data.quarantine=2", "run.log_every=1")
+        overrides = settings(toy_root, folder / f"counted_{name}", 1, *more, *early(name), *seldom)
+        options = {"config": f"{ROOT}/configs/{config}.yml", "overrides": overrides}
+        tasks[f"counted_{name}"] = ["train_counted", options]
     overrides = settings(toy_root, folder / "elsewhere", 1, *early("source_only"))
     (folder / "other").mkdir()
     for part in ("images", "labels"):
@@ -162,6 +169,11 @@ def test_two_processes_with_one_image_equal_one_process_with_two(together, toy_r
     ]
     for key in (key for key in losses[0] if key.startswith("loss/")):
         assert losses[1][key] == pytest.approx(losses[0][key], abs=1e-5), key
+
+
+@pytest.mark.parametrize("name", ["self_training", "clan"])
+def test_a_step_waits_once_for_an_answer_of_all_processes(together, name):
+    assert together[f"counted_{name}"] == [str([1] * (STEPS - 1))] * 2
 
 
 def test_batch_statistics_are_of_each_process_and_their_averages_are_the_same_everywhere(together):

@@ -20,7 +20,7 @@ from paddle_adaptseg.evaluation import InferenceOptions, Request, evaluate_reque
 from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator
 from paddle_adaptseg.evaluation.logits import DeviceLogits, HostLogits
 from paddle_adaptseg.evaluation.measure import evaluate_model
-from paddle_adaptseg.evaluation.predictor import MAIN, Predictor, eager, windows
+from paddle_adaptseg.evaluation.predictor import MAIN, PLAIN, Predictor, eager, windows
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.layers import resize, resize_by_products
 from paddle_adaptseg.models.segmenter import Ensemble
@@ -252,6 +252,75 @@ def test_windows_cover_everything_and_one_of_the_whole_size_changes_nothing(mode
     np.testing.assert_array_equal(parts[:, :8, :8].argmax(0), corner.labels((32, 40))[:8, :8])
 
 
+def test_windows_with_a_stride_follow_each_other_and_the_last_is_shifted_inwards():
+    places = [(rows.start, columns.start) for rows, columns in windows((90, 100), (64, 64), (32, 48))]
+    assert places == [(y, x) for y in (0, 26) for x in (0, 32, 36)]
+    assert [(r.start, c.start) for r, c in windows((64, 64), (64, 64), (32, 32))] == [(0, 0)]
+    assert list(windows((30, 20), (64, 64), (32, 32))) == [(slice(0, 30), slice(0, 20))]
+
+
+@pytest.mark.parametrize("average", ["logits", "softmax"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_windows_average_logits_or_probabilities(kind, average):
+    rng = np.random.default_rng(2)
+    parts = [rng.normal(0, 2, (4, 3, 6)).astype(np.float32) for _ in range(2)]
+    places = [(slice(0, 3), slice(0, 6)), (slice(0, 3), slice(2, 8))]
+    total, count = np.zeros((4, 3, 8)), np.zeros((3, 8))
+    for (rows, columns), part in zip(places, parts):
+        p = np.exp(part.astype(np.float64))
+        total[:, rows, columns] += p / p.sum(0) if average == "softmax" else part
+        count[rows, columns] += 1
+    mean = total / count
+    expected = mean if average == "softmax" else np.exp(mean) / np.exp(mean).sum(0)
+    views = [part.copy() if kind == "host" else paddle.to_tensor(part) for part in parts]
+    blended = KINDS[kind].blend(zip(places, views), (3, 8), True, average)
+    np.testing.assert_allclose(np.asarray(KINDS[kind]([blended]).probabilities((3, 8))), expected, atol=1e-5)
+
+
+def test_the_configurations_windows_are_used_by_training_command_prediction_and_export(tiny, tmp_path):
+    """Wherever an image becomes labels; an option of the command line goes before them."""
+    sliding = ["eval.window=[48, 32]", "eval.stride=[24, 16]", "eval.average=softmax"]
+    config = tiny("toy/adaptsegnet_multi", "model.width=8", "run.output=" + str(tmp_path / "run"), *sliding)
+    model = network(3, config.model.name, 19)
+    save_weights(tmp_path / "w.pdparams", arrays_of(model), dump(config), {})
+    explicit = Predictor(model, config.data.pixels, PLAIN.within(config.eval))
+    files = open_validation(config)
+    expected = [np.asarray(explicit.scaled_logits(files.image(i)).labels((48, 96))) for i in range(len(files))]
+    whole = [Predictor(model, config.data.pixels).labels(files.image(i)) for i in range(len(files))]
+    assert any((one != other).any() for one, other in zip(expected, whole))
+    evaluate_model(model, config, save=tmp_path / "trained")
+    request = Request((str(tmp_path / "w.pdparams"),), save=str(tmp_path / "asked"))
+    found = evaluate_request(request, lambda line: None)
+    assert found.prediction == "window 48x32 every 24x16, mean of softmax; eager fp32"
+    for folder in ("trained", "asked"):
+        for label, ours in zip(saved(tmp_path / folder).values(), expected):
+            np.testing.assert_array_equal(label, ours)
+    for i, ours in enumerate(expected):
+        np.testing.assert_array_equal(open_runner(tmp_path / "w.pdparams").labels(files.image(i)), ours)
+    assert export_model(tmp_path / "w.pdparams", tmp_path / "exported").agreement >= 0.999
+    runner = open_runner(tmp_path / "exported")  # of one window, for images of any size
+    assert runner.labels(np.full((70, 150, 3), 90, np.uint8)).shape == (70, 150)
+    assert runner.labels(np.full((300, 20, 3), 90, np.uint8)).shape == (300, 20)
+    assert InferenceOptions(window=(96, 48)).within(config.eval) == InferenceOptions(window=(96, 48))
+
+
+@pytest.mark.parametrize("wrong", ["eval.window=[0, 32]", "eval.stride=[16, 16]", "eval.average=mean"])
+def test_impossible_windows_are_refused(tiny, wrong):
+    with pytest.raises(ConfigError, match=wrong.partition("=")[0].replace(".", r"\.")):
+        tiny("toy/source_only", wrong)
+
+
+def test_logits_of_the_mmsegmentation_family_are_resized_to_the_input_first(model, image):
+    coarse = logits_of(model, image).views[0]
+    assert coarse.shape[1:] != SIZE
+    model.input_first = True
+    try:
+        found = logits_of(model, image)
+    finally:
+        del model.input_first
+    np.testing.assert_allclose(found.views[0], HostLogits.resized(coarse, SIZE), atol=1e-5)
+
+
 def test_every_member_of_an_ensemble_gives_its_view_of_every_scale(model, image):
     both = Ensemble([model, network(4)], [3, 1])
     found = logits_of(both, [image, np.ascontiguousarray(image[::2, ::2])])
@@ -285,6 +354,14 @@ def test_options_are_read_from_text_and_what_is_wrong_is_said():
                                        "all together"]  # fmt: skip
     assert list(InferenceOptions(flip=True).effects()) == ["plain", "flip"]
     assert list(InferenceOptions().effects()) == ["plain"]
+    sliding = InferenceOptions.parse(False, "1", "512x256", "main", "eager", "fp32", "256x128", "softmax")
+    assert list(sliding.effects()) == ["plain", "window 512x256 every 256x128, mean of softmax"]
+    usual = InferenceOptions(window=(512, 256))
+    assert list(InferenceOptions(flip=True, window=(512, 256)).effects(usual)) == ["plain", "flip"]
+    assert InferenceOptions(flip=True, window=(512, 256)).effects(usual)["plain"] == usual
+    for options in ({"average": "mean"}, {"stride": (16, 16)}):
+        with pytest.raises(ConfigError, match=f"--{next(iter(options))}"):
+            InferenceOptions(**options)
     wrong = {"--scales": ("0", None, "main"), "--window": ("1", "512", "main"), "--levels": ("1", None, "main=x")}
     for flag, (scales, window, levels) in wrong.items():
         with pytest.raises(ConfigError, match=flag):

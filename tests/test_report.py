@@ -16,11 +16,13 @@ from PIL import Image
 
 from paddle_adaptseg.config.loading import load_config, override
 from paddle_adaptseg.core.labels import CITYSCAPES_19, LabelSpace
+from paddle_adaptseg.evaluation.extras import ERROR, _picture
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
 from paddle_adaptseg.evaluation.report import Findings, Shown, Trajectory, write_report
 from paddle_adaptseg.evaluation.report.findings import DomainScores
 from paddle_adaptseg.evaluation.report.published import PUBLISHED, published
 from paddle_adaptseg.evaluation.report.sheets import csv_of
+from paddle_adaptseg.evaluation.report.titles import method_title, network_title
 from paddle_adaptseg.evaluation.selection import headline, pick_all
 
 HOSTILE = '"><script>document.title="owned"</script>&'
@@ -44,7 +46,7 @@ def scores(seed: int, classes: int = 19, images: int = 4) -> DomainScores:
 
 def trajectory() -> Trajectory:
     names = ("miou", "low", "high", "source_miou", "entropy", "stability", "share_agreement")
-    values = [(10, 20, 19, 21, 50, 0.5, math.nan, 0.8), (20, 30, 28, 31, 55, 0.4, 0.7, 0.9),
+    values = [(10, 20, 19, 21, 50, 0.5, math.nan, 0.8), (60, 30, 28, 31, 55, 0.4, 0.7, 0.9),
               (100, 25, 24, 27, 60, 0.3, 0.9, 0.7)]  # fmt: skip
     rows = [dict(zip(("step", *names), map(float, line))) for line in values]
     return Trajectory(rows, pick_all(rows), headline(rows, 2))
@@ -67,7 +69,7 @@ def findings(tiny) -> Findings:
         baseline={"target": scores(2)},
         baseline_name=HOSTILE,
         effects={"plain": 40.0, "flip": 41.5},
-        images=[Shown(f"best {HOSTILE}", picture, picture, picture)],
+        images=[Shown(f"best {HOSTILE}", {"image": picture, "errors, this model": picture}, [0, 5])],
         run=trajectory(),
     )
 
@@ -113,7 +115,11 @@ def test_published_numbers_are_those_of_the_same_setting_or_none(monkeypatch):
     assert 46.7 in {n.miou for n in published(synthia, 13, 500, False)[0]}
     vgg = config("gta5_cityscapes/adaptsegnet_vgg16")
     assert 35.0 in {n.miou for n in published(vgg, 19, 500, False)[0]}
+    daformer = {n.method: n.miou for n in published(config("gta5_cityscapes/daformer"), 19, 500, False)[0]}
+    assert daformer["DAFormer"] == 68.3 and daformer["MIC on HRDA"] == 75.9
+    assert 60.9 in {n.miou for n in published(config("synthia_cityscapes/mic_daformer"), 16, 500, False)[0]}
     none = {
+        "mit_b0, 19 classes": published(config("gta5_cityscapes/daformer_mit_b0"), 19, 500, False),
         "500 images of Cityscapes val, this evaluation 100": published(gta, 19, 100, False),
         "none of the papers'": published(config("toy/adaptsegnet_multi"), 19, 500, False),
         "no number is on record": published(gta, 13, 500, False),
@@ -199,7 +205,7 @@ def test_the_page_renders_without_errors_and_its_tables_sort(findings, tmp_path,
     seen, console = browse(browser, write_report(findings, tmp_path / "report"), tmp_path, narrow)
     assert seen["errors"] == [] and console == []
     assert seen["title"] == findings.title
-    assert len(seen["pictures"]) == 9 and all(seen["pictures"])
+    assert len(seen["pictures"]) == 8 and all(seen["pictures"])
     assert seen["wide"] <= 0 and (narrow is None or seen["width"] == narrow)
     assert len(seen["tables"]) == 6
     for table in seen["tables"]:
@@ -211,7 +217,7 @@ def test_the_page_renders_without_errors_and_its_tables_sort(findings, tmp_path,
                 dashes = [i for i, c in enumerate(cells) if c == "\u2013"]
                 assert dashes == list(range(len(cells) - len(dashes), len(cells))), title
     iterations = next(t for t in seen["tables"] if t[0][0] == "iterations")
-    assert iterations[0][1][0][1] == ["10", "20", "100"]  # as numbers, not as text
+    assert iterations[0][1][0][1] == ["10", "60", "100"]  # as numbers, not as text
 
 
 def test_the_browser_test_would_see_an_error_and_a_request(findings, tmp_path, browser):
@@ -223,3 +229,41 @@ def test_the_browser_test_would_see_an_error_and_a_request(findings, tmp_path, b
     seen, console = browse(browser, page, tmp_path)
     assert any("nothing is not defined" in line for line in seen["errors"])
     assert any("Content Security Policy" in line for line in console) and not all(seen["pictures"])
+
+
+def test_titles_are_words():
+    def called(name, *more):
+        return method_title(config(name, *more))
+
+    assert called("gta5_cityscapes/adaptsegnet_multi") == "AdaptSegNet, multi level"
+    assert called("gta5_cityscapes/adaptsegnet_single_ls") == "AdaptSegNet, single level, LS-GAN"
+    assert called("gta5_cityscapes/advent") == "AdvEnt, multi level"
+    assert called("gta5_cityscapes/iw_maxsquare") == "MaxSquare, image-weighted"
+    assert called("toy/self_training_masked") == "Self-training with masked consistency"
+    assert network_title(config("gta5_cityscapes/adaptsegnet_multi")) == "DeepLabV2 (ResNet)"
+
+
+def test_the_mean_of_the_last_checkpoints_takes_none_from_the_start_of_training():
+    rows = [{"step": step, "miou": float(step)} for step in (10, 20, 80, 100)]
+    assert headline(rows, 5).tail == 2 and headline(rows, 5).tail_mean == 90.0
+    assert headline(rows, 1).tail_mean == 100.0
+
+
+def test_wrong_pixels_are_red_and_a_baseline_stands_beside_the_model():
+    truth = np.zeros((48, 192), np.uint8)
+    truth[:, 96:] = 255
+    wrong = np.full_like(truth, 5)
+    shown = _picture(
+        "x", np.full((48, 192, 3), 100, np.uint8), truth, {"baseline": wrong, "this model": truth}, CITYSCAPES_19
+    )
+    assert list(shown.pictures) == [
+        "image",
+        "ground truth",
+        "baseline",
+        "this model",
+        "errors, baseline",
+        "errors, this model",
+    ]
+    errors = shown.pictures["errors, baseline"]
+    assert (errors[:, :96] == ERROR).all() and (errors[:, 96:] == 0).all()
+    assert (shown.pictures["errors, this model"][:, :96] == 70).all() and shown.classes == [0, 5]

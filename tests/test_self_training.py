@@ -8,14 +8,16 @@ import shutil
 import numpy as np
 import paddle
 import pytest
+from conftest import ROOT
 from visualdl import LogReader
 
+from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.schema import Component, Pixels
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.evaluation.measure import evaluate
-from paddle_adaptseg.evaluation.visual import unnormalised
+from paddle_adaptseg.evaluation.visual import training_panel, unnormalised
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.methods.feature_distance import masked_distance, pool_label
@@ -183,12 +185,14 @@ def test_feature_distance_joins_the_sources_terms_and_uses_its_forward_pass(monk
     assert float(built.observed["feature_distance_cells"]) == 2 * 8 * 8
 
 
-def test_parts_of_a_step_equal_one_large_batch(tiny, tmp_path):
+@pytest.mark.parametrize("images", ["target", "one_of_each"])
+def test_parts_of_a_step_equal_one_large_batch(tiny, tmp_path, images):
     runs = []
     for parts in (1, 2):
         output = tmp_path / str(parts)
         more = [f"schedule.iter_size={parts}", f"data.batch_size={2 // parts}", f"run.output={output}"]
-        fit(tiny("toy/self_training_masked", NOW, *more, "run.eval_every=0", "method.pseudo_labels.threshold=0.1"))
+        fit(tiny("toy/self_training_masked", NOW, *more, "run.eval_every=0", "method.pseudo_labels.threshold=0.1",
+                 f"method.masked.images={images}"))  # fmt: skip
         runs.append(arrays(output, 6))
     for name, array in runs[0].items():
         np.testing.assert_allclose(runs[1][name], array, atol=2e-5, err_msg=name)
@@ -291,6 +295,28 @@ def test_pictures_show_images_as_they_were_read():
         image = (ordered.astype(np.float32) - pixels.mean) / pixels.std
         shown = unnormalised(paddle.to_tensor(image.transpose(2, 0, 1).astype(np.float32)), pixels)
         np.testing.assert_array_equal(shown, rgb)
+
+
+def test_the_picture_of_what_was_mixed_names_its_columns():
+    image, label = paddle.zeros([1, 3, 40, 80]), paddle.zeros([1, 40, 80], "int64")
+    seen = {"target_image": image, "pseudo_label": label, "mixed_image": image, "mixed_label": label,
+            "mixed_weight": paddle.ones([1, 40, 80])}  # fmt: skip
+    panel = training_panel(seen, load_config(ROOT / "configs/toy/self_training.yml"))
+    assert panel is not None and panel.shape[1] == 5 * (80 + 4) + 4 and panel.shape[0] > 40 + 2 * 4
+    assert len(np.unique(panel[:16].reshape(-1, 3), axis=0)) > 1  # text above the columns
+    assert training_panel({}, load_config(ROOT / "configs/toy/source_only.yml")) is None
+
+
+def test_a_training_that_learns_nothing_from_the_target_says_so(tiny, capsys):
+    """The readings of a real run reach the monitor under the names that it knows."""
+    unsure = ["method.pseudo_labels.threshold=1.0", "method.teacher={decay: 1.0, ramp: 0}", "optim.segmenter.lr=0.5"]
+    nowhere = "method.feature_distance={things: [light], min_ratio: 1.0}"
+    fit(tiny(SELF, NOW, nowhere, *unsure, "run.log_every=1", "run.eval_every=0", f"schedule.stop={WINDOW + 2}",
+             f"schedule.horizon={WINDOW + 2}"))  # fmt: skip
+    said = capsys.readouterr()
+    for text in ("sure of no pixel", "has vanished from the pseudo-labels", "drift apart: they agree on",
+                 "drift apart: their weights differ", "no cell of the source shows a class"):  # fmt: skip
+        assert text in said.out + said.err, text
 
 
 def test_an_adversary_can_be_masked_and_held_near_too(tiny, tmp_path):

@@ -14,7 +14,7 @@ from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods import augment, mixing, teacher
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.methods.choices import Choices
-from paddle_adaptseg.methods.losses import pixel_cross_entropy, weighted_cross_entropy
+from paddle_adaptseg.methods.losses import pixel_cross_entropy, softmax, weighted_cross_entropy
 
 LABEL = paddle.to_tensor([[[0, 0, 3], [255, 3, 7]], [[1, 1, 1], [1, 1, 1]]])
 
@@ -134,7 +134,7 @@ def test_a_teacher_with_meaningless_values_is_refused(wrong):
 def test_pseudo_labels_are_thresholded_in_their_weight_not_in_their_class():
     p = np.array([[[0.6, 0.5, 0.9], [0.5, 0.7, 0.2]], [[0.1, 0.2, 0.3], [0.4, 0.6, 0.5]]], np.float32)
     logits = paddle.to_tensor(np.log(np.stack([p, 1 - p], 1)))
-    label, sure = teacher.labels_of(logits, 0.7)
+    label, sure = teacher.labels_of(softmax(logits), 0.7)
     np.testing.assert_array_equal(label.numpy()[0], [[0, 0, 0], [0, 0, 1]])
     np.testing.assert_array_equal(sure.numpy(), [[[0, 0, 1], [0, 1, 1]], [[1, 1, 1], [0, 0, 0]]])
     valid = paddle.ones_like(sure)

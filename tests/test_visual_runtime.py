@@ -30,8 +30,9 @@ def test_labels_get_the_colours_of_cityscapes_and_ignored_pixels_are_black():
 def test_panels_and_grids_put_images_side_by_side():
     image, label = np.full((6, 8, 3), 7, np.uint8), np.zeros((6, 8), np.uint8)
     strip = panel(image, label, np.zeros((12, 16), np.uint8), np.zeros((6, 8)), CITYSCAPES_19)
-    assert strip.shape == (6, 32, 3)
-    assert (strip[:, :8] == 7).all() and (strip[:, 8:24] == [128, 64, 128]).all()
+    assert strip.shape == (12, 16, 3)
+    assert (strip[:6, :8] == 7).all() and (strip[:6, 8:] == [128, 64, 128]).all()
+    assert (strip[6:, :8] == [128, 64, 128]).all()
     sheet = grid([[image, image], [image, image]], ["one", "two"], scale=10)
     assert sheet.shape[1] == 2 * 84 + 4 and (sheet[-6, 6] == 7).all() and (sheet == 20).any()
 

@@ -43,15 +43,20 @@ def convert(value: Any, hint: Any, path: str) -> Any:
 
 
 def arguments(function: Any, values: Mapping[str, Any], path: str, given: Collection[str] = ()) -> dict[str, Any]:
-    """Check and convert keyword arguments for `function` against its signature; `given` ones come from the caller."""
+    """Check and convert keyword arguments for `function` against its signature; `given` ones come from the caller.
+
+    Where it takes any keywords (**), those that it does not name are handed on as they are.
+    """
     target = function.__init__ if inspect.isclass(function) else function
     hints = typing.get_type_hints(target)
-    parameters = {k: p for k, p in inspect.signature(function).parameters.items() if k not in given}
-    check_keys(values, parameters, path)
+    signature = inspect.signature(function).parameters
+    parameters = {k: p for k, p in signature.items() if k not in given and p.kind is not p.VAR_KEYWORD}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.values())
+    check_keys(values, [*parameters, *values] if takes_any else parameters, path)
     missing = [k for k, p in parameters.items() if p.default is p.empty and k not in values]
     if missing:
         raise ConfigError(f"{path}.{missing[0]} is missing: '{function.__name__}' needs it")
-    return {k: convert(v, hints.get(k, Any), f"{path}.{k}") for k, v in values.items()}
+    return {k: convert(v, hints.get(k, Any) if k in parameters else Any, f"{path}.{k}") for k, v in values.items()}
 
 
 def check_keys(values: Any, known: typing.Iterable[str], path: str) -> None:

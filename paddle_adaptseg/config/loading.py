@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_adaptseg.config.conversion import check_plugins, convert, dotted, import_plugins
-from paddle_adaptseg.config.schema import Config, Data
+from paddle_adaptseg.config.schema import AVERAGES, Config, Data, Eval
 from paddle_adaptseg.config.yamltree import (
     Origins,
     check_text,
@@ -58,11 +58,19 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), own: bool = Tru
     tree = read_tree(file, origins)
     for text in overrides:
         override_tree(tree, text, origins)
+    _include_paddleseg(tree)
     config = _convert(tree, origins, str(path))
     if own or named_plugins(overrides):
         import_plugins(config.plugins)
     check_plugins(config.plugins, f"'{path}'")
     return config
+
+
+def _include_paddleseg(tree: dict) -> None:
+    if isinstance(tree.get("model"), Mapping) and tree["model"].get("name") == "paddleseg":
+        from paddle_adaptseg.config.paddleseg import include_paddleseg  # most configurations do without
+
+        include_paddleseg(tree)
 
 
 def _suggestion(name: str) -> str:
@@ -80,6 +88,7 @@ def override(config: Config, *overrides: str) -> Config:
     tree, origins = to_plain(config), Origins()
     for text in overrides:
         override_tree(tree, text, origins)
+    _include_paddleseg(tree)
     changed = _convert(tree, origins, "config")
     if named_plugins(overrides):
         import_plugins(changed.plugins)
@@ -98,8 +107,8 @@ def dump(config: Config) -> str:
 
 # What may change between the parts of one run without changing what it computes.
 _FREE = ("run.", "data.workers", "data.timeout", "data.quarantine", "data.cache", "data.protocols", "data.validation.",
-         "schedule.stop", "data.source.root", "data.target.root", "data.target_labelled.root")  # fmt: skip
-_BINDING = ("run.seed", "run.sync_norm", "run.precision", "run.loss_scale")
+         "eval.", "schedule.stop", "data.source.root", "data.target.root", "data.target_labelled.root")  # fmt: skip
+_BINDING = ("run.seed", "run.sync_norm", "run.precision")
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -180,6 +189,7 @@ def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
         "data.augment.blur": (change.blur, 0 <= change.blur <= 1, "lie in 0..1"),
         "data.augment.crop": (change.crop, change.crop is None or min(change.crop) > 0, "be more than 0"),
     }
+    checks |= _window_ranges(config.eval)
     for domain, where in {**data.all_sources(), "target": data.target, "validation": data.validation}.items():
         checks[f"data.{domain}.size"] = (where.size, min(where.size) > 0, "be more than 0")
     checks |= _practice_ranges(data)
@@ -202,3 +212,12 @@ def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
                         ("schedule.warmup", schedule.warmup)):  # fmt: skip
         checks[path] = (value, value >= 0, "be at least 0")
     return checks
+
+
+def _window_ranges(sliding: Eval) -> dict[str, tuple[Any, bool, str]]:
+    stride, fine = sliding.stride, sliding.window is not None
+    return {
+        "eval.window": (sliding.window, sliding.window is None or min(sliding.window) > 0, "be more than 0"),
+        "eval.stride": (stride, stride is None or fine and min(stride) > 0, "be more than 0 and have an eval.window"),
+        "eval.average": (sliding.average, sliding.average in AVERAGES, f"be {' or '.join(AVERAGES)}"),
+    }

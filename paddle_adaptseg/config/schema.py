@@ -105,6 +105,7 @@ class Augment:
     """Random changes to training images, each a function of (seed, position)."""
 
     mirror: bool = False
+    mirror_together: bool = False  # one draw for all images of a batch (VFM-UDA's source-only baseline)
     scale: tuple[float, float] = (1.0, 1.0)  # of the size; what is larger is cut, what is smaller padded
     crop: Optional[tuple[int, int]] = None  # width, height of a random cut
     jitter: float = 0.0  # brightness, contrast and saturation each vary by up to this share
@@ -120,6 +121,9 @@ class RareClasses:
     min_crop_ratio: float = 0.5  # a crop needs more than this times min_pixels, or is cut again
     tries: int = 10  # crops that are looked at; the next is taken as it is
     largest_share: float = 1.0  # below 1: so much of a crop must be of other classes than its largest (VFM-UDA: 0.75)
+
+
+Margins = tuple[float, float, float, float]  # top, bottom, left, right
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ class Data:
     pixels: Pixels = field(default_factory=Pixels)
     augment: Augment = field(default_factory=Augment)
     rare_classes: Optional[RareClasses] = None  # {}: on, with these values
+    target_margins: Margins = (0.0, 0.0, 0.0, 0.0)  # shares of the target's picture where nothing is learnt from it
     batch_size: int = 1
     workers: int = 2
     timeout: float = 300.0  # seconds that loader workers may take for a batch
@@ -168,7 +173,8 @@ class Schedule:
     """Learning rate = lr * (1 - step/horizon)^power. The originals set the horizon to 250k but stop at 150k.
 
     While step < warmup it is lr * step/warmup; with a `warmup_ratio` it is the decayed learning rate times a factor
-    that grows linearly from the ratio to 1 (the "linear" warm-up of mmcv).
+    that grows linearly from the ratio to 1 (the "linear" warm-up of mmcv). With `warmup_alone` it is not decayed
+    meanwhile, and grows from the ratio to 1 in the last step of the warm-up (VFM-UDA).
     """
 
     horizon: int = 250_000
@@ -176,7 +182,21 @@ class Schedule:
     power: float = 0.9
     warmup: int = 0
     warmup_ratio: float = 0.0
+    warmup_alone: bool = False
+    batch_rule: str = "fixed"  # or sqrt: learning rates are multiplied by the square root of a step's images
     iter_size: int = 1
+
+
+AVERAGES = ("logits", "softmax")
+
+
+@dataclass(frozen=True)
+class Eval:
+    """How the network sees an image wherever it is evaluated, predicts or is exported: whole, or in windows."""
+
+    window: Optional[tuple[int, int]] = None  # width, height in network input pixels; None: the whole image
+    stride: Optional[tuple[int, int]] = None  # width, height from window to window; None: they overlap by a third
+    average: str = "logits"  # of the windows that a pixel lies in, or softmax: of their probabilities
 
 
 @dataclass(frozen=True)
@@ -202,7 +222,7 @@ class Run:
     timeout: float = 600.0  # seconds that one of several processes waits for the others (docs/scaling.md)
     sync_norm: bool = False  # batch statistics over the images of all processes (GPUs only)
     precision: str = "fp32"  # or bf16, fp16: mixed precision
-    loss_scale: float = 1024.0  # of fp16's gradients
+    loss_scale: float = 65536.0  # of fp16's losses at the start; from then on it follows the gradients
     recompute: Stages = Stages()  # whose blocks keep only their input and run forward twice: less memory, more time
     baseline: str = ""  # folder of a source-only run; evaluations then report the difference from it
 
@@ -215,4 +235,5 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
     run: Run = field(default_factory=Run)
+    eval: Eval = field(default_factory=Eval)
     plugins: tuple[str, ...] = ()  # the user's modules, or .py files, that register methods, networks, data sets

@@ -1,9 +1,9 @@
 """Several processes as one: who they are, what they tell each other, and how they end together.
 
 Paddle's launcher starts the processes and Paddle's collectives (NCCL on GPUs, gloo on CPUs) carry every byte. In a
-process of its own everything here does nothing. Every exchange begins with all_reduce(), whose first number says
-whether a process has failed. So an error anywhere reaches all at their next all-reduce, and no process waits for one
-that has ended.
+process of its own everything here does nothing. Every exchange begins with a message of one size, whose first number
+says whether a process has failed. So an error anywhere reaches all at their next all_reduce(), and no process waits
+for one that has ended.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 
 from paddle_adaptseg.core import runtime
-from paddle_adaptseg.core.errors import ConfigError, Stopped, TrainingError, UserError
+from paddle_adaptseg.core.errors import ConfigError, Stopped, TrainingError, UserError, kinds
 
-ROOM = 32  # numbers that one all-reduce carries
+if TYPE_CHECKING:
+    from paddle import Tensor
+
+ROOM = 520  # numbers of a message: two counts of all ids of a label fit in
 LIMIT = 600.0  # seconds to wait for the others, unless start() is told otherwise
 LOOKS = 0.5  # seconds between looks at the clock
 TOO_LATE = 2  # exit code of a process that waited in vain
@@ -93,17 +97,36 @@ def ending_together() -> Iterator[None]:
         raise
 
 
-def all_reduce(values: Sequence[float]) -> np.ndarray:
-    """Sums of a few numbers over all processes [len(values)] float64; an error if one of the processes has failed."""
+def all_reduce(values: Sequence[float], more: Optional[Tensor] = None) -> np.ndarray:
+    """Sums of a few numbers over all processes, float64, then of `more` on the device; an error if one has failed."""
     mine = np.array(values, np.float64)
     if not _STATE.started:
         return mine
-    if len(mine) >= ROOM:
-        raise AssertionError(f"an all-reduce carries {ROOM - 1} numbers, not {len(mine)}")
-    sums = _sum(np.concatenate([[0.0], mine, np.zeros(ROOM - 1 - len(mine))]))
+    with time_limit():
+        sums = reduce_message(1.0, mine, more).numpy()
     if sums[0]:
         _raise_first(_exchange(""))
-    return sums[1 : len(mine) + 1]
+    return sums[2 : 2 + len(mine) + (0 if more is None else len(more))]
+
+
+def sum_on_device(values: Tensor) -> Tensor:
+    """Sums [n] where nothing waits for the host, float64; that a process has failed is known at the next exchange."""
+    with time_limit():
+        return reduce_message(0.0, np.zeros(0), values)[2 : 2 + len(values)]
+
+
+def reduce_message(is_read: float, values: np.ndarray, more: Optional[Tensor]) -> Tensor:
+    """The sum of messages [ROOM]: failures, whether they are read, numbers. Processes that failed answer any."""
+    import paddle
+    import paddle.distributed as dist
+
+    parts = [paddle.to_tensor(np.concatenate([[0.0, is_read], values]))]
+    parts += [] if more is None else [more.detach().astype("float64")]
+    room = ROOM - sum(len(part) for part in parts)
+    assert room >= 0, f"a message lacks room for {-room} numbers"
+    message = paddle.concat([*parts, paddle.zeros([room], "float64")])
+    dist.all_reduce(message)
+    return message
 
 
 def all_reduce_array(array: np.ndarray) -> np.ndarray:
@@ -137,11 +160,6 @@ def gather_texts(text: str) -> list[str]:
     return _exchange(text)
 
 
-def broadcast_number(number: int) -> int:
-    """A decision of the first process."""
-    return int(all_reduce([number if is_rank_zero() else 0])[0])
-
-
 def check_equal(what: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Refuse to go on when arrays differ between processes."""
     if _STATE.started:
@@ -165,9 +183,11 @@ def _same(what: str, number: float, shown: str) -> None:
 
 
 def _tell(error: Exception) -> None:
-    """Take part in one last all-reduce, as the one that failed."""
+    """Answer messages until one that the others read, as the one that failed."""
     with contextlib.suppress(TrainingError):
-        _sum(np.concatenate([[1.0], np.zeros(ROOM - 1)]))
+        read = failed = 0.0
+        while not read and failed < world():
+            failed, read = _sum(np.concatenate([[1.0], np.zeros(ROOM - 1)]))[:2]
         kind = type(error).__name__
         _exchange(f"{kind}\n{error if isinstance(error, UserError) else f'{kind}: {error}'}")
     _STATE.over = True
@@ -178,14 +198,8 @@ def _raise_first(said: Sequence[str]) -> None:
     _STATE.over = True
     number, text = next((n, t) for n, t in enumerate(said) if t)
     kind, _, message = text.partition("\n")
-    known = {c.__name__: c for c in _kinds(UserError)}
+    known = {c.__name__: c for c in kinds(UserError)}
     raise known.get(kind, TrainingError)(f"process {number} of {world()} failed: {message}")
-
-
-def _kinds(kind: type[UserError]) -> Iterator[type[UserError]]:
-    for below in kind.__subclasses__():
-        yield below
-        yield from _kinds(below)
 
 
 def _exchange(text: str) -> list[str]:

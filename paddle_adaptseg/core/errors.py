@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -62,3 +62,10 @@ def shorten(names: Iterable[str], limit: int = 8) -> str:
     names = list(names)
     more = f", ... ({len(names)} in all)" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def kinds(kind: type[UserError]) -> Iterator[type[UserError]]:
+    """All classes below one."""
+    for below in kind.__subclasses__():
+        yield below
+        yield from kinds(below)

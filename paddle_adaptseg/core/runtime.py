@@ -118,6 +118,12 @@ def has_device(name: str) -> bool:
     return kind != "gpu" or int(number if number.isdecimal() else 0) < _gpus()
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return [named[n] if n < len(named) and named[n] else str(n) for n in range(_gpus())]
+
+
 def _gpus() -> int:
     import paddle
 
@@ -132,13 +138,13 @@ def set_cudnn(deterministic: bool, autotune: Optional[bool] = None) -> None:
     """
     import paddle
 
-    flags = {_DETERMINISTIC: deterministic, _AUTOTUNE: not deterministic if autotune is None else autotune}
+    flags = {CUDNN_FLAGS[0]: deterministic, CUDNN_FLAGS[1]: not deterministic if autotune is None else autotune}
     the_users = not deterministic and autotune is None and any(name in os.environ for name in flags)
     if paddle.device.is_compiled_with_cuda() and not the_users:
         paddle.set_flags(flags)
 
 
-_DETERMINISTIC, _AUTOTUNE = "FLAGS_cudnn_deterministic", "FLAGS_cudnn_exhaustive_search"
+CUDNN_FLAGS = ("FLAGS_cudnn_deterministic", "FLAGS_cudnn_exhaustive_search")
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

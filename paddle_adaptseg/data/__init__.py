@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Optional
 
 from paddle_adaptseg.config.conversion import lookup
-from paddle_adaptseg.config.schema import Config, Data, Domain
+from paddle_adaptseg.config.schema import Config, Data, Domain, Margins
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.core.labels import LABEL_SPACES, LabelSpace
 from paddle_adaptseg.data.batch import Batch
@@ -18,8 +18,6 @@ from paddle_adaptseg.data.loader import Positions, shared_memory_suffices
 from paddle_adaptseg.data.quarantine import Quarantine, Resized
 from paddle_adaptseg.data.rare_classes import RareSampler, Total, class_counts
 from paddle_adaptseg.data.sampling import PairStream, batch_bytes, train_batches
-from paddle_adaptseg.data.sources import UNITED, JoinedFiles, united_space
-from paddle_adaptseg.data.target_labelled import check_leaks, labelled_domain, labelled_listing
 
 __all__ = [
     "TrainData",
@@ -43,7 +41,9 @@ def named_space(name: str) -> LabelSpace:
 
 def label_space(config: Config) -> LabelSpace:
     """The classes that the network predicts."""
-    if config.data.classes == UNITED:
+    if config.data.classes == "united":
+        from paddle_adaptseg.data.sources import united_space
+
         return united_space(config.data)
     return named_space(config.data.classes)
 
@@ -87,13 +87,22 @@ def open_domain(config: Config, name: str) -> DomainFiles:
         )
     files = DomainFiles(domain, label_space(config), labelled=True, cache=config.data.cache)
     if name == "target":
-        check_leaks(config.data, files.items)
+        _check_leaks(config.data, files)
     return files
+
+
+def _check_leaks(data: Data, files: DomainFiles) -> None:
+    if data.target_labelled is not None:
+        from paddle_adaptseg.data.target_labelled import check_leaks
+
+        check_leaks(data, files.items)
 
 
 def open_source(data: Data, space: LabelSpace) -> DomainFiles:
     """The labelled source, or several as one."""
     if data.sources:
+        from paddle_adaptseg.data.sources import JoinedFiles
+
         return JoinedFiles(data.sources, space, data.cache)
     if data.source is None:
         raise ConfigError("this method trains on a labelled source: give data.source, or data.sources")
@@ -104,7 +113,19 @@ def open_labelled(data: Data, space: LabelSpace) -> Optional[DomainFiles]:
     """The target images whose labels are trained on, if there are any."""
     if data.target_labelled is None:
         return None
+    from paddle_adaptseg.data.target_labelled import labelled_domain, labelled_listing
+
     return DomainFiles(labelled_domain(data), space, True, data.cache, labelled_listing(data))
+
+
+def check_margins(margins: Margins) -> None:
+    """Refuse margins that leave nothing of a picture."""
+    top, bottom, left, right = margins
+    if min(margins) < 0 or top + bottom >= 1 or left + right >= 1:
+        raise ConfigError(
+            f"data.target_margins={list(margins)} must be shares of the picture (top, bottom, left, right), "
+            "0 or more, that leave some of it: VFM-UDA's are [0.03, 0.25, 0.03, 0.03]"
+        )
 
 
 class TrainData:
@@ -127,9 +148,11 @@ class TrainData:
         if data.rare_classes is not None and self.source is not None:
             counts = class_counts(self.source, data.cache, rank, world, total, data.quarantine)
             self.rare = RareSampler(counts, data.rare_classes, config.run.seed)
+        check_margins(data.target_margins)
         self.stream = PairStream(
-            self.source, self.target, data.augment, config.run.seed, data.quarantine, self.rare, self.labelled
-        )
+            self.source, self.target, data.augment, config.run.seed, data.quarantine, self.rare, data.target_margins,
+            together=data.batch_size * world, labelled=self.labelled,
+        )  # fmt: skip
         self.quarantine, self.resized = Quarantine(data.quarantine), Resized()
 
     def files(self) -> dict[str, DomainFiles]:
@@ -146,8 +169,7 @@ class TrainData:
                 "" if not files.cache else " (prepared, but not used with random scale)" if scaled else " (prepared)"
             )
             lines.append(f"{name}: {len(files)} images of {files.title}{prepared}")
-            if isinstance(files, JoinedFiles):
-                lines += files.notes()
+            lines += files.notes()
             if files.unknown:
                 ignored = ", ".join(files.unknown)
                 lines.append(f"{name}: labels of classes that the network does not predict are ignored: {ignored}")

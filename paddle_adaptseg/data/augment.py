@@ -7,6 +7,7 @@ Random choices come from a generator that the caller derives from (seed, positio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Optional
 
@@ -14,17 +15,14 @@ import cv2
 import numpy as np
 import paddle
 from paddle import Tensor
-from PIL import Image
 
 from paddle_adaptseg.config.schema import Augment, Pixels
-from paddle_adaptseg.core.labels import IGNORE
+from paddle_adaptseg.data.windows import Cutter, Window, label_window
 
 
 def resize_label(label: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Nearest-neighbour resize of ids [H, W] to (width, height), with Pillow's choice of pixels."""
-    if label.shape[1::-1] == tuple(size):
-        return label
-    return np.asarray(Image.fromarray(label).resize(tuple(size), Image.NEAREST))
+    return label_window(label, size)
 
 
 def scaled_size(size: Sequence[int], change: Augment, rng: np.random.Generator) -> tuple[int, int]:
@@ -34,33 +32,75 @@ def scaled_size(size: Sequence[int], change: Augment, rng: np.random.Generator) 
     return round(size[0] * factor), round(size[1] * factor)
 
 
-def augment(
-    image: np.ndarray, label: Optional[np.ndarray], size: Sequence[int], change: Augment, rng: np.random.Generator
-) -> tuple[np.ndarray, Optional[np.ndarray]]:
-    """Mirror, cut or pad to the crop (or `size`), and change colours; the label goes along where it must."""
-    if change.mirror and rng.random() < 0.5:
-        image = np.ascontiguousarray(image[:, ::-1])
-        label = None if label is None else np.ascontiguousarray(label[:, ::-1])
+@dataclass(frozen=True)
+class Crop:
+    """A window of an image, mirrored or not, and the size (height, width) to which it is padded."""
+
+    window: Window
+    mirrored: bool
+    size: tuple[int, int]
+
+    def of(self, cut: Cutter, fill: int) -> np.ndarray:
+        """The window of an image or label; what lies outside it is `fill`."""
+        part = cut(self.window)
+        part = np.ascontiguousarray(part[:, ::-1] if self.mirrored else part)
+        down, right = self.size[0] - part.shape[0], self.size[1] - part.shape[1]
+        if not down and not right:
+            return part
+        return cv2.copyMakeBorder(part, 0, down, 0, right, cv2.BORDER_CONSTANT, value=(fill,) * 3)
+
+
+def random_crop(
+    have: Sequence[int],
+    size: Sequence[int],
+    change: Augment,
+    rng: np.random.Generator,
+    shared: Optional[np.random.Generator] = None,
+) -> Crop:
+    """Mirror an image of (width, height) or not, and cut or pad it to the crop (or `size`).
+
+    `shared` decides about the mirror where it does so for a whole batch.
+    """
+    mirrored = bool(change.mirror and (shared or rng).random() < 0.5)
     width, height = change.crop or size
     corner = rng.random(2)
-    image = cut(image, width, height, corner, 0)
-    label = None if label is None else cut(label, width, height, corner, IGNORE)
+    top, left = (int(c * max(1, n - m + 1)) for c, n, m in zip(corner, have[::-1], (height, width)))
+    bottom, right = min(top + height, have[1]), min(left + width, have[0])
+    columns = slice(have[0] - right, have[0] - left) if mirrored else slice(left, right)
+    return Crop((slice(top, bottom), columns), mirrored, (height, width))
+
+
+def margin_sizes(size: Sequence[int], margins: Sequence[float]) -> tuple[int, int, int, int]:
+    """Rows and columns (top, bottom, left, right) of shares of a picture of (width, height)."""
+    width, height = size
+    top, bottom, left, right = (int(share * n) for share, n in zip(margins, (height, height, width, width)))
+    return top, bottom, left, right
+
+
+def borders(
+    size: Sequence[int], scaled: Sequence[int], crop: Crop, margins: Sequence[float]
+) -> tuple[int, int, int, int]:
+    """How much of the margins of a picture of `size` lies within a crop of it at `scaled` (width, height).
+
+    As in VFM-UDA they are not mirrored with the image: they are those of the same window before it was mirrored.
+    """
+    top, bottom, left, right = margin_sizes(size, margins)
+    found = []
+    for axis, (before, after) in ((1, (top, bottom)), (0, (left, right))):
+        window, side = crop.window[1 - axis], crop.size[1 - axis]
+        nearest = ((np.arange(window.start, window.stop) + 0.5) * size[axis] / scaled[axis]).astype(int)
+        shown = np.flatnonzero((nearest >= before) & (nearest < size[axis] - after))
+        found += [int(shown[0]), side - 1 - int(shown[-1])] if len(shown) else [side, 0]
+    return found[0], found[1], found[2], found[3]
+
+
+def recoloured(image: np.ndarray, change: Augment, rng: np.random.Generator) -> np.ndarray:
+    """Random changes to colours and sharpness."""
     if change.jitter:
         image = jitter(image, change.jitter, rng)
     if change.blur and rng.random() < change.blur:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.5))
-    return image, label
-
-
-def cut(array: np.ndarray, width: int, height: int, corner: np.ndarray, fill: int) -> np.ndarray:
-    """A window of (height, width) at a relative corner; what lies outside the image is `fill`."""
-    down, right = max(0, height - array.shape[0]), max(0, width - array.shape[1])
-    if down or right:
-        array = cv2.copyMakeBorder(array, 0, down, 0, right, cv2.BORDER_CONSTANT, value=(fill,) * 3)
-    if array.shape[:2] == (height, width):
-        return array
-    top, left = (int(c * (n - m + 1)) for c, n, m in zip(corner, array.shape, (height, width)))
-    return np.ascontiguousarray(array[top : top + height, left : left + width])
+    return image
 
 
 def jitter(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:

@@ -15,6 +15,9 @@ from paddle import Tensor
 # rest is padding. None: nothing is ever padded, in this batch or another.
 Areas = Optional[tuple[tuple[float, float], ...]]
 
+# For each image of a batch the rows and columns at its top, bottom, left and right from which nothing is learnt.
+Borders = Optional[tuple[tuple[int, int, int, int], ...]]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -26,6 +29,7 @@ class Batch:
     files: tuple[str, ...] = ()  # where it came from, for error messages
     source_areas: Areas = None
     target_areas: Areas = None
+    target_borders: Borders = None
     positions: tuple[int, ...] = ()  # of its images in the stream of training data, for random choices
     labelled_image: Optional[Tensor] = None
     labelled_label: Optional[Tensor] = None

@@ -127,6 +127,13 @@ DATASETS: dict[str, DatasetSpec] = {
         splits=("train", "val", "test"),
         home="https://www.trace.ethz.ch/publications/2019/GCMA_UIoU/",
     ),
+    "paddleseg": DatasetSpec(  # images and labels stand in a list: lists.py
+        title="a PaddleSeg list (train ids of Cityscapes)",
+        images=(),
+        labels=(LabelSource("", CITYSCAPES_TRAIN_IDS),),
+        splits=("all",),
+        home="https://github.com/PaddlePaddle/PaddleSeg",
+    ),
     "bdd100k": DatasetSpec(
         title="BDD100K (10k, semantic segmentation)",
         images=("images/10k/{split}/{name}.jpg", "seg/images/{split}/{name}.jpg"),
@@ -156,11 +163,14 @@ class OwnClass:
 
 @dataclass(frozen=True)
 class OwnDataset:
-    """A user's YAML file: folders as patterns, splits, and classes with their ids and colours."""
+    """A user's YAML file: folders as patterns, splits, and classes with their ids and colours.
 
-    images: tuple[str, ...]
-    labels: tuple[str, ...]
+    Without patterns the images and labels are those that a domain's `list` names.
+    """
+
     classes: tuple[OwnClass, ...]
+    images: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     splits: tuple[str, ...] = ("all",)
     title: str = ""
     decode: str = "ids"
@@ -179,10 +189,13 @@ def own_dataset(path: Path) -> DatasetSpec:
     ids = {raw: name for c, name in zip(own.classes, names) for raw in c.ids}
     if len(set(names)) < len(names) or len(ids) < sum(len(c.ids) for c in own.classes):
         raise ConfigError(f"{path}: 'classes' must have distinct names and ids")
-    if not own.images or not own.splits:
-        raise ConfigError(f"{path}: 'images' and 'splits' must not be empty")
+    if not own.splits or (own.labels and not own.images):
+        raise ConfigError(f"{path}: 'splits', and 'images' beside 'labels', must not be empty")
     if not own.classes or not all(0 <= raw < 256 for raw in ids):
         raise ConfigError(f"{path}: 'classes' must not be empty, and ids must lie in 0..255")
-    labels = tuple(LabelSource(pattern, ids, own.decode, frozenset(own.ignored)) for pattern in own.labels)
+    labels = tuple(
+        LabelSource(pattern, ids, own.decode, frozenset(own.ignored))
+        for pattern in own.labels or ([] if own.images else [""])
+    )
     space = LabelSpace(names, tuple(c.colour for c in own.classes))
     return DatasetSpec(own.title or path.stem, own.images, labels, own.splits, str(path), space)

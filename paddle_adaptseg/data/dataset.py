@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable, Optional
 
 import cv2
@@ -14,12 +15,12 @@ from paddle_adaptseg.config.conversion import lookup
 from paddle_adaptseg.config.schema import Domain
 from paddle_adaptseg.core.errors import DataError, shorten
 from paddle_adaptseg.core.labels import IGNORE, LabelSpace
-from paddle_adaptseg.data.augment import resize_label
 from paddle_adaptseg.data.catalog import LabelSource
-from paddle_adaptseg.data.decode import LABELS, decode_rgb, decode_sized
+from paddle_adaptseg.data.decode import LABELS, decode_bgr, decode_rgb
 from paddle_adaptseg.data.files import Ref
 from paddle_adaptseg.data.pairs import Listing, list_items
 from paddle_adaptseg.data.prepared import Cache
+from paddle_adaptseg.data.windows import WHOLE, Reading, image_window, label_window
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,14 @@ class DomainFiles:
     def __len__(self) -> int:
         return len(self.items)
 
+    def drawn_from(self, seed: int, position: int) -> tuple[Optional[int], int, int]:
+        """Of which items one comes at a position: the random stream of their order, the first, and how many."""
+        return None, 0, len(self)
+
+    def notes(self) -> list[str]:
+        """What a user should know about the parts that it has."""
+        return []
+
     def digest(self) -> str:
         """A name for the list of files: the same wherever the same files are found in the same order."""
         names = [f"{item.image.name} {item.label.name if item.label else ''}" for item in self.items]
@@ -89,17 +98,27 @@ class DomainFiles:
         return self._train_ids(index, self._ids(index), size)
 
     def pair(self, index: int, size: Sequence[int]) -> tuple[np.ndarray, np.ndarray, str]:
-        """image() and label() at one size, and a note where they differ in it as stored: some of GTA5 do, and the
-        originals resize and use them."""
-        cache = self._prepared(size)
+        """image() and label() at one size, and the note of reading()."""
+        reading = self.reading(index, size)
+        if reading.label is None:
+            raise DataError(f"'{self.name(index)}' has no label")
+        return reading.image(WHOLE), reading.label(WHOLE), reading.note
+
+    def reading(self, index: int, size: Sequence[int]) -> Reading:
+        """An item decoded once, of which any windows are cut at `size`. Its note says where image and label differ in
+        their size as stored: some of GTA5 do, and the originals resize and use them."""
+        cache, item = self._prepared(size), self.items[index]
         if cache is not None:
-            return cache.image(index), cache.label(index), ""
-        ids, item = self._ids(index), self.items[index]
-        image, stored = decode_sized(item.image, size)
-        height, width = ids.shape
+            return cache.reading(index, self.labelled)
+        if not self.labelled:
+            return Reading(partial(image_window, decode_bgr(item.image), size), None)
+        ids = self._ids(index)
+        image = decode_bgr(item.image)
+        (height, width), stored = ids.shape, image.shape[1::-1]
         same = stored == (width, height)
         note = "" if same else f"label '{item.label}' is {width}x{height}, but its image is {stored[0]}x{stored[1]}"
-        return image, self._train_ids(index, ids, size), note
+        lut = self.readers[item.source].lut
+        return Reading(partial(image_window, image, size), lambda w: cv2.LUT(label_window(ids, size, w), lut), note)
 
     def _prepared(self, size: Optional[Sequence[int]]) -> Optional[Cache]:
         return self.cache if size is not None and tuple(size) == self.size else None
@@ -117,4 +136,4 @@ class DomainFiles:
         return ids
 
     def _train_ids(self, index: int, ids: np.ndarray, size: Optional[Sequence[int]]) -> np.ndarray:
-        return cv2.LUT(ids if size is None else resize_label(ids, size), self.readers[self.items[index].source].lut)
+        return cv2.LUT(ids if size is None else label_window(ids, size), self.readers[self.items[index].source].lut)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from paddle_adaptseg.core.errors import DataError
 from paddle_adaptseg.data.files import Ref
+from paddle_adaptseg.data.windows import image_window
 
 MAX_PIXELS = 64_000_000  # eight times the largest street scene; more is a decompression bomb
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -28,19 +29,15 @@ def image_size(ref: Ref, data: bytes) -> tuple[int, int]:
 
 def decode_rgb(ref: Ref, size: Optional[Sequence[int]] = None) -> np.ndarray:
     """An RGB image [H, W, 3] uint8, resized to (width, height) by Pillow's antialiased bicubic filter if given."""
-    return decode_sized(ref, size)[0]
+    image = decode_bgr(ref)
+    return image_window(image, size or image.shape[1::-1])
 
 
-def decode_sized(ref: Ref, size: Optional[Sequence[int]] = None) -> tuple[np.ndarray, tuple[int, int]]:
-    """decode_rgb() with the size as stored."""
+def decode_bgr(ref: Ref) -> np.ndarray:
+    """An image as stored, in the order in which OpenCV decodes it."""
     data = ref.read()
-    stored = image_size(ref, data)
-    image = _decode(ref, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if size is None or tuple(size) == stored:
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), stored
-    # OpenCV decodes faster, Pillow resizes as the originals did; "raw BGR" swaps channels on the way for nothing.
-    decoded = Image.frombuffer("RGB", stored, image, "raw", "BGR", 0, 1)
-    return np.asarray(decoded.resize(tuple(size), Image.BICUBIC)), stored
+    image_size(ref, data)
+    return _decode(ref, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def _decode(ref: Ref, data: bytes, flags: int) -> np.ndarray:

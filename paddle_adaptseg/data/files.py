@@ -86,6 +86,11 @@ def unread_archives(stores: Iterable[str]) -> list[str]:
     return [str(path) for folder in folders for path in sorted(folder.iterdir()) if path.name.lower().endswith(_UNREAD)]
 
 
+def members(store: str) -> list[str]:
+    """Names of all files in an archive."""
+    return [name for name in _archive(store, os.getpid()).namelist() if not _HIDDEN.search(name)]
+
+
 def fields_of(pattern: str) -> list[str]:
     """Names of a pattern's fields."""
     return _FIELD.findall(pattern)

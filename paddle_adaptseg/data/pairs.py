@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Optional
 
 from paddle_adaptseg.config.schema import Domain
@@ -62,6 +61,8 @@ def survey(domain: Domain, labelled: bool) -> Listing:
         stores = expand(domain.root)
     except DataError as error:
         raise DataError(f"{error} (for {spec.title}); {expected}") from None
+    if not spec.images:
+        return _listed(spec, domain, labelled, stores)
     images: dict[Fields, Ref] = {}
     for pattern in reversed(spec.images):  # where two patterns name an item, the first one counts
         images.update(find(stores, fill(pattern, {"split": domain.split})))
@@ -76,6 +77,25 @@ def survey(domain: Domain, labelled: bool) -> Listing:
     if not spec.labels:
         raise DataError(f"{spec.title} has no labels")
     return _paired(spec, domain, stores, images, missing)
+
+
+def _listed(spec: DatasetSpec, domain: Domain, labelled: bool, stores: list[str]) -> Listing:
+    """The pairs that a list names, in its order."""
+    from paddle_adaptseg.data.lists import finder, read_pairs  # most data sets have patterns
+
+    file, items, problems = finder(stores), [], []
+    for image, label in read_pairs(domain, spec.title):
+        found = file(image), file(label) if label and labelled else None
+        if found[0] is None:
+            problems.append(f"'{image}' is not in '{domain.root}'")
+        elif labelled and found[1] is None:
+            problems.append(f"'{label}' is not in '{domain.root}'" if label else f"{found[0]} has no label in the list")
+        else:
+            items.append(Item(found[0], found[1]))
+    if not items:
+        first = f": {problems[0]}" if problems else ""
+        raise DataError(f"'{domain.list}' names no images of {spec.title} that can be used{first}")
+    return Listing(spec, tuple(items), tuple(problems), labelled)
 
 
 def _paired(
@@ -162,15 +182,9 @@ def _by_tail(images: dict[Fields, Ref], split: str) -> dict[str, Fields]:
 
 def _lines(path: str) -> list[str]:
     """The first word of every line of a list file."""
-    if Path(path).exists() and not Path(path).is_file():
-        raise DataError(f"cannot read list '{path}': it is no regular file")
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise DataError(f"list '{path}' is not a text file") from None
-    except OSError as error:
-        raise DataError(f"cannot read list '{path}': {error.strerror}") from None
-    return [line.split()[0].strip("/") for line in text.splitlines() if line.strip()]
+    from paddle_adaptseg.data.lists import read_list
+
+    return [line.split()[0].strip("/") for line in read_list(path)]
 
 
 def _tails(name: str) -> Iterable[str]:
@@ -183,6 +197,8 @@ def _tails(name: str) -> Iterable[str]:
 
 def _expected(spec: DatasetSpec, domain: Domain, labelled: bool) -> str:
     root = str(domain.root)
+    if not spec.images:
+        return f"expected the files that '{domain.list}' names"
     image = f"{root}/{fill(spec.images[0], {'split': domain.split})}"
     label = f" and {root}/{fill(spec.labels[0].pattern, {'split': domain.split})}" if labelled and spec.labels else ""
     return f"expected {image}{label}" + (f" (from {spec.home})" if spec.home else "")

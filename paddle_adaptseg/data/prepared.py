@@ -28,6 +28,7 @@ from paddle_adaptseg.core.errors import DataError
 from paddle_adaptseg.core.files import write_atomically, writing
 from paddle_adaptseg.core.progress import progress
 from paddle_adaptseg.data.files import is_archive
+from paddle_adaptseg.data.windows import WHOLE, Cutter, Reading, Window
 
 if TYPE_CHECKING:
     from paddle_adaptseg.data.dataset import DomainFiles
@@ -39,33 +40,45 @@ ABANDONED = 3600.0  # seconds without a new file after which nobody works on a f
 
 @dataclass(frozen=True)
 class Format:
-    """A way to store an array losslessly."""
+    """A way to store an array losslessly, and to read windows of it from a file."""
 
     ending: str
     encode: Callable[[np.ndarray], bytes]
-    decode: Callable[[bytes], np.ndarray]
+    open: Callable[[Path], Cutter]
 
 
 def _png(array: np.ndarray) -> bytes:
     return cv2.imencode(".png", array, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
-def _unpng(data: bytes) -> np.ndarray:
-    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
+def _open_png(path: Path) -> Cutter:
+    whole = np.asarray(cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED))
+    if not whole.ndim:
+        raise ValueError("not an image")
+    return whole.__getitem__
 
 
 def _raw(array: np.ndarray) -> bytes:
     return np.array([array.ndim, *array.shape], np.int32).tobytes() + array.tobytes()
 
 
-def _unraw(data: bytes) -> np.ndarray:
-    dimensions = int(np.frombuffer(data, np.int32, 1)[0])
-    shape = np.frombuffer(data, np.int32, dimensions, 4)
-    return np.frombuffer(data, np.uint8, offset=4 * (dimensions + 1)).reshape(shape)
+def _open_raw(path: Path) -> Cutter:
+    """Only a window's rows are read. They are not mapped into memory, where a file that another program cuts would
+    end the process."""
+    header = np.fromfile(path, np.int32, 4)
+    begins, shape = 4 * (header[0] + 1), header[1 : header[0] + 1].astype(np.int64)
+
+    def cut(window: Window) -> np.ndarray:
+        first, last, _ = window[0].indices(int(shape[0]))
+        row = int(shape[1:].prod())
+        rows = np.fromfile(path, np.uint8, (last - first) * row, offset=int(begins) + first * row)
+        return rows.reshape([last - first, *shape[1:]])[:, window[1]]
+
+    return cut
 
 
 # Channel order does not matter to a lossless copy: arrays come back as they went in.
-FORMATS: Mapping[str, Format] = {"png": Format("png", _png, _unpng), "raw": Format("raw", _raw, _unraw)}
+FORMATS: Mapping[str, Format] = {"png": Format("png", _png, _open_png), "raw": Format("raw", _raw, _open_raw)}
 
 
 class Cache:
@@ -99,22 +112,30 @@ class Cache:
         return cache
 
     def image(self, index: int) -> np.ndarray:
-        return self._array("image", index)
+        return self._cutter("image", index)(WHOLE)
 
     def label(self, index: int) -> np.ndarray:
-        return self._array("label", index)
+        return self._cutter("label", index)(WHOLE)
 
-    def _array(self, part: str, index: int) -> np.ndarray:
+    def reading(self, index: int, labelled: bool) -> Reading:
+        """An item of which any windows are cut."""
+        return Reading(self._cutter("image", index), self._cutter("label", index) if labelled else None)
+
+    def _cutter(self, part: str, index: int) -> Cutter:
+        """What cuts windows of a copy; a PNG is decoded once for all of them."""
         path = self.folder / file_name(part, index, self.format)
-        try:
-            array = self.format.decode(path.read_bytes())
-        except OSError as error:
-            raise DataError(f"cannot read '{path}': {error.strerror}") from None
-        except (ValueError, IndexError, cv2.error):
-            array = None
-        if array is None:
-            raise DataError(f"prepared copy '{path}' is damaged: delete its folder, or prepare again")
-        return array
+        opened: list[Cutter] = []
+
+        def cut(window: Window) -> np.ndarray:
+            try:
+                opened[:] = opened or [self.format.open(path)]
+                return opened[0](window)
+            except OSError as error:
+                raise DataError(f"cannot read '{path}': {error.strerror}") from None
+            except (ValueError, IndexError, MemoryError, cv2.error):
+                raise DataError(f"prepared copy '{path}' is damaged: delete its folder, or prepare again") from None
+
+        return cut
 
 
 def file_name(part: str, index: int, kind: Format) -> str:

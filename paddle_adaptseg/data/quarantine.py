@@ -90,6 +90,7 @@ class Quarantine:
     limit: int = 0
     entries: dict[str, str] = field(default_factory=dict)  # "source images/00001.png" -> what is wrong
     fresh: list[str] = field(default_factory=list)
+    shared: int = 0  # entries that all ranks have
 
     def report(self, faults: Sequence[Fault]) -> None:
         """Take up the faults of a batch; one too many is an error."""
@@ -106,14 +107,17 @@ class Quarantine:
         self.entries[key] = reason
         self.fresh.append(f"passed over ({len(self.entries)} of at most {self.limit}): {reason}")
 
+    def is_shared(self) -> bool:
+        """Whether the other ranks know of all faults here."""
+        return self.shared == len(self.entries)
+
     def share(self, exchange: Callable[[str], list[str]]) -> None:
         """List the faults of the other ranks; `exchange` gathers the lists of all ranks. All ranks must call it."""
-        if not self.limit:
-            return  # the first fault was an error
         for text in exchange(json.dumps(self.entries)):
             for key, reason in json.loads(text).items():
                 if key not in self.entries:
                     self.add(key, reason)
+        self.shared = len(self.entries)
         if len(self.entries) > self.limit:
             raise DataError(f"{next(reversed(self.entries.values()))}; {self._advice()}")
 

@@ -10,17 +10,17 @@ import numpy as np
 from paddle import Tensor
 from paddle.io import Dataset
 
-from paddle_adaptseg.config.schema import Augment, Pixels
+from paddle_adaptseg.config.schema import Augment, Margins, Pixels
 from paddle_adaptseg.core.errors import DataError
-from paddle_adaptseg.data.augment import augment, normalise, scaled_size
-from paddle_adaptseg.data.batch import Areas, Batch
+from paddle_adaptseg.core.labels import IGNORE
+from paddle_adaptseg.data.augment import Crop, borders, normalise, random_crop, recoloured, scaled_size
+from paddle_adaptseg.data.batch import Areas, Batch, Borders
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.loader import Positions, load
 from paddle_adaptseg.data.quarantine import DOMAINS, Fault, Quarantine, Resized, Sample, collate, separate
 from paddle_adaptseg.data.rare_classes import RareSampler, first_good, is_enough
-from paddle_adaptseg.data.sources import FIRST_PART, JoinedFiles
 
-_ORDER, _CHANGE = 0, 1  # separate random streams
+_ORDER, _CHANGE, _TOGETHER = 0, 1, 3  # separate random streams, beside that of rare_classes.py
 
 
 def shuffled_index(seed: int, stream: int, position: int, length: int) -> int:
@@ -51,9 +51,12 @@ class PairStream(Dataset):
         seed: int,
         spares: int = 0,
         rare: Optional[RareSampler] = None,
+        margins: Margins = (0.0, 0.0, 0.0, 0.0),
+        together: int = 1,
         labelled: Optional[DomainFiles] = None,
     ) -> None:
         super().__init__()
+        self.margins, self.together = margins, together  # of the target's picture; images of a step
         self.rare = rare  # draws the source's items, where they are not taken in turn
         self.domains = {n: files for n, files in enumerate((source, target, labelled)) if files is not None}
         self.change, self.seed, self.spares = change, seed, spares
@@ -102,6 +105,24 @@ class PairStream(Dataset):
         sizes = [scaled_size(size, self.change, self._generator(stream, position)) for position in positions]
         return tuple((min(1.0, high / height), min(1.0, wide / width)) for wide, high in sizes)
 
+    def borders(self, positions: Sequence[int]) -> Borders:
+        """The margins of the target's picture within each target image; None where there are none."""
+        if TARGET not in self.domains or not any(self.margins):
+            return None
+        size, found = self.domains[TARGET].size, []
+        for position in positions:
+            rng = self._generator(TARGET, position)
+            scaled = scaled_size(size, self.change, rng)
+            crop = random_crop(scaled, size, self.change, rng, self._shared(TARGET, position))
+            found.append(borders(size, scaled, crop, self.margins))
+        return tuple(found)
+
+    def _shared(self, stream: int, position: int) -> Optional[np.random.Generator]:
+        """What decides about the mirror where one draw does so for all images of a batch."""
+        if not self.change.mirror_together:
+            return None
+        return np.random.default_rng([self.seed, stream, _TOGETHER, position // self.together])
+
     def _generator(self, stream: int, position: int, *attempt: int) -> np.random.Generator:
         """The random changes to the image at a position; the first of them is its scale, which no attempt changes."""
         return np.random.default_rng([self.seed, stream, _CHANGE, position, *attempt])
@@ -109,11 +130,9 @@ class PairStream(Dataset):
     def _index(self, stream: int, files: DomainFiles, position: int, further: int) -> int:
         if self.rare is not None and stream == SOURCE:
             first = self.rare.draw(position)[1]
-        elif isinstance(files, JoinedFiles):
-            part = files.draw(self.seed, position)
-            first = files.starts[part] + shuffled_index(self.seed, FIRST_PART + part, position, files.lengths[part])
         else:
-            first = shuffled_index(self.seed, stream, position, len(files))
+            part, start, length = files.drawn_from(self.seed, position)
+            first = start + shuffled_index(self.seed, stream if part is None else part, position, length)
         return (first + further) % len(files)
 
     def _usable(
@@ -134,18 +153,25 @@ class PairStream(Dataset):
     def _item(self, stream: int, files: DomainFiles, position: int, index: int, resized: list[str]) -> list[np.ndarray]:
         rng = self._generator(stream, position)
         size = scaled_size(files.size, self.change, rng)
-        image, label, note = files.pair(index, size) if files.labelled else (files.image(index, size), None, "")
-        resized += [note] if note else []
+        reading = files.reading(index, size)
+        resized += [reading.note] if reading.note else []
+        if reading.label is None:
+            crop = random_crop(size, files.size, self.change, rng, self._shared(stream, position))
+            return [recoloured(crop.of(reading.image, 0), self.change, rng)]
+        cut = reading.label
 
-        def change(attempt: int) -> list[np.ndarray]:
+        def change(attempt: int) -> tuple[Crop, np.random.Generator, np.ndarray]:
+            """A crop of the label; its image is cut only where the crop is used."""
             again = self._generator(stream, position, attempt) if attempt else rng
-            pair = augment(image, label, files.size, self.change, again)
-            return [array for array in pair if array is not None]
+            crop = random_crop(size, files.size, self.change, again, self._shared(stream, position))
+            return crop, again, crop.of(cut, IGNORE)
 
         if self.rare is None or stream != SOURCE:
-            return change(0)
-        wanted, rule = self.rare.draw(position)[0], self.rare.rule
-        return first_good(change, lambda pair: is_enough(pair[1], wanted, rule), rule.tries)[1]
+            crop, rng, label = change(0)
+        else:
+            wanted, rule = self.rare.draw(position)[0], self.rare.rule
+            crop, rng, label = first_good(change, lambda c: is_enough(c[2], wanted, rule), rule.tries)[1]
+        return [recoloured(crop.of(reading.image, 0), self.change, rng), label]
 
 
 def train_batches(
@@ -172,6 +198,7 @@ def train_batches(
             stream.names(positions.common(number), faults),
             source_areas=stream.areas(SOURCE, positions.own(number)),
             target_areas=stream.areas(TARGET, positions.own(number)),
+            target_borders=stream.borders(positions.own(number)),
             positions=tuple(positions.own(number)),
             labelled_image=found.get("labelled_image"),
             labelled_label=found.get("labelled_label"),

@@ -18,6 +18,7 @@ from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.data.catalog import dataset_spec
 from paddle_adaptseg.data.dataset import DomainFiles
+from paddle_adaptseg.data.windows import Reading
 
 UNITED = "united"  # data.classes: all classes of all sources
 _PART, FIRST_PART = 10, 1000  # random streams: which source comes, and the order in each of them
@@ -54,7 +55,9 @@ class JoinedFiles(DomainFiles):
 
     def __init__(self, sources: Mapping[str, Source], space: LabelSpace, cache: str = "") -> None:
         check_sizes(sources)
-        self.parts = {name: DomainFiles(source, space, labelled=True, cache=cache) for name, source in sources.items()}
+        self.parts: dict[str, DomainFiles] = {
+            name: DomainFiles(source, space, labelled=True, cache=cache) for name, source in sources.items()
+        }
         every = list(self.parts.values())
         self.items = tuple(item for files in every for item in files.items)
         self.title, self.labelled, self.size = " + ".join(files.title for files in every), True, every[0].size
@@ -78,9 +81,9 @@ class JoinedFiles(DomainFiles):
             for (name, files), share in zip(self.parts.items(), self.shares)
         ]
 
-    def draw(self, seed: int, position: int) -> int:
-        """Which source comes at a position of the stream."""
-        return int(np.random.default_rng([seed, 0, _PART, position]).choice(len(self.shares), p=self.shares))
+    def drawn_from(self, seed: int, position: int) -> tuple[Optional[int], int, int]:
+        part = int(np.random.default_rng([seed, 0, _PART, position]).choice(len(self.shares), p=self.shares))
+        return FIRST_PART + part, self.starts[part], self.lengths[part]
 
     def image(self, index: int, size: Optional[Sequence[int]] = None) -> np.ndarray:
         files, place = self._place(index)
@@ -90,9 +93,9 @@ class JoinedFiles(DomainFiles):
         files, place = self._place(index)
         return files.label(place, size)
 
-    def pair(self, index: int, size: Sequence[int]) -> tuple[np.ndarray, np.ndarray, str]:
+    def reading(self, index: int, size: Sequence[int]) -> Reading:
         files, place = self._place(index)
-        return files.pair(place, size)
+        return files.reading(place, size)
 
     def digest(self) -> str:
         return hashlib.sha256(" ".join(files.digest() for files in self.parts.values()).encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import Optional
 
@@ -29,6 +29,10 @@ class Contract:
     recommended: list[int]  # height, width that the network was evaluated at
     classes: list[str]
     colours: list[list[int]]
+    window: Optional[list[int]] = None  # height, width: the program computes logits of such parts of an image
+    stride: Optional[list[int]] = None  # height, width from window to window; None: they overlap by a third or more
+    average: str = "logits"  # of the windows that a pixel lies in, or softmax: of their probabilities
+    align_corners: bool = True  # how a window's logits are resized
 
     def space(self) -> LabelSpace:
         """The classes that the labels mean."""
@@ -37,7 +41,8 @@ class Contract:
 
 def write_contract(folder: Path, contract: Contract) -> None:
     """Write deploy.yml."""
-    text = "# RGB uint8 [1, H, W, 3] in, class indices int32 [1, H, W] out.\n" + write_tree(asdict(contract))
+    out = "logits float32 [1, classes, h, w] of a window" if contract.window else "class indices int32 [1, H, W]"
+    text = f"# RGB uint8 [1, H, W, 3] in, {out} out.\n" + write_tree(asdict(contract))
     write_atomically(folder / FILE, lambda handle: handle.write(text.encode()))
 
 
@@ -45,7 +50,8 @@ def read_contract(folder: Path) -> Contract:
     """The contract of an exported folder."""
     tree = parse_tree(read_text(folder / FILE), str(folder / FILE))
     fields = Contract.__dataclass_fields__
-    if set(tree) != set(fields):
+    needed = {name for name, field in fields.items() if field.default is MISSING}
+    if not needed <= set(tree) <= set(fields):
         raise CheckpointError(f"'{folder / FILE}' is not of this version: export the model again")
     return Contract(**tree)
 
@@ -70,6 +76,14 @@ def card(contract: Contract, config: Config, origin: Mapping[str, object], check
     """The model card in Markdown."""
     data, size = config.data, contract.size
     shape = f"{size[0]}x{size[1]}" if size else "any size"
+    result = "Out come class indices, int32, `[1, H, W]`; index and colour of each class are in `deploy.yml`."
+    if contract.window:
+        shape = f"{contract.window[0]}x{contract.window[1]}"
+        result = (
+            "It is one window of the image; out come its logits, float32, `[1, classes, h, w]`. `deploy.yml` says how "
+            "far apart windows lie: resize each one's logits to the window, average them where windows overlap, and "
+            "take the largest class. `tools/predict.py` does so for images of any size."
+        )
     wanted = f"{contract.recommended[0]}x{contract.recommended[1]}"
     rows = [
         ("Method", f"{config.method.name} {_plain(config.method.params)}"),
@@ -88,7 +102,7 @@ def card(contract: Contract, config: Config, origin: Mapping[str, object], check
         f"# {config.method.name} on {config.model.name}\n\n| | |\n|---|---|\n{table}\n\n"
         f"## Input and output\nOne RGB image, uint8, `[1, H, W, 3]`, {shape} (height x width). "
         f"Normalising is inside. The network was evaluated at {wanted}; scale images to that first.\n"
-        "Out come class indices, int32, `[1, H, W]`; index and colour of each class are in `deploy.yml`.\n\n"
+        f"{result}\n\n"
         f"## Checked when it was exported\n{chr(10).join(f'- {line}' for line in checks)}\n\n"
         "## Limits\nThe target domain had no labels in training. Scores hold for the data named above; measure "
         "first on other streets, cameras or weather. Weights carry the licences of the data and of the initial weights "

@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -45,13 +45,24 @@ class LabelProgram(nn.Layer):
         height, width = self.size or (-1, -1)
         return paddle.static.InputSpec([1, height, width, 3], "uint8", "image")
 
-    def forward(self, image: Tensor) -> Tensor:
+    def normalised(self, image: Tensor) -> Tensor:
+        """Network input [1, 3, H, W]."""
         x = image.astype("float32").transpose([0, 3, 1, 2])  # Paddle 2.6 traces no transpose of uint8
         if self.reverse:
             x = paddle.flip(x, axis=[1])
-        x = (x - self.mean) / self.deviation
+        return (x - self.mean) / self.deviation
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.normalised(image)
         logits = self.network.logits(x)["main"]
         return resize_like(logits, x, self.network.align_corners).argmax(axis=1).astype("int32")
+
+
+class WindowProgram(LabelProgram):
+    """One window of an image, uint8 [1, H, W, 3] RGB, to its logits [1, C, h, w]; runners.py puts windows together."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network.logits(self.normalised(image))["main"]
 
 
 class PlainGroupNorm(nn.Layer):
@@ -64,7 +75,7 @@ class PlainGroupNorm(nn.Layer):
         self.groups, self.epsilon = norm._num_groups, norm._epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.flatten(1).reshape([1, self.groups, -1])
+        y = x.flatten(1).reshape([0, self.groups, -1])  # 0: as many images as there are
         y = y - y.mean(axis=-1, keepdim=True)
         y = y * paddle.rsqrt((y * y).mean(axis=-1, keepdim=True) + self.epsilon)
         return y.reshape(paddle.shape(x)) * self.weight.reshape([1, -1, 1, 1]) + self.bias.reshape([1, -1, 1, 1])
@@ -109,26 +120,25 @@ def export_model(
 ) -> Exported:
     """Write a program for weights; `size` (height, width) is the validation size unless given, or any if `dynamic`.
 
-    `overrides` change the configuration saved in the weights, where no other one is given.
+    Where the configuration evaluates in windows the program is of one window, and images may have any size. `overrides`
+    change the configuration saved in the weights, where no other one is given.
     """
     check_choice(form, precision)
     folder = Path(folder)
     model, config = load_model(origin, config, overrides)
-    usual = list(config.data.validation.size[::-1])
-    size = None if dynamic else list(size or usual)
-    check_size(size, precision, model.fixed_size)
+    window = config.eval.window
+    size = None if dynamic else list(size or config.data.validation.size[::-1])
+    check_size(list(window[::-1]) if window else size, precision, model.fixed_size)
     network = network_runner(model, config, size)
     if form == "onnx" and not paddle.__version__.startswith("2."):
         model = load_model(origin, config)[0]  # the comparison keeps the network as it is trained
         plain_norms(model)
     with tempfile.TemporaryDirectory() as scratch:
-        files = WRITERS[form](LabelProgram(model, config.data.pixels, size), Path(scratch), precision)
+        files = WRITERS[form](program_of(model, config, size), Path(scratch), precision)
         for name in filter(None, files):
             data = (Path(scratch) / name).read_bytes()
             write_atomically(folder / name, lambda handle, data=data: handle.write(data))
-    space = label_space(config)
-    colours = [list(colour) for colour in space.colours]
-    contract = Contract(form, *files, precision, size, usual, list(space.names), colours)
+    contract = contract_of(config, model, form, files, precision, size)
     write_contract(folder, contract)
     path = find_weights(origin)
     agreement, check = compare(network, folder, contract, config)
@@ -139,12 +149,36 @@ def export_model(
     return Exported(folder, agreement, [f"{config.model.name} from {path}", f"{folder}: {made}", check])
 
 
+def program_of(model: Segmenter, config: Config, size: Optional[Sequence[int]]) -> LabelProgram:
+    """What is exported: the labels of an image, or the logits of a window."""
+    window = config.eval.window
+    if window:
+        return WindowProgram(model, config.data.pixels, window[::-1])
+    return LabelProgram(model, config.data.pixels, size)
+
+
+def contract_of(
+    config: Config, model: Segmenter, form: str, files: tuple[str, str], precision: str, size: Optional[list[int]]
+) -> Contract:
+    """What is promised of a program; one of windows takes images of any size."""
+    space, usual, sliding = label_space(config), list(config.data.validation.size[::-1]), config.eval
+    colours = [list(colour) for colour in space.colours]
+    contract = Contract(form, *files, precision, size, usual, list(space.names), colours)
+    if sliding.window is None:
+        return contract
+    stride = list(sliding.stride[::-1]) if sliding.stride else None
+    return replace(
+        contract, size=None, recommended=size or usual, window=list(sliding.window[::-1]), stride=stride,
+        average=sliding.average, align_corners=model.align_corners,
+    )  # fmt: skip
+
+
 def check_size(size: Optional[Sequence[int]], precision: str, fixed: bool = False) -> None:
     """Refuse sizes and precisions that cannot run; `fixed`: the network is a program of one size."""
     if size is not None and (len(size) != 2 or min(size) < 4 * STRIDE):
         raise ConfigError(f"--size must be height,width of at least {4 * STRIDE} each, not {list(size)}")
     if size is None and fixed:
-        raise ConfigError("this network is exported for one size (--size H,W), for which some of its numbers are made")
+        raise ConfigError("this network is exported for one size (--size H,W): its numbers or windows are made for it")
     if size is None and precision == "bf16":
         raise ConfigError("bf16 needs a fixed size (--size H,W): Paddle 3's oneDNN has no resize to a size known later")
 

@@ -24,7 +24,9 @@ from paddle_adaptseg.data.augment import resize_label
 from paddle_adaptseg.data.decode import decode_rgb
 from paddle_adaptseg.data.files import Ref
 from paddle_adaptseg.deploy.contract import FILE, Contract, read_contract
-from paddle_adaptseg.evaluation.predictor import Predictor, scaled, working_size
+from paddle_adaptseg.evaluation.logits import HostLogits
+from paddle_adaptseg.evaluation.options import windows
+from paddle_adaptseg.evaluation.predictor import PLAIN, Predictor, scaled, working_size
 from paddle_adaptseg.evaluation.programs import Program, open_program
 from paddle_adaptseg.evaluation.visual import legend_figure, overlay
 from paddle_adaptseg.models.segmenter import Segmenter
@@ -44,26 +46,45 @@ class Runner:
 def network_runner(model: Segmenter, config: Config, size: Optional[Sequence[int]] = None) -> Runner:
     """A network, at the size (height, width) that it is evaluated at unless another is given."""
     model.eval()  # once for all, so that several threads may ask at once
-    predictor = Predictor(model, config.data.pixels, size=size or config.data.validation.size[::-1])
+    options = PLAIN.within(config.eval)
+    predictor = Predictor(model, config.data.pixels, options, size=size or config.data.validation.size[::-1])
     return Runner(predictor.labels, label_space(config), f"{config.model.name}, {paddle.get_device()}", predictor.ready)
 
 
 def program_runner(folder: Path) -> Runner:
     """An exported program: it labels images at its own size, and labels are then scaled without blending."""
     contract = read_contract(folder)
-    program = FORMATS[contract.format](folder, contract)
+    program, title = FORMATS[contract.format](folder, contract), f"{contract.format} program, {contract.precision}"
+    if contract.window:
+        return Runner(lambda image: stitched_labels(program, contract, image), contract.space(), title)
 
     def labels(image: np.ndarray) -> np.ndarray:
         size = contract.size or working_size(image.shape, contract.recommended)
         found = program(np.ascontiguousarray(scaled(image, size)[None]))
         return resize_label(found[0].astype(np.uint8), image.shape[1::-1])
 
-    return Runner(labels, contract.space(), f"{contract.format} program, {contract.precision}")
+    return Runner(labels, contract.space(), title)
+
+
+def stitched_labels(program: Program, contract: Contract, image: np.ndarray) -> np.ndarray:
+    """Labels of an image of any size by a program of one window; what is smaller than a window is continued first."""
+    assert contract.window is not None
+    small = scaled(image, working_size(image.shape, contract.recommended))
+    size = small.shape[:2]
+    rest = [max(0, least - own) for least, own in zip(contract.window, size)]
+    small = np.pad(small, ((0, rest[0]), (0, rest[1]), (0, 0)), "edge")
+    places = windows(small.shape[:2], contract.window[::-1], contract.stride and contract.stride[::-1])
+    parts = [(place, program(np.ascontiguousarray(small[place][None]))[0]) for place in places]
+    blended = HostLogits.blend(parts, small.shape[:2], contract.align_corners, contract.average)
+    whole = [round(n * padded / own) for n, padded, own in zip(image.shape, small.shape, size)]
+    return HostLogits([blended], [1.0], contract.align_corners).labels(whole)[: image.shape[0], : image.shape[1]]
 
 
 def paddle_program(folder: Path, contract: Contract) -> Program:
     """Run with Paddle Inference."""
-    return open_program(folder / contract.program, folder / contract.weights, contract.precision, bool(contract.size))
+    return open_program(
+        folder / contract.program, folder / contract.weights, contract.precision, bool(contract.size or contract.window)
+    )
 
 
 def onnx_program(folder: Path, contract: Contract) -> Program:

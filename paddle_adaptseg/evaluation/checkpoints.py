@@ -48,7 +48,7 @@ class DomainEvaluator:
         self, config: Config, domain: str, options: InferenceOptions, limit: Optional[int] = None,
         training_size: bool = False, backend: Backend = eager,
     ) -> None:  # fmt: skip
-        self.config, self.domain, self.options = config, domain, options
+        self.config, self.domain, self.options = config, domain, options.within(config.eval)
         self.training_size, self.backend = training_size, backend
         self.files, self.classes = open_domain(config, domain), len(label_space(config))
         self.indices = spread(len(self.files), limit or (SOURCE_LIMIT if domain == "source" else None))
@@ -94,7 +94,7 @@ class DomainEvaluator:
         """
         path, key = folder / f"{name}.npz", sha256(weights)
         found = load_measured(path, key)
-        if not distributed.broadcast_number(found is not None):
+        if not distributed.all_reduce([float(distributed.is_rank_zero() and found is not None)])[0]:
             found = self.measure(load())
             if distributed.is_rank_zero():
                 save_measured(path, found, key)

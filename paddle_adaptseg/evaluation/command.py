@@ -29,7 +29,9 @@ from paddle_adaptseg.evaluation.protocol import class_sets, protocol_line
 from paddle_adaptseg.evaluation.report import Findings, Trajectory, write_report, write_tables
 from paddle_adaptseg.evaluation.report.console import rule_lines, score_lines
 from paddle_adaptseg.evaluation.report.findings import DomainScores
+from paddle_adaptseg.evaluation.report.titles import method_title, network_title
 from paddle_adaptseg.evaluation.selection import headline, pick_all
+from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights.load import find_weights, load_model, load_models, saved_config
 
 DOMAINS = ("target", "source")
@@ -98,6 +100,10 @@ def baseline_path(request: Request) -> Path:
     return weights_path(origin, "latest" if Path(origin).is_dir() else None)
 
 
+def _baseline(request: Request) -> Optional[Segmenter]:
+    return load_model(baseline_path(request))[0] if request.baseline else None
+
+
 Echo = Callable[[str], object]
 
 
@@ -138,7 +144,9 @@ def _one_model(request: Request, echo: Echo) -> Findings:
     echo("\n".join(score_lines(found)))
     if request.save:
         echo(f"predictions: {request.save}")
-    return with_extras(found, evaluators, model, measured, paths) if request.report else found
+    if not request.report:
+        return found
+    return with_extras(found, evaluators, model, measured, paths, _baseline(request))
 
 
 def _every_checkpoint(request: Request, echo: Echo) -> Optional[Findings]:
@@ -163,7 +171,7 @@ def _every_checkpoint(request: Request, echo: Echo) -> Optional[Findings]:
     if not request.report:
         return found
     model = load_model(last.weights, config)[0]
-    return with_extras(found, evaluators, model, last.measured, [last.weights])
+    return with_extras(found, evaluators, model, last.measured, [last.weights], _baseline(request))
 
 
 def _run_config(request: Request, run: Path) -> Config:
@@ -206,13 +214,13 @@ def _findings(
             again = evaluator.recall(kept, "baseline", path, lambda: model) if kept else evaluator.measure(model)
             baseline[evaluator.domain] = _scores(again, sets)
     return Findings(
-        title=f"{config.method.name} on {config.model.name}: {' + '.join(map(str, request.origins))}",
+        title=f"{method_title(config)}, {network_title(config)}: {' + '.join(map(str, request.origins))}",
         weights=names,
         config=config,
         space=label_space(config),
         sets=sets,
         protocol=[_protocol(evaluator) for evaluator in evaluators],
-        prediction=request.options.line(),
+        prediction=evaluators[0].options.line(),
         environment=runtime.environment(),
         domains={domain: _scores(found, sets) for domain, found in measured.items()},
         training_size=request.training_size,

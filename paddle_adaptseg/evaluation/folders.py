@@ -26,6 +26,8 @@ def score_folders(
         if not folder.is_dir():
             raise DataError(f"folder '{folder}' does not exist")
     spec = dataset_spec(dataset)
+    if not spec.images:
+        raise DataError(f"files of {spec.title} have no pattern: name a data set that says how they are called")
     source, names = _labels(ground_truth, spec.labels)
     if source is None:
         wanted = " or ".join(s.pattern.rsplit("/", 1)[-1] for s in spec.labels)

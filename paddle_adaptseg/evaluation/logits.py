@@ -17,6 +17,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from paddle_adaptseg.evaluation import metrics
+from paddle_adaptseg.evaluation.options import Window
 from paddle_adaptseg.evaluation.resizing import filled_rows, resized, widened
 from paddle_adaptseg.models.layers import resize
 
@@ -25,7 +26,6 @@ TINY = 1e-30  # keeps the logarithm of a probability of 0 finite
 VALUES = 256  # of a uint8
 
 Size = Sequence[int]  # height, width
-Window = tuple[slice, slice]  # rows, columns
 
 
 class Logits(ABC):
@@ -72,16 +72,23 @@ class Logits(ABC):
     def pair_counts(one: Any, other: Any) -> Any:
         """How often each pair of uint8 values of two maps occurs [256, 256] int64."""
 
+    softmax: Callable[[Any], Any]  # a view's probabilities, possibly in its place
+    log: Callable[[Any], Any]  # of probabilities; their softmax is what they were
+
     @classmethod
-    def blend(cls, parts: Iterable[tuple[Window, Any]], size: Size, align_corners: bool = True) -> Any:
-        """The mean at image size of the logits of windows that cover it."""
+    def blend(
+        cls, parts: Iterable[tuple[Window, Any]], size: Size, align_corners: bool = True, average: str = "logits"
+    ) -> Any:
+        """The mean at image size of windows that cover it: of their logits, or of their probabilities as logits."""
         total, count = None, np.zeros((1, *size), np.float32)
         for (rows, columns), logits in parts:
             total = cls.view(np.zeros((1, len(logits), *size), np.float32)) if total is None else total
             part = cls.resized(logits, (rows.stop - rows.start, columns.stop - columns.start), align_corners)
+            part = cls.softmax(part) if average == "softmax" else part
             total[:, rows, columns] = total[:, rows, columns] + part
             count[:, rows, columns] += 1
-        return total / cls.view(count[None])
+        mean = total / cls.view(count[None])
+        return cls.log(mean) if average == "softmax" else mean
 
 
 def on_gpu() -> bool:
@@ -164,6 +171,14 @@ class HostLogits(Logits):
     def resized(view: np.ndarray, size: Size, align_corners: bool = True) -> np.ndarray:
         return resized(view, size, align_corners)
 
+    @staticmethod
+    def softmax(view: np.ndarray) -> np.ndarray:
+        return _softmax(view, 1.0)
+
+    @staticmethod
+    def log(probabilities: np.ndarray) -> np.ndarray:
+        return np.log(np.maximum(probabilities, TINY))
+
     pair_counts = staticmethod(metrics.pair_counts)
 
 
@@ -197,6 +212,14 @@ class DeviceLogits(Logits):
     @staticmethod
     def resized(view: Tensor, size: Size, align_corners: bool = True) -> Tensor:
         return resize(view.unsqueeze(0), size, align_corners)[0]
+
+    @staticmethod
+    def softmax(view: Tensor) -> Tensor:
+        return F.softmax(view, axis=0)
+
+    @staticmethod
+    def log(probabilities: Tensor) -> Tensor:
+        return probabilities.clip(min=TINY).log()
 
     @staticmethod
     def pair_counts(one: Union[Tensor, np.ndarray], other: Tensor) -> Tensor:

@@ -188,7 +188,7 @@ def evaluate_model(
     one does. With several ranks each scores its share of the images; the counts are those of all.
     """
     space, files = label_space(config), files or open_validation(config)
-    matrix, predictor = ConfusionMatrix(len(space)), Predictor(model, config.data.pixels, options)
+    matrix, predictor = ConfusionMatrix(len(space)), Predictor(model, config.data.pixels, options.within(config.eval))
     mine, stopped = distributed.shard(range(len(files))), False
     with predictor.ready():
         try:

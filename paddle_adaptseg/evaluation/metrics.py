@@ -73,6 +73,10 @@ class ConfusionMatrix:
         """Mean IoU over the present classes, or over those of them in `indices`; NaN when there is none."""
         return mean_present(self.iou() if indices is None else self.iou()[list(indices)])
 
+    def miou_of_all(self) -> float:
+        """Mean IoU over all classes, with 0 for those that the ground truth does not have (torchmetrics, VFM-UDA)."""
+        return float(np.nan_to_num(self.iou()).mean())
+
 
 def mean_present(values: np.ndarray) -> float:
     """Mean of what is not NaN; NaN when nothing is."""

@@ -17,10 +17,7 @@ a CPU in numpy's memory.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional, Union
 
 import numpy as np
@@ -32,80 +29,11 @@ from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.data.augment import normalise
-from paddle_adaptseg.evaluation.logits import Logits, Window, kind_of_logits
+from paddle_adaptseg.evaluation.logits import Logits, kind_of_logits
+from paddle_adaptseg.evaluation.options import MAIN, PLAIN, InferenceOptions, windows
 from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.segmenter import Ensemble, Network, Segmenter
 
-MAIN = (("main", 1.0),)
-PRECISIONS = ("fp32", "bf16", "fp16")
-
-
-@dataclass(frozen=True)
-class InferenceOptions:
-    """Options of prediction; the default is what the originals do."""
-
-    flip: bool = False
-    scales: tuple[float, ...] = (1.0,)
-    window: Optional[tuple[int, int]] = None  # width, height in network input pixels
-    levels: tuple[tuple[str, float], ...] = MAIN
-    backend: str = "eager"
-    precision: str = "fp32"
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"unknown --precision '{self.precision}': {suggest(self.precision, PRECISIONS)}")
-
-    @classmethod
-    def parse(
-        cls, flip: bool, scales: str, window: Optional[str], levels: str, backend: str, precision: str
-    ) -> InferenceOptions:
-        """Options from the texts of a command line: "0.75,1", "512x256", "main=1,aux=0.5"."""
-        factors = tuple(_number(text, "--scales", "0.75,1,1.25") for text in scales.split(","))
-        size: Optional[tuple[int, int]] = None
-        if window:
-            sides = [int(_number(text, "--window", "512x256")) for text in window.lower().split("x")]
-            if len(sides) != 2:
-                raise ConfigError(f"--window must be WIDTHxHEIGHT such as 512x256, not '{window}'")
-            size = sides[0], sides[1]
-        parts = (text.partition("=") for text in levels.split(","))
-        weighted = tuple((name, _number(weight or "1", "--levels", "main=1,aux=0.5")) for name, _, weight in parts)
-        return cls(flip, factors, size, weighted, backend, precision)
-
-    def effects(self) -> dict[str, InferenceOptions]:
-        """The options one by one: none of them ("plain"), each that is set on its own, and all together."""
-        plain = dataclasses.replace(self, flip=False, scales=(1.0,), window=None, levels=MAIN)
-        scales, window = ", ".join(f"{s:g}" for s in self.scales), "x".join(map(str, self.window or ()))
-        levels = " + ".join(f"{weight:g} {name}" for name, weight in self.levels)
-        alone = {
-            "flip": dataclasses.replace(plain, flip=self.flip),
-            f"scales {scales}": dataclasses.replace(plain, scales=self.scales),
-            f"window {window}": dataclasses.replace(plain, window=self.window),
-            f"levels {levels}": dataclasses.replace(plain, levels=self.levels),
-        }
-        rows = {"plain": plain, **{name: option for name, option in alone.items() if option != plain}}
-        return rows if len(rows) < 3 else {**rows, "all together": self}
-
-    def line(self) -> str:
-        """What differs from the defaults, in words."""
-        names = [name for name in self.effects() if name not in ("plain", "all together")]
-        return f"{', '.join(names) or 'plain'}; {self.backend} {self.precision}"
-
-
-def _number(text: str, flag: str, example: str) -> float:
-    """A number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (value > 0 and math.isfinite(value)):
-        raise ConfigError(f"{flag}: '{text}' is not a number above 0 (an example: {example})")
-    return value
-
-
-PLAIN = InferenceOptions()
-
-
-OVERLAP = 1 / 3  # of neighbouring windows
 STRIDE = 8  # input sizes are rounded to the stride of the networks
 
 Forward = Callable[[Tensor], Union[Tensor, np.ndarray]]  # normalised [1, 3, H, W] to logits [1, C, h, w] float32
@@ -148,7 +76,7 @@ class Predictor:
         size: Optional[Sequence[int]] = None,
     ) -> None:  # fmt: skip
         members = zip(model.members, model.weights) if isinstance(model, Ensemble) else [(model, 1.0)]
-        self.members = [(backend(member, options), weight) for member, weight in members]
+        self.members = [(backend(member, options), weight, member.input_first) for member, weight in members]
         self.model, self.pixels, self.options, self.size = model, pixels, options, size
         self.kind, self.align_corners = kind_of_logits(), _align_corners(model)
 
@@ -176,24 +104,28 @@ class Predictor:
 
     def logits(self, images: Sequence[np.ndarray]) -> Logits:
         """Logits of all views of RGB images [H, W, 3] uint8, one image for each scale; only within ready()."""
+        return self.logits_of(normalise(paddle.to_tensor(image[None]), self.pixels) for image in images)
+
+    def logits_of(self, batches: Iterable[Tensor]) -> Logits:
+        """The same of normalised images [1, 3, H, W]."""
         views, weights = [], []
-        for image in images:
+        for batch in batches:
             for mirrored in (False, True) if self.options.flip else (False,):
-                pixels = np.ascontiguousarray(image[:, ::-1]) if mirrored else image
-                batch = normalise(paddle.to_tensor(pixels[None]), self.pixels)
-                for forward, weight in self.members:
-                    view = self._view(forward, batch)
+                for forward, weight, input_first in self.members:
+                    view = self._view(forward, batch.flip([3]) if mirrored else batch, input_first)
                     views.append(view[:, :, ::-1] if mirrored else view)
                     weights.append(weight)
         return self.kind(views, weights, self.align_corners)
 
-    def _view(self, forward: Forward, batch: Tensor) -> Any:
-        """Logits of the whole image, or the mean of overlapping windows' at image size."""
-        window, size = self.options.window, batch.shape[2:]
-        if window is None:
-            return self.kind.view(forward(batch))
-        parts = ((place, self.kind.view(forward(batch[:, :, place[0], place[1]]))) for place in windows(size, window))
-        return self.kind.blend(parts, size, self.align_corners)
+    def _view(self, forward: Forward, batch: Tensor, input_first: bool) -> Any:
+        """Logits of the whole image, or the mean of overlapping windows at image size."""
+        options, size = self.options, batch.shape[2:]
+        if options.window is None:
+            view = self.kind.view(forward(batch))
+            return self.kind.resized(view, size, self.align_corners) if input_first else view
+        places = windows(size, options.window, options.stride)
+        parts = ((place, self.kind.view(forward(batch[:, :, place[0], place[1]]))) for place in places)
+        return self.kind.blend(parts, size, self.align_corners, options.average)
 
 
 def _align_corners(model: Network) -> bool:
@@ -218,16 +150,3 @@ def scaled(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     if image.shape[:2] == tuple(size):
         return image
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.BICUBIC))
-
-
-def windows(size: Sequence[int], window: Sequence[int]) -> Iterator[Window]:
-    """Windows (width, height) that cover (height, width), evenly spread and overlapping by OVERLAP or more."""
-    for top, high in _spans(size[0], window[1]):
-        for left, wide in _spans(size[1], window[0]):
-            yield slice(top, top + high), slice(left, left + wide)
-
-
-def _spans(length: int, window: int) -> list[tuple[int, int]]:
-    window = min(window, length)
-    count = 1 + math.ceil((length - window) / (window * (1 - OVERLAP)))
-    return [(int(start), window) for start in np.linspace(0, length - window, count).round()]

@@ -20,11 +20,14 @@ def resized(logits: np.ndarray, size: Sequence[int], align_corners: bool = True)
 
 def widened(logits: np.ndarray, width: int, align_corners: bool) -> np.ndarray:
     """Logits [C, h, width]."""
+    if logits.shape[2] == width:
+        return logits
     left, right, share = _neighbours(logits.shape[2], width, np.arange(width), align_corners)
-    matrix = np.zeros((logits.shape[2], width), np.float32)
-    np.add.at(matrix, (left, np.arange(width)), 1 - share)
-    np.add.at(matrix, (right, np.arange(width)), share)
-    return np.ascontiguousarray(logits, np.float32) @ matrix
+    out = np.take(logits, right, axis=2)  # several times faster than indexing, or than a product with a matrix
+    out -= (base := np.take(logits, left, axis=2))
+    out *= share
+    out += base
+    return out
 
 
 def filled_rows(wide: np.ndarray, rows: np.ndarray, height: int, align_corners: bool) -> np.ndarray:

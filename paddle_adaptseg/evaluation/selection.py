@@ -69,10 +69,14 @@ class Headline:
     tail_mean: float
 
 
+END = 0.5  # the mean of the last checkpoints takes none from before this share of the training
+
+
 def headline(readings: Sequence[Mapping[str, float]], tail: int) -> Headline:
-    """Last, best and the mean of the last `tail` checkpoints; of equal ones the earliest is best."""
+    """Last, best and the mean of the last `tail` checkpoints at most; of equal ones the earliest is best."""
     ordered = sorted(readings, key=lambda r: r["step"])
     best = max(ordered, key=lambda r: (-math.inf if math.isnan(r["miou"]) else r["miou"], -r["step"]))
-    end = [r["miou"] for r in ordered[-tail:]]
+    late = END * ordered[-1]["step"]
+    end = [r["miou"] for r in ordered[-tail:] if r["step"] >= late]
     return Headline(int(ordered[-1]["step"]), ordered[-1]["miou"], int(best["step"]), best["miou"], len(end),
                     sum(end) / len(end))  # fmt: skip

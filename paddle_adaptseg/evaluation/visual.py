@@ -75,10 +75,11 @@ def at_size(image: np.ndarray, size: tuple[int, int], smooth: bool) -> np.ndarra
 def panel(
     image: np.ndarray, prediction: np.ndarray, ground_truth: np.ndarray, entropy: np.ndarray, space: LabelSpace
 ) -> np.ndarray:
-    """Image, prediction, ground truth and entropy side by side at the image's size."""
+    """Image and prediction above ground truth and entropy, each at the image's size."""
     size = image.shape[1::-1]
     ground_truth = cv2.resize(ground_truth, size, interpolation=cv2.INTER_NEAREST)
-    return np.hstack([image, colourise(prediction, space), colourise(ground_truth, space), heat(entropy)])
+    below = np.hstack([colourise(ground_truth, space), heat(entropy)])
+    return np.vstack([np.hstack([image, colourise(prediction, space)]), below])
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], scale: int = 1, gap: int = 4) -> np.ndarray:
@@ -125,14 +126,21 @@ def panels(
         yield str(index), panel(image, prediction, ground_truth, entropy, space)
 
 
+MIXED = ["target image", "pseudo-labels", "mixed image", "mixed labels", "weights"]
+
+
 def training_panel(seen: Mapping[str, Tensor], config: Config) -> Optional[np.ndarray]:
-    """Target image, its pseudo-labels, mixed image, its labels and their weights, of what a method saw last."""
+    """Target image, its pseudo-labels, mixed image, its labels and their weights, of what a method saw last.
+
+    Weights are drawn from 0 (dark) to 1 (bright); pixels without a label are black.
+    """
     if "mixed_image" not in seen:
         return None
     space, pixels = label_space(config), config.data.pixels
     images = [unnormalised(seen[name][0], pixels) for name in ("target_image", "mixed_image")]
     labels = [colourise(seen[name][0].numpy().astype(np.uint8), space) for name in ("pseudo_label", "mixed_label")]
-    return np.hstack([images[0], labels[0], images[1], labels[1], heat(seen["mixed_weight"][0].numpy())])
+    row = [images[0], labels[0], images[1], labels[1], heat(seen["mixed_weight"][0].numpy())]
+    return grid([row], MIXED)
 
 
 def unnormalised(image: Tensor, pixels: Pixels) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The demo: source-only against AdaptSegNet on the toy pair, as a table, a figure and one line."""
+"""The demo on the toy pair: source-only, AdaptSegNet, then self-training from there; a table, a figure and one line."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from paddle_adaptseg.data import label_space, open_validation
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
 from paddle_adaptseg.evaluation.measure import evaluate_model
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
-from paddle_adaptseg.evaluation.predictor import Predictor
+from paddle_adaptseg.evaluation.predictor import PLAIN, Predictor
 from paddle_adaptseg.evaluation.visual import colourise, grid
 from paddle_adaptseg.lab.launch import Job, run_jobs
 from paddle_adaptseg.weights.load import load_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "toy"
-METHODS = {"source-only": "source_only", "adapted": "adaptsegnet_multi"}
+METHODS = {"source-only": "source_only", "adapted": "adaptsegnet_multi", "self-training": "adaptsegnet_self_training"}
+STAGES = (("source-only", "adapted"), ("self-training",))  # the last one starts from the adapted network
+TITLES = {"adapted": "AdaptSegNet multi"}  # in the table over seeds
 ROWS = 6  # images in the figure
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Confusion matrices of both methods for one seed, from the weights of the last step."""
+    """Confusion matrices of all methods for one seed, from the weights of the last step."""
 
     seed: int
     matrices: dict[str, ConfusionMatrix]
@@ -36,9 +38,8 @@ class Comparison:
     def miou(self, name: str) -> float:
         return 100 * self.matrices[name].miou()
 
-    @property
-    def lift(self) -> float:
-        return self.miou("adapted") - self.miou("source-only")
+    def lift(self, name: str) -> float:
+        return self.miou(name) - self.miou("source-only")
 
 
 def compare(seeds: Sequence[int], fresh: bool) -> tuple[list[Comparison], dict[int, dict[str, Job]]]:
@@ -48,27 +49,46 @@ def compare(seeds: Sequence[int], fresh: bool) -> tuple[list[Comparison], dict[i
         root = _root(seed)
         write_toy_pair(root, ToySpec(seed=seed))
         print(f"toy pair: {root}")
-    everything = [job for by_name in jobs.values() for job in by_name.values()]
-    print(f"training {len(everything)} networks: " + ", ".join(str(job.folder) for job in everything))
-    run_jobs(everything, parallel=min(2, cpu_count()))
+    for stage in STAGES:
+        now = [jobs[seed][name] for seed in seeds for name in stage]
+        print(f"training {len(now)} network{'s'[: len(now) > 1]}: " + ", ".join(str(job.folder) for job in now))
+        run_jobs(now, parallel=min(2, cpu_count()))
     return [Comparison(s, {n: _score(job.config) for n, job in jobs[s].items()}) for s in seeds], jobs
 
 
 def class_table(comparison: Comparison, config: Config) -> str:
-    """IoU of every class for both methods, and the lift."""
-    columns = [100 * comparison.matrices[name].iou() for name in METHODS]
-    lines = [f"{'class':<12}" + "".join(f"{name:>13}" for name in METHODS) + f"{'lift':>9}"]
-    for name, before, after in zip(label_space(config).names, *columns):
-        lines.append(f"{name:<12}{before:13.2f}{after:13.2f}{after - before:+9.2f}")
-    before, after = (comparison.miou(name) for name in METHODS)
-    return "\n".join([*lines, f"{'mIoU':<12}{before:13.2f}{after:13.2f}{after - before:+9.2f}"])
+    """IoU of every class for all methods, with the lift over source-only."""
+    columns = {name: 100 * comparison.matrices[name].iou() for name in METHODS}
+    means = {name: comparison.miou(name) for name in METHODS}
+    head, *others = METHODS
+    lines = [f"{'class':<12}{head:>13}" + "".join(f"{name:>15}{'lift':>8}" for name in others)]
+    for index, name in enumerate([*label_space(config).names, "mIoU"]):
+        values = {m: means[m] if name == "mIoU" else columns[m][index] for m in METHODS}
+        cells = (f"{values[m]:15.2f}{values[m] - values[head]:+8.2f}" for m in others)
+        lines.append(f"{name:<12}{values[head]:13.2f}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def summary(comparisons: Sequence[Comparison]) -> str:
+    """The demo's last line: the mean over seeds of all methods, and the lifts over source-only."""
+    mean = {name: float(np.mean([c.miou(name) for c in comparisons])) for name in METHODS}
+    head, *others = METHODS
+    lifts = ", ".join(f"{name} {mean[name]:.2f}, {mean[name] - mean[head]:+.2f} mIoU" for name in others)
+    return f"lift: {head} {mean[head]:.2f}, {lifts}"
+
+
+def steps(jobs: dict[str, Job]) -> str:
+    """How long each method trained: a third training on top of a second one is no comparison at equal steps."""
+    stop = {name: job.config.schedule.stop for name, job in jobs.items()}
+    return (f"steps: source-only {stop['source-only']}, adapted {stop['adapted']}, self-training "
+            f"{stop['self-training']} more from the adapted network")  # fmt: skip
 
 
 def figure(jobs: dict[str, Job], path: Path) -> None:
-    """A grid of target image, ground truth and both predictions."""
+    """A grid of target image, ground truth and all predictions."""
     config = next(iter(jobs.values())).config
     models = [load_model(_last_weights(job.config))[0] for job in jobs.values()]
-    predictors = [Predictor(model, config.data.pixels) for model in models]
+    predictors = [Predictor(model, config.data.pixels, PLAIN.within(config.eval)) for model in models]
     files, space = open_validation(config), label_space(config)
     rows = []
     for index in range(min(ROWS, len(files))):
@@ -81,11 +101,14 @@ def figure(jobs: dict[str, Job], path: Path) -> None:
 
 def seeds_table(comparisons: Sequence[Comparison]) -> str:
     """A Markdown table of scores and lifts by seed."""
-    rows = [(str(c.seed), c.miou("source-only"), c.miou("adapted"), c.lift) for c in comparisons]
-    before, after, lift = (float(np.mean([row[i] for row in rows])) for i in (1, 2, 3))
-    rows.append(("mean", before, after, lift))
-    lines = ["| seed | source-only | AdaptSegNet multi | lift |", "|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| {s} | {a:.2f} | {b:.2f} | {lift:+.2f} |" for s, a, b, lift in rows)])
+    head, *others = METHODS
+    rows = [[c.miou(head), *(x for name in others for x in (c.miou(name), c.lift(name)))] for c in comparisons]
+    titles = ["seed", head, *(x for name in others for x in (TITLES.get(name, name), "lift"))]
+    form = ["{:.2f}"] + ["{:.2f}", "{:+.2f}"] * len(others)
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    for name, row in zip([*(str(c.seed) for c in comparisons), "mean"], [*rows, np.mean(rows, axis=0)]):
+        lines.append(f"| {name} | " + " | ".join(f.format(x) for f, x in zip(form, row)) + " |")
+    return "\n".join(lines)
 
 
 def _root(seed: int) -> Path:
@@ -102,6 +125,8 @@ def _job(file: str, seed: int, fresh: bool) -> Job:
         f"data.target.root={root / 'Cityscapes'}",
         f"data.validation.root={root / 'Cityscapes'}",
     ]
+    if load_config(path).run.restore_from:
+        overrides.append(f"run.restore_from={folder}/{METHODS['adapted']}@latest")
     mode = "--overwrite" if fresh else "--continue-train"
     return Job(("--config", str(path), mode, "-o", *overrides), load_config(path, overrides))
 

@@ -1,4 +1,4 @@
-"""Several trainings at once, each in its own process with its share of the cores, watched through their logs."""
+"""Several trainings at once, each in a process with a GPU or its share of the cores, watched through their logs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core.errors import TrainingError
-from paddle_adaptseg.core.runtime import cpu_count
+from paddle_adaptseg.core.runtime import cpu_count, visible_gpus
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 SECONDS = "seconds"  # file in a run's folder: how long its (last) process trained
@@ -49,21 +49,44 @@ class Job:
         return 0
 
 
-def run_jobs(jobs: Sequence[Job], parallel: int) -> None:
-    """Run all jobs, at most `parallel` at once; the first that fails stops the others and is reported."""
-    waiting, running = list(jobs), dict[subprocess.Popen, tuple[Job, float]]()
+def places_of(jobs: Sequence[Job], parallel: int = 0) -> tuple[list[dict[str, str]], str]:
+    """The environment of each training that may run at once, and a line about it. 0: one to each GPU, or to each core.
+
+    A training that names its GPU (gpu:1) or the CPU is not sent elsewhere.
+    """
+    devices = {job.config.run.device for job in jobs}
+    gpus = visible_gpus() if devices <= {"auto", "gpu"} else []
+    one_device = not gpus and any(device.startswith("gpu") for device in devices)
+    count = max(1, min(parallel or len(gpus) or (1 if one_device else cpu_count()), len(jobs)))
+    threads = {"OMP_NUM_THREADS": str(max(1, cpu_count() // count))}
+    if not gpus:
+        note = f"{count} training{'s'[: count > 1]} at once, threads of each: {threads['OMP_NUM_THREADS']}"
+        return [threads] * count, note
+    used = [gpus[number % len(gpus)] for number in range(count)]
+    several = " (several on one GPU: --parallel)" if count > len(gpus) else ""
+    note = f"{count} training{'s'[: count > 1]} at once, on GPU {', '.join(used)}{several}"
+    return [{**threads, "CUDA_VISIBLE_DEVICES": gpu} for gpu in used], note
+
+
+def run_jobs(jobs: Sequence[Job], parallel: int = 0) -> None:
+    """Run all jobs, `parallel` at once (places_of); the first that fails stops the others and is reported."""
+    waiting, running = list(jobs), dict[subprocess.Popen, tuple[Job, float, dict[str, str]]]()
     total = sum(job.config.schedule.stop for job in jobs)
-    threads = max(1, cpu_count() // max(1, min(parallel, len(jobs))))
+    free, note = places_of(jobs, parallel)
+    if jobs:
+        print(note, flush=True)
     bar = tqdm(total=total, unit="step", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 20)
     try:
         while waiting or running:
-            while waiting and len(running) < parallel:
-                job = waiting.pop(0)
-                running[_start(job, threads)] = (job, time.monotonic())
+            while waiting and free:
+                job, place = waiting.pop(0), free.pop(0)
+                running[_start(job, place)] = (job, time.monotonic(), place)
             time.sleep(0.3)
             bar.update(min(total, sum(job.done_steps() for job in jobs)) - bar.n)
             for process in [p for p in running if p.poll() is not None]:
-                _finish(*running.pop(process), process.returncode)
+                job, began, place = running.pop(process)
+                free.append(place)
+                _finish(job, began, process.returncode)
     finally:
         bar.close()
         for process in running:
@@ -72,7 +95,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int) -> None:
             process.wait()
 
 
-def _start(job: Job, threads: int) -> subprocess.Popen:
+def _start(job: Job, place: dict[str, str]) -> subprocess.Popen:
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / SECONDS).unlink(missing_ok=True)
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
@@ -82,7 +105,7 @@ def _start(job: Job, threads: int) -> subprocess.Popen:
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, **place},
             # However this process ends, none of its trainings keeps running in a folder that the next one resumes.
             preexec_fn=(lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)) if libc else None,
         )

@@ -18,9 +18,10 @@ from paddle_adaptseg.core.errors import CheckpointError, Stopped
 from paddle_adaptseg.data import label_space, open_domain
 from paddle_adaptseg.data.reading import spread
 from paddle_adaptseg.data.toy import ensure_toy
-from paddle_adaptseg.evaluation.predictor import Predictor
+from paddle_adaptseg.evaluation.predictor import PLAIN, Predictor
 from paddle_adaptseg.evaluation.report.curves import draw_curves, read_curves, warnings_of
 from paddle_adaptseg.evaluation.visual import at_size, colourise, grid, heat, png_bytes
+from paddle_adaptseg.lab.doctor.report import Report, examine
 from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.weights.load import load_model
 
@@ -115,7 +116,7 @@ def show_predictions(*runs: Union[str, Path], count: int = 3, entropy: bool = Tr
         raise CheckpointError("show_predictions needs at least one run or weights file")
     loaded = [load_model(_newest(run)) for run in runs]
     config = loaded[0][1]
-    predictors = [Predictor(model, own.data.pixels) for model, own in loaded]
+    predictors = [Predictor(model, own.data.pixels, PLAIN.within(own.eval)) for model, own in loaded]
     files, space = open_domain(config, "target"), label_space(config)
     captions, rows = ["target image", "ground truth"], []
     for title in _titles(runs):
@@ -138,6 +139,13 @@ def show_report(folder: Union[str, Path], height: int = 700) -> Page:
     if not page.is_file():
         raise CheckpointError(f"there is no report in '{folder}' (expected {page})")
     return Page(page, height)
+
+
+def doctor(output: Union[str, Path] = "checkpoint/doctor", seconds: float = 180.0, only: Sequence[str] = ()) -> Report:
+    """Whether this machine trains right, and how fast (tools/doctor.py): a page, also as files in `output`."""
+    report = examine(Path(output), seconds=seconds, only=only)
+    report.write(Path(output))
+    return report
 
 
 def _newest(run: Union[str, Path]) -> str:

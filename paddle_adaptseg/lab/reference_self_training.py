@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from paddle_adaptseg.methods.additions import IMAGES
+from paddle_adaptseg.methods.additions import IMAGES, MASKS
 from paddle_adaptseg.methods.augment import CONVENTIONS, Strong
 from paddle_adaptseg.methods.self_training import EVALUATED, MIXES, ORIGINS
-from paddle_adaptseg.methods.teacher import UPDATES, WEIGHTS, PseudoLabels, Teacher
+from paddle_adaptseg.methods.teacher import UPDATES, VIEWS, WEIGHTS, PseudoLabels, Teacher
+from paddle_adaptseg.training.optim import BATCH_RULES
 
 
 def _one_of(names: Mapping | tuple) -> str:
@@ -20,7 +21,17 @@ RARE_CLASSES: Mapping[str, str] = {
     "data.rare_classes.min_pixels": "a label with more pixels of a class than these is one of its files",
     "data.rare_classes.min_crop_ratio": "a crop needs more pixels of its class than this times `min_pixels`",
     "data.rare_classes.tries": "crops that are looked at; the next one is taken as it is",
+    "data.augment.mirror_together": "one draw mirrors all images of a batch, or none (VFM-UDA's source-only baseline)",
+    "schedule.warmup_alone": "not decayed meanwhile, it grows from the ratio to 1 in the warm-up's last step (VFM-UDA)",
+    "schedule.batch_rule": f"{_one_of(BATCH_RULES)}: learning rates as they are, or times the root of a step's images",
+    "data.target_margins": "shares of the target's picture (top, bottom, left, right) where labels count nothing",
     "data.rare_classes.largest_share": "below 1: a crop whose largest class has this share of it is cut again too",
+}
+EVAL: Mapping[str, str] = {
+    "eval.window": "width and height of a window that slides over the network's input; null: the whole image at once",
+    "eval.stride": "width and height from window to window; null: evenly spread, overlapping by a third or more",
+    "eval.average": "of the windows that a pixel lies in: `logits` (DAFormer, HRDA), or `softmax`: of their "
+    "probabilities (VFM-UDA)",
 }
 KEYWORDS: Mapping[str, str] = {
     "dilations": "of the pyramid's branches",
@@ -31,8 +42,11 @@ KEYWORDS: Mapping[str, str] = {
     "classes_from": f"whose label the pasted classes are drawn from: the {_one_of(ORIGINS)}",
     "source_mean": "the source's loss is the mean over `all` pixels (DAFormer) or over `valid`, labelled ones (DACS)",
     "evaluate": f"the network that is evaluated and deployed: {_one_of(EVALUATED)}",
-    "ratio": "share of the blocks that are masked",
+    "weak": "how the source's images are changed for its own term, and target images that are pasted into, as "
+    "[`augment`](#value-augment); null: not at all",
+    "ratio": "share of the blocks or tokens that are masked",
     "block": "side of a block in pixels",
+    "mask": f"what is masked: {_one_of(MASKS)} (the patches of a vision transformer)",
     "images": f"what is masked: {_one_of(IMAGES)}",
     "things": "classes, by name or number, whose features stay near the fixed network's",
     "weight": "weight of the distance",
@@ -48,6 +62,8 @@ VALUE_KEYS: Mapping[str, str] = {
     "threshold": "probability from which on a pixel is sure",
     "weight": f"what a pixel counts: the share of sure ones of the {_one_of(WEIGHTS[:2])}, or by `pixel` 1 or 0",
     "margins": "rows, or shares below 1, at the top, bottom, left and right that count for nothing",
+    "views": f"what the teacher sees, of which probabilities are averaged: {_one_of(VIEWS)}",
+    "brightness": "another share for the brightness",
     "jitter": "brightness, contrast and saturation vary by up to this share, hue by this share of the colour circle",
     "hue": "another share for the hue",
     "jitter_chance": "how often colours are changed",

@@ -10,6 +10,7 @@ from paddle_adaptseg.config.conversion import Table, build, lookup
 from paddle_adaptseg.config.schema import Component, Pixels
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.methods.base import Clock, Method, Term
+from paddle_adaptseg.methods.choices import Choices
 from paddle_adaptseg.models.segmenter import Segmenter
 
 METHODS: Table[type[Method]] = Table(
@@ -62,6 +63,8 @@ def build_method(
     given = dict(zip(GIVEN, (segmenter, classes, make_segmenter, pixels or Pixels(), seed, names, trained)))
     own = {k: v for k, v in component.params.items() if k not in ADDITIONS}
     method = _build(METHODS, component.name, own, "method", given)
+    if not hasattr(method, "choices"):
+        method.choices = Choices(seed)
     for key in ADDITIONS:
         if component.params.get(key) is not None:
             addition = _build(ADDITIONS, key, component.params[key], f"method.{key}", given)

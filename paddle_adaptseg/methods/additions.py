@@ -13,12 +13,13 @@ import paddle
 from paddle import Tensor, nn
 
 from paddle_adaptseg.config.schema import Pixels
+from paddle_adaptseg.core import distributed
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.augment import DEFAULT_AUGMENT, Strong
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.choices import MASKED_COLOURS, Choices, positions
-from paddle_adaptseg.methods.losses import weighted_cross_entropy
+from paddle_adaptseg.methods.losses import level_loss
 from paddle_adaptseg.methods.mixing import block_grid, block_mask
 from paddle_adaptseg.methods.teacher import (
     DEFAULT_PSEUDO_LABELS,
@@ -30,7 +31,7 @@ from paddle_adaptseg.methods.teacher import (
 )
 from paddle_adaptseg.models.segmenter import Segmenter
 
-IMAGES = ("target", "source", "one_of_each")
+IMAGES, MASKS = ("target", "source", "one_of_each"), ("blocks", "tokens")
 
 
 class Addition(nn.Layer):
@@ -71,29 +72,36 @@ class MaskedConsistency(Addition):
     """MIC (Hoyer et al., CVPR 2023): where blocks are masked the network predicts what a teacher sees without masks.
 
     Without a `teacher` and `pseudo_labels` of its own it takes those of the method. `images`: target; source, with its
-    labels; or one_of_each, the first of both (of each process).
+    labels; or one_of_each, the first of both in the common batch of all processes and parts of a step. `mask`: blocks
+    of pixels are set to 0, or a vision transformer sees its mask token in place of patches (VFM-UDA).
     """
 
     def __init__(
         self, make_segmenter: Callable[..., Segmenter], pixels: Pixels, seed: int,
         weights: Optional[dict[str, float]] = None, ratio: float = 0.7, block: int = 64, images: str = "target",
         teacher: Optional[Teacher] = None, pseudo_labels: Optional[PseudoLabels] = None,
-        augment: Optional[Strong] = DEFAULT_AUGMENT, ramp: Optional[Ramp] = None,
+        augment: Optional[Strong] = DEFAULT_AUGMENT, ramp: Optional[Ramp] = None, mask: str = "blocks",
     ) -> None:  # fmt: skip
         super().__init__()
         if images not in IMAGES:
             raise ConfigError(f"method.masked.images: unknown '{images}': {suggest(images, IMAGES)}")
+        if mask not in MASKS:
+            raise ConfigError(f"method.masked.mask: unknown '{mask}': {suggest(mask, MASKS)}")
         if not 0 <= ratio < 1 or block < 1:
             raise ConfigError(f"method.masked: ratio must be from 0 to below 1 and block above 0, not {ratio}, {block}")
         self.weights, self.ratio, self.block, self.images = weights or {"main": 1.0}, ratio, block, images
+        self.mask = mask
         self.strong = None if augment is None else augment.check("method.masked.augment")
         self.pixels, self.ramp, self.choices = pixels, ramp or Ramp(), Choices(seed)
         self.own = teacher is not None or pseudo_labels is not None
         self._make = lambda: (make_segmenter(), teacher, pseudo_labels)
+        self._batches: tuple[Batch, ...] = ()  # the parts of this step
 
     def attach(self, host: Method) -> None:
         super().attach(host)
         self.weights = host.check_levels(self.weights, "method.masked.weights")
+        if self.mask == "tokens":
+            host.segmenter.token_grid(host.least_size, host.least_size)  # an error where it has none
         if self.images != "target" and not host.uses_source:
             raise ConfigError(f"method.masked.images={self.images} masks source images, but this method reads none")
         its = getattr(host, "teacher", None)
@@ -120,6 +128,7 @@ class MaskedConsistency(Addition):
             copy_network(self.host.segmenter, self.teacher.network)
 
     def before_step(self, batches: Sequence[Batch], clock: Clock) -> None:
+        self._batches = tuple(batches)
         if self.own:
             self.teacher.before_step(self.host.segmenter, batches, clock.step, self.factor(clock) > 0)
 
@@ -129,19 +138,31 @@ class MaskedConsistency(Addition):
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
         factor = self.factor(clock)
+        count = None
+        if self.images == "one_of_each":
+            if batch is not self._batches[0]:
+                return
+            factor *= len(self._batches)  # every part counts for its share of the step, but only the first is here
+            count = paddle.full([], 1.0 if distributed.is_rank_zero() else 0.0)  # it holds the common batch's first
         if factor == 0.0:
             return
         image, label, weight, keys = self.masked_batch(batch, clock)
-        if self.strong is not None:
-            whether, how = self.choices.colours(MASKED_COLOURS, [key for _, key in keys], clock, self.strong.together)
-            image = self.strong(image, self.pixels, whether, how)
-        size = image.shape[2:]
-        kept = self.choices.blocks(keys, block_grid(size, self.block), self.ratio)
-        logits = self.host.segmenter(image * block_mask(kept, size))
+        places = [key for _, key in keys]
+        image = self.choices.coloured(image, self.strong, self.pixels, MASKED_COLOURS, places, clock)
+        logits = self.predict(image, keys, self.host.crop(image, clock, "masked"))
         yield {
-            f"masked_{level}": Term(weighted_cross_entropy(logits[level], label, weight), share * factor)
+            f"masked_{level}": Term(level_loss(logits, level, label, weight), share * factor, count)
             for level, share in self.weights.items()
         }
+
+    def predict(self, image: Tensor, keys: Sequence[tuple[int, int]], crop: dict[str, Any]) -> dict[str, Tensor]:
+        """The student's logits of images of which it does not see everything."""
+        student, size = self.host.segmenter, image.shape[2:]
+        if self.mask == "tokens":
+            kept = self.choices.blocks(keys, student.token_grid(*size), self.ratio)
+            return student(image, kept=paddle.to_tensor(kept.astype("float32")), **crop)
+        kept = self.choices.blocks(keys, block_grid(size, self.block), self.ratio)
+        return student(image * block_mask(kept, size), **crop)
 
     def masked_batch(
         self, batch: Batch, clock: Clock

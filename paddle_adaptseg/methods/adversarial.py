@@ -15,11 +15,12 @@ from paddle import Tensor, nn
 from paddle_adaptseg.config.conversion import lookup
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.data.batch import Areas, Batch
-from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms, blanked, joined, positions
+from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.losses import GAN_LOSSES, REPRESENTATIONS, SOURCE, TARGET, vanilla_gan
+from paddle_adaptseg.methods.padding import blanked, joined, positions
 from paddle_adaptseg.models.discriminator import discriminator, feature_discriminator
 from paddle_adaptseg.models.layers import frozen, resize_all
-from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
+from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, at_image_size, group
 
 
 def least_size(discriminator_scale: float) -> int:
@@ -47,7 +48,7 @@ class OutputAdversarial(Method):
         ramp: Optional[Ramp] = None,
     ) -> None:
         super().__init__(segmenter, seg_weights)
-        self.weights = self.check_levels(weights, "method.weights")
+        self.weights = self.whole_levels(weights, "method.weights")
         self.gan = lookup(GAN_LOSSES, gan.lower(), "method.gan")
         self.represent = lookup(REPRESENTATIONS, represent, "method.represent")
         self.discriminator_scale, self.ramp = discriminator_scale, ramp or Ramp()
@@ -57,13 +58,13 @@ class OutputAdversarial(Method):
         )
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
-        logits, source = self.outputs(batch.source_image)
+        logits, source = self.outputs(batch.source_image, clock, "source")
         yield self.seg_terms(logits, batch, clock)
         factor = self.ramp(clock.step)
         if factor == 0.0:
             return
         source = {level: blanked(x.detach(), batch.source_areas) for level, x in source.items()}
-        logits, target = self.outputs(batch.target_image)
+        logits, target = self.outputs(batch.target_image, clock, "target")
         self.observe_target(logits["main"], clock, batch.target_areas)
         del logits
         target = {level: blanked(x, batch.target_areas) for level, x in target.items()}
@@ -78,12 +79,13 @@ class OutputAdversarial(Method):
         """A discriminator for the input that outputs() returns."""
         return discriminator(classes, width)
 
-    def outputs(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def outputs(self, image: Tensor, clock: Clock, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The logits of an image at its size, and the discriminators' input for every level that has one."""
-        logits = self.segmenter.logits(image)
-        full = resize_all(logits, image.shape[2:], self.segmenter.align_corners)
+        align = self.segmenter.align_corners
+        logits = self.segmenter.logits(image, **self.crop(image, clock, name))
+        full = at_image_size(logits, image.shape[2:], align)
         size = [round(n * self.discriminator_scale) for n in image.shape[2:]]
-        smaller = full if self.discriminator_scale == 1.0 else resize_all(logits, size, self.segmenter.align_corners)
+        smaller = full if self.discriminator_scale == 1.0 else resize_all(logits, size, align)
         return full, {level: self.represent(smaller[level]) for level in self.weights}
 
     def adversarial_terms(self, target: dict[str, Tensor], factor: float, areas: Areas) -> Terms:
@@ -143,7 +145,7 @@ class FeatureAdversarial(OutputAdversarial):
     def make_discriminator(self, channels: int, width: int) -> nn.Layer:
         return feature_discriminator(channels, width)
 
-    def outputs(self, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        features = self.segmenter.features(image)
-        logits = resize_all(self.segmenter.classify(features), image.shape[2:])
+    def outputs(self, image: Tensor, clock: Clock, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        features = self.segmenter.features(image, **self.crop(image, clock, name))
+        logits = at_image_size(self.segmenter.classify(features), image.shape[2:])
         return logits, {"main": features["main"]}

@@ -144,11 +144,12 @@ def blur(x: Tensor, sigma: float) -> Tensor:
 class Strong:
     """Strong changes of the student's images; the defaults are DAFormer's.
 
-    `jitter` is the strength of brightness, contrast, saturation and hue alike unless `hue` names another for the last.
+    `jitter` is the strength of brightness, contrast, saturation and hue alike; two of them may have their own.
     The chances are drawn once a step for the whole batch (`together`, the originals) or for each image.
     """
 
     jitter: float = 0.2
+    brightness: Optional[float] = None
     hue: Optional[float] = None
     jitter_chance: float = 0.8
     blur_chance: float = 0.5
@@ -169,7 +170,7 @@ class Strong:
 
     def draw(self, rng: np.random.Generator) -> tuple[list[float], list[int], float]:
         """Factors, order and blur of one image."""
-        spread = np.array([self.jitter] * 3)
+        spread = np.array([self.jitter if self.brightness is None else self.brightness, self.jitter, self.jitter])
         factors = rng.uniform(np.maximum(0.0, 1.0 - spread), 1.0 + spread)
         turns = min(0.5, self.jitter if self.hue is None else self.hue)
         shift, order = rng.uniform(-turns, turns), rng.permutation(4)
@@ -184,7 +185,7 @@ class Strong:
         for number, (decide, rng) in enumerate(zip(chances, rngs)):
             x, (jittered, blurred) = image[number : number + 1], decide.random(2)
             factors, order, sigma = self.draw(rng)
-            if jittered < self.jitter_chance and (self.jitter or self.hue):
+            if jittered < self.jitter_chance and (self.jitter or self.brightness or self.hue):
                 x = from_unit(jitter(to_unit(x, pixels).clip(0.0, 1.0), factors, order, self.convention), pixels)
             changed.append(blur(x, sigma) if blurred < self.blur_chance else x)
         return paddle.concat(changed)

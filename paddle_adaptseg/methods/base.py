@@ -18,7 +18,8 @@ from paddle import Tensor, nn
 from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.data.batch import Areas, Batch
-from paddle_adaptseg.methods.losses import cross_entropy, entropy_map, labelled
+from paddle_adaptseg.methods.losses import covered, cross_entropy, entropy_map, labelled
+from paddle_adaptseg.methods.padding import joined
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter
 
 
@@ -83,6 +84,7 @@ class Method(nn.Layer):
     needs_weights = False  # whether it means nothing without run.restore_from
     eval_parts: Collection[str] = ()  # sublayers that stay in evaluation mode while the others train
     unsaved_parts: Collection[str] = ()  # sublayers that never change and that the constructor fills, say from a file
+    choices: Any  # what is drawn at random in a step: choices.Choices, by build_method() unless it has its own
     least_size = 16  # of an image's sides: no network here reduces its input by more
 
     def __init__(self, segmenter: Segmenter, seg_weights: Optional[Mapping[str, float]]) -> None:
@@ -165,14 +167,30 @@ class Method(nn.Layer):
                 raise ConfigError(f"{path}: this model has no level '{level}': {suggest(level, self.segmenter.levels)}")
         return dict(weights)
 
+    def whole_levels(self, weights: Mapping[str, float], path: str) -> dict[str, float]:
+        """The same, where a level that covers only a part of the image is of no use."""
+        for level in self.segmenter.cropped:
+            if level in weights:
+                raise ConfigError(f"{path}: this loss needs whole images, but '{level}' covers a crop: leave it out")
+        return self.check_levels(weights, path)
+
+    def crop(self, image: Tensor, clock: Clock, name: str) -> dict[str, Any]:
+        """What the segmenter is given beside an image in training: a detail crop where it needs one (HRDA).
+
+        `name` is that of the pass, one of choices.PASSES: each draws a crop of its own.
+        """
+        if not self.segmenter.cropped:
+            return {}
+        return {"box": self.choices.box(self.segmenter, image.shape[2:], clock, name)}
+
     def seg_terms(self, logits: Mapping[str, Tensor], batch: Batch, clock: Clock) -> Terms:
         """Cross entropy of every weighted level on the source."""
         self.observe_source(logits["main"], clock)
-        count = labelled(batch.source_label)
-        return {
-            f"seg_{level}": Term(cross_entropy(logits[level], batch.source_label), weight, count)
-            for level, weight in self.seg_weights.items()
-        }
+        terms = {}
+        for level, weight in self.seg_weights.items():
+            label = covered(logits, level, batch.source_label)
+            terms[f"seg_{level}"] = Term(cross_entropy(logits[level], label), weight, labelled(label))
+        return terms
 
     def observe_source(self, logits: Tensor, clock: Clock) -> None:
         """On watched steps: what the network predicts on the source batch."""
@@ -197,8 +215,8 @@ def recorded(segmenter: Segmenter, image: Tensor) -> Iterator[list]:
     seen: list = []
     plain, own = segmenter.features, vars(segmenter).get("features")
 
-    def features(given: Tensor, *more: Any) -> Any:
-        found = plain(given, *more)
+    def features(given: Tensor, *more: Any, **named: Any) -> Any:
+        found = plain(given, *more, **named)
         if given is image:
             seen.append(found)
         return found
@@ -210,38 +228,3 @@ def recorded(segmenter: Segmenter, image: Tensor) -> Iterator[list]:
         del segmenter.features
         if own is not None:
             segmenter.features = own  # type: ignore[method-assign]
-
-
-def image_parts(x: Tensor, areas: Areas) -> list[Tensor]:
-    """A padded batch of maps [N, C, H, W] of any resolution as maps [1, C, h, w], one of each image without padding.
-
-    Without areas the batch as it is, as a single part.
-    """
-    if areas is None:
-        return [x]
-    height, width = x.shape[2:]
-    sizes = [(max(1, round(height * down)), max(1, round(width * right))) for down, right in areas]
-    return [x[i : i + 1, :, :h, :w] for i, (h, w) in enumerate(sizes)]
-
-
-def joined(x: Tensor, areas: Areas) -> Tensor:
-    """All positions that are not padding, as one map [1, C, 1, positions]; without areas the maps as they are."""
-    if areas is None:
-        return x
-    return paddle.concat([part.flatten(2).unsqueeze(2) for part in image_parts(x, areas)], axis=3)
-
-
-def blanked(x: Tensor, areas: Areas) -> Tensor:
-    """Maps with 0 in the padding, in the forward pass and in the gradient, as if they ended there."""
-    if areas is None:
-        return x
-    height, width = x.shape[2:]
-    parts = image_parts(x, areas)
-    return paddle.concat([F.pad(p, [0, width - p.shape[3], 0, height - p.shape[2]]) for p in parts], axis=0)
-
-
-def positions(x: Tensor, areas: Areas) -> Tensor | None:
-    """Over how many positions a mean over joined() runs, for `Term.pixels`; None where all batches have the same."""
-    return (
-        None if areas is None else paddle.to_tensor(float(sum(p.shape[2] * p.shape[3] for p in image_parts(x, areas))))
-    )

@@ -15,8 +15,9 @@ from paddle import Tensor
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.data.batch import Areas, Batch
 from paddle_adaptseg.methods.adversarial import least_size
-from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms, blanked, joined, positions
+from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.losses import SOURCE, TARGET, cosine, focal_cross_entropy, labelled, softmax, weighted_bce
+from paddle_adaptseg.methods.padding import blanked, joined, positions
 from paddle_adaptseg.models.discriminator import discriminator
 from paddle_adaptseg.models.layers import frozen, resize, resize_all
 from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group

@@ -16,10 +16,11 @@ from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.data.batch import Areas, Batch
 from paddle_adaptseg.methods.augment import Strong, from_unit, to_unit
-from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms, Trained, joined, positions
+from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms, Trained
 from paddle_adaptseg.methods.choices import COLOURS, Choices
 from paddle_adaptseg.methods.choices import positions as places
 from paddle_adaptseg.methods.losses import log_softmax, softmax
+from paddle_adaptseg.methods.padding import joined, positions
 from paddle_adaptseg.methods.teacher import freeze
 from paddle_adaptseg.models.segmenter import Segmenter
 

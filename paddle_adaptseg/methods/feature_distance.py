@@ -82,12 +82,14 @@ class FeatureDistance(Addition):
     def source_terms(self, features: Sequence, batch: Batch, clock: Clock) -> Terms:
         if not features:
             raise ConfigError("method.feature_distance needs a method whose first terms come from the source image")
-        own = self.host.segmenter.last_stage(features[0])
-        with paddle.no_grad():
-            fixed = self.fixed.last_stage(self.fixed.features(batch.source_image))
-            label = pool_label(batch.source_label, own.shape[2:], self.count, self.min_ratio)
-            mask = sum((label == c).astype("float32") for c in self.chosen)
-        cells = mask.sum()
+        terms: Terms = {}
+        for own, box in self.host.segmenter.compared(features[0]):
+            with paddle.no_grad():
+                fixed = self.fixed.deepest(batch.source_image, box)
+                label = batch.source_label if box is None else box.of(batch.source_label)
+                label = pool_label(label, own.shape[2:], self.count, self.min_ratio)
+                mask = sum((label == c).astype("float32") for c in self.chosen)
+            terms["fd_detail" if terms else "fd"] = Term(masked_distance(own, fixed, mask), self.weight, mask.sum())
         if clock.watch:
-            self.host.observed["feature_distance_cells"] = cells
-        return {"fd": Term(masked_distance(own, fixed, mask), self.weight, cells)}
+            self.host.observed["feature_distance_cells"] = terms["fd"].pixels
+        return terms

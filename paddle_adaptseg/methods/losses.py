@@ -196,3 +196,17 @@ def weighted_cross_entropy(logits: Tensor, label: Tensor, weight: Optional[Tenso
     loss = pixel_cross_entropy(logits, label)
     loss = loss if weight is None else loss * weight
     return loss.mean() if mean == "all" else loss.sum() / labelled(label).astype(loss.dtype).clip(min=1.0)
+
+
+def covered(logits: Mapping[str, Tensor], level: str, x: Tensor) -> Tensor:
+    """Labels or weights [N, H, W] where a level has logits: on its box, or on the whole image."""
+    box = getattr(logits, "boxes", {}).get(level)
+    return x if box is None else box.of(x)
+
+
+def level_loss(
+    logits: Mapping[str, Tensor], level: str, label: Tensor, weight: Optional[Tensor] = None, mean: str = "all"
+) -> Tensor:
+    """weighted_cross_entropy of a level, with labels and weights where it has logits."""
+    weight = None if weight is None else covered(logits, level, weight)
+    return weighted_cross_entropy(logits[level], covered(logits, level, label), weight, mean)

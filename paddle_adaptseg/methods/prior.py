@@ -15,7 +15,7 @@ from paddle import Tensor
 from paddle_adaptseg.config.conversion import arguments, lookup
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.data.batch import Batch
-from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms, image_parts
+from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.losses import (
     cross_entropy,
     hard_label,
@@ -27,6 +27,7 @@ from paddle_adaptseg.methods.losses import (
     mean_entropy,
     softmax,
 )
+from paddle_adaptseg.methods.padding import image_parts
 from paddle_adaptseg.models.segmenter import Segmenter
 
 
@@ -70,7 +71,7 @@ class TargetPrior(Method):
         ramp: Optional[Ramp] = None,
     ) -> None:
         super().__init__(segmenter, seg_weights)
-        self.weights = self.check_levels(weights, "method.weights")
+        self.weights = self.whole_levels(weights, "method.weights")
         self.prior = lookup(PRIORS, target_loss, "method.target_loss")
         self.options = arguments(self.prior.loss, options or {}, "method.options", {"logits"})
         if guidance is not None and "aux" not in self.seg_weights:
@@ -78,12 +79,13 @@ class TargetPrior(Method):
         self.guidance, self.ramp = guidance, ramp or Ramp()
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
-        yield self.seg_terms(self.segmenter(batch.source_image), batch, clock)
+        crop = self.crop(batch.source_image, clock, "source")
+        yield self.seg_terms(self.segmenter(batch.source_image, **crop), batch, clock)
         factor = self.ramp(clock.step)
         if factor == 0.0:
             return
         image: Tensor = batch.target_image
-        logits = self.segmenter(image)
+        logits = self.segmenter(image, **self.crop(image, clock, "target"))
         areas = batch.target_areas
         self.observe_target(logits["main"], clock, areas)
         parts = {level: image_parts(x, areas) for level, x in logits.items()}

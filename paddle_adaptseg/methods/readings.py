@@ -34,7 +34,11 @@ class Balance(nn.Layer):
         parts = [paddle.concat(list(labels)) for labels in (source, pseudo)]
         found = paddle.stack([class_shares(labels, len(self.names)) for labels in parts])
         if distributed.world() > 1:
-            found = paddle.to_tensor(distributed.all_reduce_array(found.numpy()) / distributed.world())
+            found = (
+                (distributed.sum_on_device(found.flatten()) / distributed.world())
+                .astype(found.dtype)
+                .reshape(found.shape)
+            )
         paddle.assign(MEMORY * self.shares + (1 - MEMORY) * found, output=self.shares)
 
     def readings(self) -> dict[str, Tensor]:

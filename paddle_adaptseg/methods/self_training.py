@@ -19,8 +19,8 @@ from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.augment import DEFAULT_AUGMENT, Strong, mirror
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
-from paddle_adaptseg.methods.choices import COLOURS, Choices, positions
-from paddle_adaptseg.methods.losses import MEANS, labelled, weighted_cross_entropy
+from paddle_adaptseg.methods.choices import COLOURS, WEAK_SOURCE, WEAK_TARGET, Choices, positions
+from paddle_adaptseg.methods.losses import MEANS, covered, labelled, level_loss
 from paddle_adaptseg.methods.mixing import VALUES, choose_half, paste, pasted_pixels, present_values
 from paddle_adaptseg.methods.readings import Balance, distance
 from paddle_adaptseg.methods.teacher import (
@@ -45,6 +45,7 @@ class SelfTraining(Method):
         teacher: Teacher = DEFAULT_TEACHER, pseudo_labels: PseudoLabels = DEFAULT_PSEUDO_LABELS,
         mix: str = "classmix", classes_from: str = "batch", source_mean: str = "all",
         augment: Optional[Strong] = DEFAULT_AUGMENT, evaluate: str = "student", ramp: Optional[Ramp] = None,
+        weak: Optional[Strong] = None,
     ) -> None:  # fmt: skip
         super().__init__(segmenter, seg_weights)
         self.weights = self.check_levels(weights, "method.weights")
@@ -55,6 +56,7 @@ class SelfTraining(Method):
         follows, rule = teacher.check("method.teacher"), pseudo_labels.check("method.pseudo_labels")
         self.teacher = MeanTeacher(make_segmenter(), follows, rule)
         self.strong = None if augment is None else augment.check("method.augment")
+        self.weak = None if weak is None else weak.check("method.weak")
         self.mix, self.classes_from, self.source_mean, self.evaluated = mix, classes_from, source_mean, evaluate
         self.pixels, self.ramp, self.choices = pixels, ramp or Ramp(), Choices(seed)
         self.balance = Balance(names)
@@ -88,27 +90,32 @@ class SelfTraining(Method):
         self.teacher.after_step(self.segmenter, clock.step)
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
-        yield self.seg_terms(self.segmenter(batch.source_image), batch, clock)
+        source = self.weakly(batch.source_image, WEAK_SOURCE, batch, clock)
+        yield self.seg_terms(self.segmenter(source, **self.crop(source, clock, "source")), batch, clock)
         factor = self.ramp(clock.step)
         if factor == 0.0:
             return
         image, label, weight, pasted = self.mixed(batch, clock)
-        logits = self.segmenter(image)
+        logits = self.segmenter(image, **self.crop(image, clock, "mixed"))
         self.observe_pseudo(batch, logits["main"], label, pasted, clock)
         yield {
-            f"mix_{level}": Term(weighted_cross_entropy(logits[level], label, weight), share * factor)
+            f"mix_{level}": Term(level_loss(logits, level, label, weight), share * factor)
             for level, share in self.weights.items()
         }
 
     def seg_terms(self, logits: Mapping[str, Tensor], batch: Batch, clock: Clock) -> Terms:
         """Cross entropy on the source, averaged over all pixels (DAFormer) or over the labelled ones (DACS)."""
         self.observe_source(logits["main"], clock)
-        label = batch.source_label
-        count = labelled(label) if self.source_mean == "valid" else None
-        return {
-            f"seg_{level}": Term(weighted_cross_entropy(logits[level], label, None, self.source_mean), weight, count)
-            for level, weight in self.seg_weights.items()
-        }
+        terms: Terms = {}
+        for level, weight in self.seg_weights.items():
+            count = labelled(covered(logits, level, batch.source_label)) if self.source_mean == "valid" else None
+            loss = level_loss(logits, level, batch.source_label, None, self.source_mean)
+            terms[f"seg_{level}"] = Term(loss, weight, count)
+        return terms
+
+    def weakly(self, image: Tensor, stream: int, batch: Batch, clock: Clock) -> Tensor:
+        """Images with the weak changes of colours (VFM-UDA): the source's, and the target's that are pasted into."""
+        return self.choices.coloured(image, self.weak, self.pixels, stream, positions(batch, clock), clock)
 
     @paddle.no_grad()
     def mixed(self, batch: Batch, clock: Clock) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -117,16 +124,15 @@ class SelfTraining(Method):
         image, label, weight = batch.target_image, pseudo.label, pseudo.weight
         assert image is not None
         original, pasted = image, paddle.zeros_like(label).astype("bool")
+        image = self.weakly(image, WEAK_TARGET, batch, clock)
         if self.mix == "classmix":
             present = present_values(source) if self.classes_from == "image" else self.common_values
             ranks = paddle.to_tensor(self.choices.class_ranks(batch, clock))
             pasted = pasted_pixels(source, choose_half(present.expand(ranks.shape), ranks))
             image, label = paste(pasted, batch.source_image, image), paste(pasted, source, label)
-            weight = paste(pasted, paddle.ones_like(weight), weight)
+            weight = paste(pasted, (source != IGNORE).astype(weight.dtype), weight)
         if self.strong is not None:
-            keys = positions(batch, clock)
-            whether, how = self.choices.colours(COLOURS, keys, clock, self.strong.together)
-            image = self.strong(image, self.pixels, whether, how)
+            image = self.choices.coloured(image, self.strong, self.pixels, COLOURS, positions(batch, clock), clock)
             flags = self.choices.mirrored(batch, clock, self.strong.mirror_chance)
             image, label, weight, pasted = mirror(flags, image, label, weight, pasted)
         self.last = {"target_image": original[:1], "pseudo_label": pseudo.label[:1],
@@ -151,7 +157,7 @@ def common_values(labels: Sequence[Tensor]) -> Tensor:
     found = paddle.concat([present_values(label) for label in labels]).max(axis=0, keepdim=True)
     if distributed.world() == 1:
         return found
-    return paddle.to_tensor((distributed.all_reduce_array(found.numpy()) > 0).astype("float32"))
+    return (distributed.sum_on_device(found.flatten()) > 0).astype("float32").reshape(found.shape)
 
 
 def check_sizes(batch: Batch) -> None:

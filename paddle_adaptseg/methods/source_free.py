@@ -20,10 +20,11 @@ from paddle_adaptseg.core import distributed
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.augment import DEFAULT_AUGMENT, Strong, mirror
-from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms, joined, positions
+from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.choices import COLOURS, Choices
 from paddle_adaptseg.methods.choices import positions as places
 from paddle_adaptseg.methods.losses import mean_entropy, softmax, weighted_cross_entropy
+from paddle_adaptseg.methods.padding import joined, positions
 from paddle_adaptseg.methods.readings import distance
 from paddle_adaptseg.methods.teacher import (
     DEFAULT_PSEUDO_LABELS,

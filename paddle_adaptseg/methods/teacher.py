@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import paddle
 from paddle import Tensor, nn
@@ -15,14 +15,16 @@ from paddle import Tensor, nn
 from paddle_adaptseg.core import distributed
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.core.labels import IGNORE
-from paddle_adaptseg.data.batch import Batch
-from paddle_adaptseg.methods.base import blanked
+from paddle_adaptseg.data.batch import Batch, Borders
 from paddle_adaptseg.methods.losses import softmax
+from paddle_adaptseg.methods.padding import blanked
 from paddle_adaptseg.models.segmenter import Segmenter
 
 NORMS = (nn.layer.norm._BatchNormBase, nn.SyncBatchNorm)
 PARTS, MODES = ("norms", "dropout"), ("train", "eval")
 WEIGHTS, UPDATES = ("batch", "image", "pixel"), ("before", "after")
+# How a teacher sees an image; each is undone by doing it again. What it predicts is the mean of the probabilities.
+VIEWS: Mapping[str, Callable[[Tensor], Tensor]] = {"plain": lambda x: x, "mirror": lambda x: x.flip(axis=[-1])}
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def update_average(teacher: nn.Layer, student: nn.Layer, factor: float) -> None:
         if factor == 0.0:
             paddle.assign(new.detach(), output=old)
         else:
-            old.lerp_(new.detach(), weight.astype(old.dtype))
+            # flat views: with as many dimensions as a convolution's kernel Paddle takes six times as long on a CPU
+            old.reshape([-1]).lerp_(new.detach().reshape([-1]), weight.astype(old.dtype))
 
 
 def freeze(network: Segmenter) -> Segmenter:
@@ -103,12 +106,14 @@ class PseudoLabels:
     """From a teacher's logits to labels and weights. Every pixel gets a label; its weight says how much it counts.
 
     `weight`: the share of sure pixels, one number for the batch (the originals) or for each image, or 1 for sure
-    pixels and 0 for others. `margins` (top, bottom, left, right) weigh 0: rows, or shares of the image below 1.
+    pixels and 0 for others. `margins` (top, bottom, left, right) weigh 0: rows, or shares of the image below 1; those
+    of the picture that it was cut from are `data.target_margins`. `views`: [plain, mirror] averages both (VFM-UDA).
     """
 
     threshold: float = 0.968
     weight: str = "batch"
     margins: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    views: tuple[str, ...] = ("plain",)
 
     def check(self, path: str) -> PseudoLabels:
         """Refuse values that mean nothing."""
@@ -116,6 +121,11 @@ class PseudoLabels:
             raise ConfigError(f"{path}.weight: unknown kind '{self.weight}': {suggest(self.weight, WEIGHTS)}")
         if any(m < 0 or (m >= 1 and m != int(m)) for m in self.margins):
             raise ConfigError(f"{path}.margins must be whole rows or shares below 1, not {list(self.margins)}")
+        if not self.views:
+            raise ConfigError(f"{path}.views must name one of {', '.join(VIEWS)}")
+        for view in self.views:
+            if view not in VIEWS:
+                raise ConfigError(f"{path}.views: unknown '{view}': {suggest(view, VIEWS)}")
         return self
 
 
@@ -131,9 +141,8 @@ class Pseudo(NamedTuple):
 
 
 @paddle.no_grad()
-def labels_of(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+def labels_of(p: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """The most probable class [N, H, W] int64 and whether its probability reaches the threshold [N, H, W] float32."""
-    p = softmax(logits)
     return p.argmax(axis=1), (p.max(axis=1) >= threshold).astype("float32")
 
 
@@ -160,14 +169,21 @@ def without_margins(weight: Tensor, margins: Sequence[float]) -> Tensor:
     return weight * paddle.nn.functional.pad(inside.unsqueeze(0), [left, right, top, bottom]).squeeze(0)
 
 
+def without_borders(weight: Tensor, borders: Borders) -> Tensor:
+    """The weights with 0 in the borders of each image."""
+    if borders is None:
+        return weight
+    return paddle.concat([without_margins(weight[i : i + 1], border) for i, border in enumerate(borders)])
+
+
 def common_share(sure: Sequence[Tensor], valid: Sequence[Tensor]) -> Tensor:
     """The share of sure pixels among the valid ones [N, H, W] of all parts of a step and of all processes."""
     found, count = (paddle.stack([part.sum() for part in parts]).sum() for parts in (
         [s * v for s, v in zip(sure, valid)], valid))  # fmt: skip
     if distributed.world() == 1:
         return found / count
-    found, count = distributed.all_reduce([float(found), float(count)])
-    return paddle.full([], found / count)
+    found, count = distributed.sum_on_device(paddle.stack([found, count])).unbind()
+    return (found / count).astype("float32")
 
 
 class MeanTeacher(nn.Layer):
@@ -194,7 +210,7 @@ class MeanTeacher(nn.Layer):
         if not labels:
             return
         with paddle.no_grad():
-            seen = [labels_of(self.network(batch.target_image)["main"], self.rule.threshold) for batch in batches]
+            seen = [labels_of(self.probability(batch.target_image), self.rule.threshold) for batch in batches]
             valid = [blanked(paddle.ones_like(sure).unsqueeze(1), batch.target_areas).squeeze(1)
                      for (_, sure), batch in zip(seen, batches)]  # fmt: skip
             share = common_share([sure for _, sure in seen], valid) if self.rule.weight == "batch" else None
@@ -202,7 +218,15 @@ class MeanTeacher(nn.Layer):
                 label = paddle.where(shown > 0, label, paddle.full_like(label, IGNORE))
                 weight = pixel_weights(sure, self.rule.weight, shown, share)
                 mean = weight.sum() / shown.sum()
-                self.found[id(batch)] = Pseudo(label, without_margins(weight, self.rule.margins), mean)
+                weight = without_borders(without_margins(weight, self.rule.margins), batch.target_borders)
+                self.found[id(batch)] = Pseudo(label, weight, mean)
+
+    @paddle.no_grad()
+    def probability(self, image: Tensor) -> Tensor:
+        """Class probabilities [N, C, H, W], the mean of those of all views."""
+        views = [VIEWS[name] for name in self.rule.views]
+        seen = [view(softmax(self.network.main(view(image)))) for view in views]
+        return seen[0] if len(seen) == 1 else sum(seen) / len(seen)
 
     def labels(self, batch: Batch) -> Pseudo:
         """The pseudo-labels of a batch of this step."""

@@ -16,6 +16,8 @@ MODELS: Table[type[Segmenter]] = Table(
         "deeplabv3plus_resnet": "deeplabv3plus:DeepLabV3PlusResNet",
         "deeplabv3plus_mobilenetv2": "deeplabv3plus:DeepLabV3PlusMobileNetV2",
         "encode_decode": "encode_decode:EncodeDecode",
+        "hrda": "hrda:HRDA",
+        "paddleseg": "paddleseg:PaddleSegNetwork",
         "small": "small:SmallSegmenter",
         "small_twin": "small:TwinSmallSegmenter",
         "small_v3plus": "small:SmallV3Plus",

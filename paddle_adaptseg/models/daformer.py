@@ -6,6 +6,7 @@ The paper's fusion is `sepaspp`, a pyramid of dilated depthwise-separable convol
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import paddle
 from paddle import Tensor, nn
@@ -81,12 +82,18 @@ class DAFormerHead(nn.Layer):
     ) -> None:
         super().__init__()
         make, policy = lookup(FUSIONS, fusion, "model.head.fusion"), lookup(NORMS, norm, "model.head.norm")
-        options = {"dilations": dilations, "pool": pool, "kernel": kernel}
-        options.update(isa_channels=isa_channels, down_factor=down_factor)
+        options: dict[str, Any] = {"kernel": kernel, "isa_channels": isa_channels, "down_factor": down_factor}
+        self.keywords = {"widths": widths, "fusion": fusion, **options, "dropout": dropout, "norm": norm}  # for like()
+        options.update(dilations=dilations, pool=pool)
         self.embed_layers = nn.LayerList([StageEmbedding(width, embed_dims) for width in widths])
         self.fuse_layer = make(embed_dims * len(widths), channels, policy, **options)
         self.dropout = nn.Dropout2D(dropout)
         self.conv_seg = nn.Conv2D(channels, classes, 1, weight_attr=normal_init())
+
+    def like(self, outputs: int, width: int) -> DAFormerHead:
+        """A narrower head for other outputs; a 1x1 convolution stands for dilated ones."""
+        fusion = "conv" if "aspp" in self.keywords["fusion"] else self.keywords["fusion"]
+        return DAFormerHead(outputs, channels=width, embed_dims=width, **{**self.keywords, "fusion": fusion})
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         embedded = [resize_like(embed(x), stages[0], False) for embed, x in zip(self.embed_layers, stages)]

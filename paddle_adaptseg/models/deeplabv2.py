@@ -25,9 +25,14 @@ class PyramidHead(nn.Layer):
 
     def __init__(self, channels: int, classes: int, dilations: Sequence[int]) -> None:
         super().__init__()
+        self.channels, self.dilations = channels, dilations
         self.branches = nn.LayerList(
             [nn.Conv2D(channels, classes, 3, padding=d, dilation=d, weight_attr=normal_init()) for d in dilations]
         )
+
+    def like(self, outputs: int, width: int) -> PyramidHead:
+        """The same for other outputs."""
+        return PyramidHead(self.channels, outputs, self.dilations)
 
     def forward(self, x: Tensor) -> Tensor:
         first, *others = self.branches

@@ -166,7 +166,8 @@ class DINOv2(nn.Layer):
         """The size to which an image is resized."""
         if not self.image_size:
             return -(-height // self.patch) * self.patch, -(-width // self.patch) * self.patch
-        side, shorter = int(self.image_size * 1.1 // self.patch * self.patch), min(height, width)
+        side = max(self.patch, int(self.image_size * 1.1 // self.patch * self.patch))
+        shorter = min(height, width)
         tall, wide = (round(n * side / shorter / self.patch) * self.patch for n in (height, width))
         return tall, wide
 

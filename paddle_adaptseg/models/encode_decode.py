@@ -16,11 +16,10 @@ from paddle_adaptseg.config.schema import Component
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.models.daformer import DAFormerHead
 from paddle_adaptseg.models.dinov2 import DINOV2_SIZES, DINOv2
-from paddle_adaptseg.models.layers import resize_all
 from paddle_adaptseg.models.light_head import LightHead
 from paddle_adaptseg.models.mit import MIT_SIZES, MixTransformer
 from paddle_adaptseg.models.segformer import SegFormerHead
-from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, group
+from paddle_adaptseg.models.segmenter import ParamGroup, Segmenter, at_image_size, group
 
 BACKBONES: MutableMapping[str, type[nn.Layer]] = {"mit": MixTransformer, "dinov2": DINOv2}
 SIZES: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # name -> row of BACKBONES and its keywords
@@ -51,6 +50,7 @@ class EncodeDecode(Segmenter):
     """
 
     align_corners = False
+    input_first = True
 
     def __init__(
         self,
@@ -76,22 +76,30 @@ class EncodeDecode(Segmenter):
 
     def features(self, image: Tensor, kept: Optional[Tensor] = None) -> dict[str, Tensor]:
         """Every stage, the deepest as `main`; `kept` says which of a vision transformer's tokens are not masked."""
-        if kept is not None and not hasattr(self.backbone, "mask_token"):
-            raise ConfigError(
-                f"the tokens of '{self.backbone_name}' cannot be masked: it needs a backbone such as dinov2"
-            )
+        if kept is not None:
+            self.token_grid(*image.shape[2:])  # an error where it has none
         stages = self.backbone(image) if kept is None else self.backbone(image, kept)
         names = [*(f"stage{index + 1}" for index in range(len(stages) - 1)), "main"]
         return dict(zip(names, stages))
 
+    def read(self, head: nn.Layer, features: dict[str, Tensor]) -> Tensor:
+        return head(list(features.values()))
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        if not hasattr(self.backbone, "mask_token"):
+            raise ConfigError(
+                f"the tokens of '{self.backbone_name}' cannot be masked: it needs a backbone such as dinov2"
+            )
+        return self.backbone.grid(height, width)
+
     def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"main": self.heads["main"](list(features.values()))}
+        return {"main": self.read(self.heads["main"], features)}
 
     def forward(
         self, image: Tensor, size: Optional[tuple[int, int]] = None, kept: Optional[Tensor] = None
     ) -> dict[str, Tensor]:
         logits = self.classify(self.features(image, kept))
-        return resize_all(logits, size or image.shape[2:], self.align_corners)
+        return at_image_size(logits, size or image.shape[2:], self.align_corners)
 
     def groups(self) -> list[ParamGroup]:
         rate, groups = self.rates["backbone"], []

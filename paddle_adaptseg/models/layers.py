@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Any, Optional
 
 import paddle
 import paddle.nn.functional as F
@@ -95,20 +95,77 @@ _PRODUCTS: list[bool] = []  # not empty: inside resize_by_products()
 def resize_by_products() -> Iterator[None]:
     """Inside, resize() is two matrix products, for programs of fixed size: Paddle 3.3 refuses the operator in oneDNN.
 
-    The products keep equal batch dimensions, because oneDNN computes broadcast ones wrongly.
+    So are Paddle's own interpolate, which others' networks call, wherever sizes are known, and adaptive means
+    of unequal cells, at which paddle2onnx crashes. paddle.shape() is plain numbers then, so that sizes are known later
+    too. The products keep equal batch dimensions, because oneDNN computes broadcast ones wrongly.
     """
     _PRODUCTS.append(True)
+    before = F.interpolate, F.adaptive_avg_pool2d, paddle.shape
+    F.interpolate, F.adaptive_avg_pool2d, paddle.shape = _interpolate, _adaptive_mean, _shape
     try:
         yield
     finally:
+        F.interpolate, F.adaptive_avg_pool2d, paddle.shape = before
         _PRODUCTS.pop()
 
 
+_PLAIN_INTERPOLATE, _PLAIN_MEAN, _PLAIN_SHAPE = F.interpolate, F.adaptive_avg_pool2d, paddle.shape
+
+
+def _known(sizes: Sequence) -> bool:
+    return all(isinstance(n, int) and n > 0 for n in sizes)
+
+
+@paddle.jit.not_to_static
+def _shape(x: Tensor, *more: Any) -> Any:
+    return list(x.shape) if _known(x.shape) and not more else _PLAIN_SHAPE(x, *more)
+
+
+@paddle.jit.not_to_static
+def _interpolate(
+    x: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool = False,
+    **more: Any,
+) -> Tensor:
+    if isinstance(scale_factor, (int, float)) and _known(x.shape):
+        size, scale_factor = [int(n * scale_factor) for n in x.shape[2:]], None
+    usual = all({"align_mode": 0, "data_format": "NCHW", "name": None}.get(k) == v for k, v in more.items())
+    fits = mode == "bilinear" and usual and isinstance(size, (list, tuple)) and x.ndim == 4
+    if fits and _known(x.shape) and _known(size):
+        return x if list(x.shape[2:]) == list(size) else _resize_by_products(x, size, align_corners)
+    return _PLAIN_INTERPOLATE(x, size, scale_factor, mode, align_corners, **more)
+
+
+@paddle.jit.not_to_static
+def _adaptive_mean(x: Tensor, output_size: Any, data_format: str = "NCHW", name: Any = None) -> Tensor:
+    size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    if not _known((*x.shape, *size)) or data_format != "NCHW" or not any(n % m for n, m in zip(x.shape[2:], size)):
+        return _PLAIN_MEAN(x, output_size, data_format, name)
+    return _products(x, _cells(x.shape[2], size[0]), _cells(x.shape[3], size[1]))
+
+
+def _cells(old: int, new: int) -> Tensor:
+    """What each of `old` samples adds to the means of `new` cells [new, old]; neighbouring cells share samples."""
+    first, last = paddle.arange(new) * old // new, ((paddle.arange(new) + 1) * old + new - 1) // new
+    at = paddle.arange(old).unsqueeze(0)
+    inside = (at >= first.unsqueeze(1)).astype("float32") * (at < last.unsqueeze(1)).astype("float32")
+    return inside / inside.sum(axis=1, keepdim=True)
+
+
 def _resize_by_products(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    rows, columns = _weights(x.shape[2], size[0], align_corners), _weights(x.shape[3], size[1], align_corners)
+    return _products(x, rows, columns)
+
+
+def _products(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """A map [N, C, h, w] with its axes mixed by two matrices [H, h] and [W, w]."""
     batch, channels, height, width = x.shape
-    planes = batch * channels
-    x = paddle.matmul(x.reshape([planes * height, width]), _weights(width, size[1], align_corners).t())
-    rows = _weights(height, size[0], align_corners).unsqueeze(0).expand([planes, size[0], height])
+    planes, size = batch * channels, (rows.shape[0], columns.shape[0])
+    x = paddle.matmul(x.reshape([planes * height, width]), columns.t())
+    rows = rows.unsqueeze(0).expand([planes, size[0], height])
     return paddle.matmul(rows, x.reshape([planes, height, size[1]])).reshape([batch, channels, *size])
 
 

@@ -25,6 +25,7 @@ class LightHead(nn.Layer):
 
     def __init__(self, classes: int, widths: Sequence[int]) -> None:
         super().__init__()
+        self.widths = widths
         width, half, quarter = widths[-1], widths[-1] // 2, widths[-1] // 4
         self.upscale = nn.Sequential(
             nn.Conv2DTranspose(width, half, 2, 2, bias_attr=False),
@@ -36,6 +37,10 @@ class LightHead(nn.Layer):
             ChannelNorm(quarter),
         )
         self.out = nn.Conv2D(quarter, classes, 1, weight_attr=normal_init(0.1), bias_attr=False)
+
+    def like(self, outputs: int, width: int) -> LightHead:
+        """The same for other outputs."""
+        return LightHead(outputs, self.widths)
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         return self.out(self.upscale(stages[-1]))

@@ -14,7 +14,9 @@ def _names(names: Iterable[str]) -> str:
 
 
 PART_KEYWORDS: Mapping[str, str] = {
-    "backbone": f"name of a backbone, and its keywords: {_names([*BACKBONES, *SIZES])}",
+    "backbone": f"name of a backbone, and its keywords: {_names([*BACKBONES, *SIZES])}; of a network of "
+    "[PaddleSeg](paddleseg.md) its `type`, and its keywords",
+    "type": "name of a network of [PaddleSeg](paddleseg.md); it takes that network's own keywords, too",
     "head": f"name of a head, and its keywords: {_names(HEADS)}",
     "backbone_rate": "rate of the backbone as a multiple of the base rate",
     "norm_decay": "weight decay of what has `norm` in its name in the backbone, as a multiple",
@@ -44,4 +46,11 @@ PART_KEYWORDS: Mapping[str, str] = {
     "kernel": "kernel of the fusion conv",
     "isa_channels": "channels of queries and keys of the fusion isa",
     "down_factor": "height and width of the windows of the fusion isa",
+    "network": "the network that hrda wraps: a section like `model` itself, with one head (`aux: false`)",
+    "crop": "hrda's detail crop in training, and its detail windows elsewhere [width, height]",
+    "divisible": "the corner of the detail crop is a multiple of it",
+    "classwise": "whether each class has a scale attention of its own",
+    "attention_width": "channels of the head that computes the scale attention",
+    "compare": "which features feature distance compares: of the `context`, or of `all` scales",
+    "detail_batch": "detail windows that are computed at once where no gradient is needed; 0: all",
 }

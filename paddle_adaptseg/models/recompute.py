@@ -1,7 +1,8 @@
 """Less memory for more time: a block keeps only its input, and runs forward again when its gradient is asked for.
 
-Running statistics move once, and gradients equal the plain ones to the last bit on a CPU. Networks know nothing of it:
-the chosen blocks get another forward().
+Paddle's own `recompute` does it, which restores random numbers and mixed precision. It would move running statistics
+twice, so that batch norms are held still meanwhile. Gradients equal the plain ones to the last bit on a CPU. Networks
+know nothing of it: the chosen blocks get another forward().
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from types import MethodType
 
 import paddle
 from paddle import Tensor, nn
-from paddle.autograd import PyLayer
 
 from paddle_adaptseg.config.schema import EVERY_STAGE
 from paddle_adaptseg.core.errors import ConfigError, suggest
@@ -28,12 +28,22 @@ def is_block(layer: nn.Layer) -> bool:
 
 def _forward(block: nn.Layer, x: Tensor) -> Tensor:
     """What a block that recomputes has in the place of its forward()."""
-    if block.training and paddle.in_dynamic_mode() and paddle.is_grad_enabled() and not x.stop_gradient:
-        done: list[bool] = []
-        y = _Again.apply(x, block, done)
-        y.register_hook(lambda _: _refuse_twice(done))
-        return y
-    return _run(block, x)
+    if not (block.training and paddle.in_dynamic_mode() and paddle.is_grad_enabled() and not x.stop_gradient):
+        return _run(block, x)
+    from paddle.distributed.fleet.utils import recompute
+
+    done: list[bool] = []
+
+    def run(x: Tensor) -> Tensor:
+        if not paddle.is_grad_enabled():
+            return _run(block, x)  # the first time, when nothing is kept
+        done.append(True)
+        with _still(block):
+            return _run(block, x.transpose(list(range(x.ndim))))  # no leaf, as in the first run
+
+    y = recompute(run, x)
+    y.register_hook(lambda _: _refuse_twice(done))
+    return y
 
 
 def _run(block: nn.Layer, x: Tensor) -> Tensor:
@@ -45,29 +55,6 @@ def _refuse_twice(done: list[bool]) -> None:
     """Paddle calls this before the block's own gradient, which crashes when it is asked for again."""
     if done:
         raise RuntimeError("a graph with recomputed blocks can be run backward once: leave run.recompute out")
-
-
-class _Again(PyLayer):
-    @staticmethod
-    def forward(ctx, x, block, done):
-        ctx.save_for_backward(x)
-        ctx.done = done
-        ctx.block, ctx.state = block, paddle.get_rng_state()
-        with paddle.no_grad():
-            return _run(block, x)
-
-    @staticmethod
-    def backward(ctx, dy):
-        ctx.done.append(True)
-        (x,) = ctx.saved_tensor()
-        x, now = x.detach(), paddle.get_rng_state()
-        x.stop_gradient = False
-        paddle.set_rng_state(ctx.state)
-        with paddle.enable_grad(), _still(ctx.block):
-            y = _run(ctx.block, x.transpose(list(range(x.ndim))))  # no leaf, as in the first run
-        paddle.set_rng_state(now)
-        paddle.autograd.backward([y], [dy])
-        return x.grad
 
 
 @contextlib.contextmanager

@@ -49,6 +49,7 @@ class DeepLabV2ResNetV1c(Segmenter):
 
     feature_channels = 2048
     align_corners = False
+    input_first = True
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import paddle
 from paddle import ParamAttr, Tensor, nn
@@ -32,11 +33,16 @@ class SegFormerHead(nn.Layer):
         self, classes: int, widths: Sequence[int], embed_dim: int = 256, dropout: float = 0.1, norm: str = "batch"
     ) -> None:
         super().__init__()
+        self.keywords: dict[str, Any] = {"widths": widths, "dropout": dropout, "norm": norm}
         policy = lookup(NORMS, norm, "model.head.norm")
         self.linear_c = nn.LayerList([StageEmbedding(width, embed_dim) for width in widths])
         self.linear_fuse = conv_norm(embed_dim * len(widths), embed_dim, 1, policy)
         self.dropout = nn.Dropout2D(dropout)
         self.linear_pred = nn.Conv2D(embed_dim, classes, 1, weight_attr=normal_init())
+
+    def like(self, outputs: int, width: int) -> SegFormerHead:
+        """A narrower head for other outputs."""
+        return SegFormerHead(outputs, embed_dim=width, **self.keywords)
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         embedded = [resize_like(embed(x), stages[0], False) for embed, x in zip(self.linear_c, stages)]

@@ -7,8 +7,9 @@ parts of a step need nothing of their own. A mean over labelled pixels is weighe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Callable
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -19,25 +20,26 @@ from paddle_adaptseg.config.loading import parse_config
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core import distributed
 from paddle_adaptseg.core.distributed import all_reduce, time_limit, world
-from paddle_adaptseg.core.errors import ConfigError, DataError
+from paddle_adaptseg.core.errors import ConfigError, DataError, TrainingError
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.methods.base import Method, Terms
-from paddle_adaptseg.training.guards import NotFinite
+from paddle_adaptseg.training.guards import Measured, NotFinite, check_finite, mean_losses, read
 from paddle_adaptseg.training.optim import Player
 
 
+@paddle.no_grad()
 def weigh(terms: Terms) -> None:
     """Scale means over counted pixels, so that their mean over the processes is the mean over all pixels."""
-    if distributed.world() == 1:
+    counted = {name: term.pixels for name, term in terms.items() if term.pixels is not None}
+    if distributed.world() == 1 or not counted:
         return
-    pixels = {
-        name: term.pixels.astype("float64").reshape([]) for name, term in terms.items() if term.pixels is not None
-    }
-    counted = dict(zip(pixels, paddle.stack(list(pixels.values())).tolist())) if pixels else {}
-    sums = distributed.all_reduce(list(counted.values()))
-    for (name, mine), all_pixels in zip(counted.items(), sums):
-        factor = distributed.world() * mine / all_pixels if all_pixels else 1.0
-        terms[name] = terms[name]._replace(loss=terms[name].loss * factor)
+    mine = paddle.stack([pixels.reshape([]).astype("float64") for pixels in counted.values()])
+    every = distributed.sum_on_device(mine)
+    factors = paddle.where(every > 0, distributed.world() * mine / every, paddle.ones_like(mine))
+    for name, factor in zip(counted, factors.unbind()):
+        with paddle.enable_grad():
+            loss = terms[name].loss * factor.astype(terms[name].loss.dtype)
+        terms[name] = terms[name]._replace(loss=loss)
 
 
 def check_same_files(domains: Mapping[str, DomainFiles]) -> None:
@@ -54,32 +56,41 @@ def check_same_files(domains: Mapping[str, DomainFiles]) -> None:
                 )
 
 
-def common_losses(check: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """The losses of the common batch; where one process finds them not finite, all do."""
-    if distributed.world() == 1:
-        return check()
-    fault, losses = "", {}
+def agree(measured: Measured, votes: Sequence[float], gradients: bool) -> tuple[dict[str, float], list[float]]:
+    """Losses of the common batch, and sums of the votes: the one time in a step that processes wait for an answer.
+
+    Where one process finds losses, or if asked gradients, that are not finite, all do.
+    """
+    finite = paddle.isfinite(measured.numbers[len(measured.losses) :]).all().astype("float32").reshape([1])
+    mine = paddle.concat([finite, measured.numbers[: len(measured.losses)]])
+    which = float(zlib.crc32("\n".join(measured.gradients).encode()))
+    sums = distributed.all_reduce([which, *votes], mine)
+    if sums[0] != world() * which:
+        raise TrainingError(f"step {measured.step}: the parameters that have a gradient differ between the processes")
+    all_finite, values = sums[1 + len(votes)], sums[2 + len(votes) :] / world()
+    if not np.isfinite(values).all() or gradients and all_finite < world():
+        raise NotFinite(_first_fault(measured, gradients))
+    return mean_losses(measured, values), sums[1 : 1 + len(votes)].tolist()
+
+
+def _first_fault(measured: Measured, gradients: bool) -> str:
+    """What the first process that is not finite says of it."""
+    fault = ""
     try:
-        losses = check()
+        check_finite(measured, read([measured])[0], gradients)
     except NotFinite as error:
         fault = str(error)
-    if distributed.all_reduce([bool(fault)])[0]:
-        said = distributed.gather_texts(fault)
-        raise NotFinite(next(text for text in said if text))
-    return dict(zip(losses, (distributed.all_reduce(list(losses.values())) / distributed.world()).tolist()))
+    said = [text for text in distributed.gather_texts(fault) if text]
+    return said[0] if said else f"step {measured.step}: the sum of the losses of all processes is not finite"
 
 
 def average_gradients(players: Mapping[str, Player], method: Method) -> None:
-    """Average all gradients and running statistics; every player's is on its way while the next one's is packed."""
-    if distributed.world() == 1:
-        return
-    gradients = {name: player.gradients() for name, player in players.items()}
-    names = [name for found in gradients.values() for name, _ in found]
-    distributed.check_equal("the parameters that have a gradient", {name: np.zeros(1) for name in names})
-    under_way = [average([g for _, g in found]) for found in gradients.values()]
-    under_way.append(average([t for norm in batch_norms(method) for t in (norm._mean, norm._variance)]))
-    for finish in under_way:
-        finish()
+    """Average all gradients, in buckets that Paddle fuses, and running statistics. Nothing waits for the host."""
+    from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients_with_group
+
+    with time_limit():
+        fused_allreduce_gradients_with_group([p for player in players.values() for p in player.parameters()], None)
+    average([t for norm in batch_norms(method) for t in (norm._mean, norm._variance)])
 
 
 def reduced(players: Mapping[str, Player]) -> int:
@@ -144,27 +155,15 @@ def describe_process_change(record: Mapping[str, Any], step: int, config: Config
     )
 
 
-BUCKET = 2**23  # numbers that one reduction carries (32 MB): few messages, and the next is packed while one travels
-
-
-def average(tensors: Sequence) -> Callable[[], None]:
-    """Begin to average tensors in place, fused into buckets; call the result to wait until it is done."""
+def average(tensors: Sequence) -> None:
+    """Average tensors of one type in place, in one message."""
     if world() == 1 or not tensors:
-        return lambda: None
-    pending = []
-    for part in _buckets(tensors):
-        flat = paddle.concat([t.detach().reshape([-1]) for t in part]) / world()
-        with time_limit():
-            pending.append((part, flat, dist.all_reduce(flat, sync_op=False)))
-
-    def finish() -> None:
-        for part, flat, task in pending:
-            with time_limit():
-                task.wait()
-            for tensor, mean in zip(part, flat.split([int(t.size) for t in part])):
-                tensor.set_value(mean.reshape(tensor.shape).astype(tensor.dtype))
-
-    return finish
+        return
+    flat = paddle.concat([t.detach().reshape([-1]) for t in tensors]) / world()
+    with time_limit():
+        dist.all_reduce(flat)
+    for tensor, mean in zip(tensors, flat.split([int(t.size) for t in tensors])):
+        tensor.set_value(mean.reshape(tensor.shape))
 
 
 def broadcast_tensors(tensors: Sequence) -> None:
@@ -174,14 +173,3 @@ def broadcast_tensors(tensors: Sequence) -> None:
         with time_limit():
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
-
-
-def _buckets(tensors: Sequence) -> Iterator[list]:
-    """Tensors of one type, in order, up to BUCKET numbers together."""
-    part: list = []
-    for tensor in tensors:
-        if part and (sum(int(t.size) for t in part) + int(tensor.size) > BUCKET or tensor.dtype != part[0].dtype):
-            yield part
-            part = []
-        part.append(tensor)
-    yield part

@@ -140,7 +140,7 @@ def is_better(miou: float, best: float) -> bool:
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "step": (int,), "arrays": (list,), "config": (str,), "format": (int,), "paddle": (str,),
     "best_step": (int,), "best_miou": (float, int, type(None)), "skipped": (int,), "pending": (bool,),
-    "quarantined": (dict,),
+    "quarantined": (dict,), "scaler": (dict,),
 }  # fmt: skip
 _NEEDED = ("step", "arrays", "config", "format")
 

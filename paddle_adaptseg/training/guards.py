@@ -21,44 +21,57 @@ RECALL = 3  # finished steps whose losses are reported
 
 
 class NotFinite(TrainingError):
-    """A loss or gradient is NaN or infinite."""
+    """A loss or gradient is NaN or infinite. Where it is found before the players step, no weight was changed."""
+
+    late = False  # found when a later step was read
 
 
 @dataclass(frozen=True)
-class Found:
-    """What is checked before any weight changes: each part's losses, and whether gradients are finite."""
+class Measured:
+    """A step's losses, and a number for each gradient. They stay on the device until they are read."""
 
-    names: tuple[str, ...]
-    values: np.ndarray  # [len(names)] float64
-    gradients: float  # finite where all gradients are
+    step: int  # the number under which it would be logged
+    files: tuple[str, ...]
+    losses: tuple[str, ...]  # a name for each loss of each part of the step
+    gradients: tuple[str, ...]  # names of the parameters whose gradients are measured
+    numbers: paddle.Tensor  # [losses + gradients] float32; a gradient's is finite where all of it is
 
 
-def collect(collected: Sequence[tuple[str, paddle.Tensor]], players: Mapping[str, Player]) -> Found:
-    """The losses and one number for all gradients: the only copy that a step takes from the device to the host."""
-    found = [g for player in players.values() for _, g in player.gradients()]
-    sums = [paddle.abs(g).sum().astype("float32") for g in found]
-    whole = [paddle.stack(sums).sum()] if sums else []  # NaN and Inf survive a sum; NaN may get lost in a maximum
-    values = paddle.stack([*(loss.reshape([]) for _, loss in collected), *whole]).numpy().astype(np.float64)
+def measure(
+    collected: Sequence[tuple[str, paddle.Tensor]], players: Mapping[str, Player], step: int, files: Sequence[str]
+) -> Measured:
+    """Measure a step on the device, where nothing waits for it."""
+    found = [pair for player in players.values() for pair in player.gradients()]
+    sums = [paddle.abs(g).sum().astype("float32") for _, g in found]  # NaN survives a sum, but not every maximum
+    numbers = paddle.stack([*(loss.reshape([]) for _, loss in collected), *sums])
     names = tuple(name for name, _ in collected)
-    return Found(names, values[: len(names)], float(values[len(names) :].sum()))
+    return Measured(step, tuple(files), names, tuple(name for name, _ in found), numbers)
 
 
-def check_losses(found: Found, step: int, files: Sequence[str]) -> dict[str, float]:
-    """Mean of every term over the parts of a step; `step` is the number under which it would be logged."""
-    values, names = found.values, np.array(found.names)
-    losses = {name: float(values[names == name].mean()) for name in dict.fromkeys(names.tolist())}
+def read(measured: Sequence[Measured]) -> list[np.ndarray]:
+    """The numbers of several steps, in one copy from the device to the host."""
+    together = paddle.concat([m.numbers for m in measured]).numpy().astype(np.float64)
+    return np.split(together, np.cumsum([len(m.losses) + len(m.gradients) for m in measured])[:-1])
+
+
+def mean_losses(measured: Measured, values: np.ndarray) -> dict[str, float]:
+    """Mean of every loss over the parts of a step."""
+    names = np.array(measured.losses)
+    return {name: float(values[: len(names)][names == name].mean()) for name in dict.fromkeys(measured.losses)}
+
+
+def check_finite(measured: Measured, values: np.ndarray, gradients: bool = True) -> dict[str, float]:
+    """Mean losses of a step; refuse those, and if asked gradients, that are not finite: finite losses can have such."""
+    losses = mean_losses(measured, values)
     bad = [f"{name} = {value}" for name, value in losses.items() if not np.isfinite(value)]
     if bad:
-        raise NotFinite(f"step {step}: {', '.join(bad)}; batch: {', '.join(files) or 'unknown'}")
+        raise NotFinite(f"step {measured.step}: {', '.join(bad)}; batch: {', '.join(measured.files) or 'unknown'}")
+    sums = values[len(measured.losses) :]
+    bad = [name for name, value in zip(measured.gradients, sums) if not np.isfinite(value)]
+    if bad and gradients:
+        batch = ", ".join(measured.files)
+        raise NotFinite(f"step {measured.step}: gradients of {shorten(bad, 4)} are not finite; batch: {batch}")
     return losses
-
-
-def check_gradients(found: Found, players: Mapping[str, Player], step: int, files: Sequence[str]) -> None:
-    """Refuse gradients that are not finite: finite losses can have such."""
-    if not np.isfinite(found.gradients):
-        named = [(name, g) for player in players.values() for name, g in player.gradients()]
-        bad = [name for name, g in named if not bool(paddle.isfinite(g).all())]
-        raise NotFinite(f"step {step}: gradients of {shorten(bad, 4)} are not finite; batch: {', '.join(files)}")
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], step: int) -> None:
@@ -89,7 +102,8 @@ class Guard:
 
     def undo(self, error: NotFinite, skipped: int) -> None:
         """Take the step back, or raise the error with all that helps when it must not be passed over."""
-        last = f"; no weight was changed; last losses: {' | '.join(self.recent) or 'none'}"
+        unchanged = "nothing was saved since" if error.late else "no weight was changed"
+        last = f"; {unchanged}; last losses: {' | '.join(self.recent) or 'none'}"
         if not self.skips:
             raise NotFinite(f"{error}{last}") from None
         if skipped >= self.most:
@@ -195,6 +209,14 @@ def _self_training(name: str, low: float, high: float) -> Iterator[tuple[str, st
     elif name == "health/feature_distance_cells" and high == 0:
         advice = "lower method.feature_distance.min_ratio, or name other classes"
         yield name, f"no cell of the source shows a class of method.feature_distance, whose loss is 0: {advice}"
+
+
+def adaptation_hurts(lift: float, baseline: float) -> str:
+    """What a run says that ends below its baseline."""
+    return (
+        f"the adapted network is {-lift:.2f} points worse than source only ({baseline:.2f}): adaptation hurts here; "
+        "lower its weight, or check that the domains share their classes"
+    )
 
 
 def last_score(baseline: str) -> Optional[float]:

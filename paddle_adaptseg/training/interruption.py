@@ -8,13 +8,15 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Optional
 
 from paddle_adaptseg.core import distributed
 from paddle_adaptseg.core.errors import Stopped, StopRequested, TrainingError, UserError
+from paddle_adaptseg.data.quarantine import Quarantine
 from paddle_adaptseg.training import checkpoint
 
 
@@ -38,6 +40,8 @@ class Interruption:
         self.reason: Optional[Reason] = None
         self.hours, self.began = hours, time.monotonic()
         self.spent = Reason(f"the time budget of {hours:g} hours (run.max_hours) is used up", 0)
+        self.reasons = (*SIGNALS.values(), self.spent)
+        self.agreed = False  # all processes know that the run should end
         self.noted = False  # a signal came to this process
         self._before: dict[int, Any] = {}
 
@@ -56,14 +60,16 @@ class Interruption:
             self.reason = self.spent
         return self.reason is not None
 
-    def requested_anywhere(self) -> bool:
-        """Whether any process should end; then all should, for the same reason. All must call this at one place."""
+    def votes(self) -> list[float]:
+        """Whether this process should end, for each reason; summed over all processes they are for agree()."""
         self.requested()
-        reasons = [*SIGNALS.values(), self.spent]
-        votes = distributed.all_reduce([self.reason == reason for reason in reasons])
-        chosen = next((reason for reason, vote in zip(reasons, votes) if vote), None)
+        return [float(self.reason == reason) for reason in self.reasons]
+
+    def agree(self, votes: Sequence[float]) -> None:
+        """Where any process should end, all should, for the same reason."""
+        chosen = next((reason for reason, vote in zip(self.reasons, votes) if vote), None)
         self.reason = chosen or self.reason  # a signal that comes meanwhile is for the next time
-        return chosen is not None
+        self.agreed = chosen is not None
 
     def check(self) -> None:
         """Break off if the run should end."""
@@ -83,6 +89,26 @@ class Interruption:
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
         # Not print(): the signal may have come in the middle of one.
         os.write(2, f"\n{self.reason.text}: finishing this step, then saving{again}\n".encode())
+
+
+@dataclass
+class Votes:
+    """What a step asks all processes beside its losses: whether to end, and whether there are faults to list."""
+
+    stop: Interruption
+    quarantine: Quarantine
+
+    def cast(self) -> list[float]:
+        """Numbers whose sums hear() acts on."""
+        return [*self.stop.votes(), float(not self.quarantine.is_shared())]
+
+    def hear(self, sums: Sequence[float]) -> None:
+        """Act on the sums over all processes; a process of its own asks itself. A step taken back has none."""
+        sums = sums if distributed.world() > 1 else self.cast()
+        if len(sums):
+            self.stop.agree(sums[:-1])
+            if sums[-1]:
+                self.quarantine.share(distributed.gather_texts)
 
 
 def command(folder: Path) -> str:

@@ -6,14 +6,17 @@ Paddle's automatic ones, so the order in which things were built does not matter
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
 import numpy as np
 import paddle
 
+from paddle_adaptseg.config.conversion import lookup
 from paddle_adaptseg.config.optim import SGD, Adam, AdamW, LegacySGD, Optim, Optimiser
 from paddle_adaptseg.config.schema import Config, Schedule
+from paddle_adaptseg.core import distributed
 from paddle_adaptseg.core.errors import CheckpointError, ConfigError, shorten, suggest
 from paddle_adaptseg.methods.base import Method
 from paddle_adaptseg.models.segmenter import ParamGroup
@@ -21,12 +24,32 @@ from paddle_adaptseg.models.segmenter import ParamGroup
 
 def poly(step: int, schedule: Schedule) -> float:
     """The factor on every learning rate: linear warm-up, then (1 - step/horizon)^power."""
+    if schedule.warmup_alone and step < schedule.warmup:
+        return schedule.warmup_ratio + (1.0 - schedule.warmup_ratio) * step / max(1, schedule.warmup - 1)
     decayed = (1.0 - step / schedule.horizon) ** schedule.power
     if step >= schedule.warmup:
         return decayed
     if schedule.warmup_ratio == 0.0:
         return step / schedule.warmup
     return decayed * (1.0 - (1.0 - step / schedule.warmup) * (1.0 - schedule.warmup_ratio))
+
+
+def batch_factor(config: Config) -> float:
+    """What the number of images in a step, those of all processes, does to every learning rate."""
+    images = config.data.batch_size * config.schedule.iter_size * distributed.world()
+    return lookup(BATCH_RULES, config.schedule.batch_rule, "schedule.batch_rule")(images)
+
+
+BATCH_RULES: Mapping[str, Callable[[int], float]] = {"fixed": lambda images: 1.0, "sqrt": math.sqrt}
+
+
+def set_learning_rates(players: Mapping[str, Player], factor: float) -> dict[str, float]:
+    """Set every player's learning rates and return them by the name of their curve."""
+    rates: dict[str, float] = {}
+    for name, player in players.items():
+        for group, lr in player.set_learning_rate(factor).items():
+            rates[f"{name}_{group}" if group in rates else group] = lr
+    return rates
 
 
 class LegacyMomentum:
@@ -75,10 +98,12 @@ class LegacyMomentum:
 class Player:
     """One optimiser with its parameter groups and learning rate."""
 
-    def __init__(self, groups: Sequence[ParamGroup], names: Mapping[str, str], settings: Optimiser) -> None:
-        """`names` maps Paddle's automatic parameter names to structured ones."""
+    def __init__(
+        self, groups: Sequence[ParamGroup], names: Mapping[str, str], settings: Optimiser, factor: float = 1.0
+    ) -> None:
+        """`names` maps Paddle's automatic parameter names to structured ones; `factor` is on every learning rate."""
         self.groups = [g for g in groups if g.parameters]
-        self.names, self.lr = names, settings.lr
+        self.names, self.lr = names, settings.lr * factor
         self.waiting: dict[str, np.ndarray] = {}  # loaded, and not yet taken up by a step
         self.optimiser = BUILDERS[type(settings)](self.groups, settings)
 
@@ -98,6 +123,10 @@ class Player:
     def gradients(self) -> list[tuple[str, paddle.Tensor]]:
         """Gradients by structured parameter name."""
         return [(name, p.grad) for name, p in self._parameters().items() if p.grad is not None]
+
+    def parameters(self) -> list[paddle.Tensor]:
+        """What the optimiser steps."""
+        return [p for group in self.groups for p in group.parameters]
 
     def state(self) -> dict[str, np.ndarray]:
         """Optimiser state as arrays under structured names."""
@@ -185,4 +214,5 @@ def build_players(method: Method, config: Config) -> dict[str, Player]:
             f"players() must list every trainable parameter exactly once, and none whose stop_gradient is set: "
             f"{shorten(sorted(odd))}"
         )
-    return {name: Player(groups, names, config.optim[name]) for name, groups in players.items()}
+    factor = batch_factor(config)
+    return {name: Player(groups, names, config.optim[name], factor) for name, groups in players.items()}

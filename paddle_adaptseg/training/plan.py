@@ -16,7 +16,6 @@ from paddle_adaptseg.core import distributed, runtime
 from paddle_adaptseg.core.errors import CheckpointError, DataError
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.pairs import list_items
-from paddle_adaptseg.data.target_labelled import check_leaks
 from paddle_adaptseg.evaluation.protocol import class_sets
 from paddle_adaptseg.methods.base import Method
 from paddle_adaptseg.models.layers import inference
@@ -54,7 +53,8 @@ class Estimate:
 def estimate(method: Method, config: Config) -> Estimate:
     """What one step of a method holds at its peak, which is the larger of its two images' passes."""
     domains = (*config.data.all_sources().values(), config.data.target)
-    width, height = max((domain.size for domain in domains), key=lambda size: size[0] * size[1])
+    crop = config.data.augment.crop
+    width, height = crop or max((domain.size for domain in domains), key=lambda size: size[0] * size[1])
     stages = config.run.recompute or EVERY_STAGE
     plain, again = _kept(method, height // SHRINK, width // SHRINK, stages)
     parameters = sum(p.size * (4 if p.stop_gradient else 8) for p in method.parameters())
@@ -209,6 +209,8 @@ def _data(name: str, domain: Domain, labelled: bool, config: Config) -> str:
 
 def _labels(config: Config) -> str:
     """The target images that are trained with their labels, none of which may be scored."""
+    from paddle_adaptseg.data.target_labelled import check_leaks
+
     scored = list_items(config.data.validation, True).items if config.run.eval_every else ()
     listing = check_leaks(config.data, scored)
     assert listing is not None

@@ -19,8 +19,8 @@ from paddle_adaptseg.evaluation.protocol import class_sets, protocol_line, score
 from paddle_adaptseg.evaluation.visual import panels, training_panel
 from paddle_adaptseg.training import allreduce, checkpoint
 from paddle_adaptseg.training.checkpoint import Snapshot
-from paddle_adaptseg.training.guards import HealthMonitor, check_arrays, last_score
-from paddle_adaptseg.training.interruption import Interruption, with_advice
+from paddle_adaptseg.training.guards import HealthMonitor, adaptation_hurts, check_arrays, last_score
+from paddle_adaptseg.training.interruption import Interruption, Votes, with_advice
 from paddle_adaptseg.training.lock import RunLock
 from paddle_adaptseg.training.log import Console, NoLog, RunLog
 from paddle_adaptseg.training.plan import estimate
@@ -70,8 +70,7 @@ class _Run:
     def __init__(
         self, config: Config, resume: Optional[str], overwrite: bool, accept_changes: bool, lock: Optional[RunLock]
     ) -> None:
-        self.config, self.lock = config, lock
-        self.folder = Path(config.run.output)
+        self.config, self.lock, self.folder = config, lock, Path(config.run.output)
         self.miou = float("nan")
         self.health, self.baseline = HealthMonitor(), last_score(config.run.baseline)
         self.stop = Interruption(config.run.max_hours)
@@ -88,6 +87,7 @@ class _Run:
         allreduce.check_same_files({**self.data.files(), **scored})
         set_start(self.state, snapshot, config, print)
         self.data.quarantine.entries = self.state.quarantined
+        self.votes = Votes(self.stop, self.data.quarantine)
         process_note = snapshot and allreduce.describe_process_change(snapshot.record, self.state.step, config)
         allreduce.broadcast_tensors(list(self.state.method.state_dict().values()))
         # Everything that can be wrong has been looked at, by every process; from here on the folder is written to.
@@ -129,7 +129,7 @@ class _Run:
             with with_advice(self.folder), distributed.ending_together(), self.stop:
                 if self.state.pending:
                     self.evaluate_and_save()
-                run_steps(self.state, self.config, batches, self.after_step)
+                run_steps(self.state, self.config, batches, self.after_step, self.votes.cast)
                 if resized := self.data.resized.total(distributed.gather_texts):
                     self.console.line(resized)
         except StopRequested:
@@ -144,7 +144,9 @@ class _Run:
         """Report the step, then evaluate and save when they are due."""
         run, step, last = self.config.run, self.state.step, self.config.schedule.stop
         text = ""
-        self.data.quarantine.share(distributed.gather_texts)
+        self.votes.hear(report.votes)
+        if report.note:
+            self.console.line(report.note)
         for news in self.data.quarantine.news():
             self.warn(news, "quarantine")
             if distributed.is_rank_zero():
@@ -173,6 +175,8 @@ class _Run:
             state.pending = False
         except StopRequested:
             state.pending = True  # it is the first thing the continued run does
+        if due:  # which takes long
+            self.stop.agree(distributed.all_reduce(self.stop.votes()).tolist())
         saves = improved or self.ends() or state.step % run.save_every == 0 or state.step == last
         if saves:
             self.save(due and not state.pending, improved)
@@ -181,11 +185,12 @@ class _Run:
 
     def ends(self) -> bool:
         """Whether the run was asked to end and has not reached its end anyway."""
-        return self.stop.requested_anywhere() and (self.state.step < self.config.schedule.stop or self.state.pending)
+        return self.stop.agreed and (self.state.step < self.config.schedule.stop or self.state.pending)
 
     def evaluate(self) -> bool:
         """Score the model on the validation domain, draw the panels, and say whether it is the best so far."""
         model, state, step = self.state.method.eval_model, self.state, self.state.step
+        state.check_unread()
         matrix = evaluate_model(model, self.config, self.validation, check=self.stop.check)
         scores = dict(score_scalars(matrix, self.config, "target"))
         self.miou = scores["target/mIoU"]
@@ -213,10 +218,7 @@ class _Run:
         lift = self.miou - self.baseline
         self.log.scalars(self.state.step, {"health/lift": lift})
         if lift < 0 and self.state.step == self.config.schedule.stop:
-            self.warn(
-                f"the adapted network is {-lift:.2f} points worse than source only ({self.baseline:.2f}): adaptation "
-                "hurts here; lower its weight, or check that the domains share their classes"
-            )
+            self.warn(adaptation_hurts(lift, self.baseline))
         return f", {lift:+.2f} over the baseline"
 
     def warn(self, text: str, tag: str = "warnings") -> None:

@@ -26,7 +26,8 @@ from paddle_adaptseg.training import checkpoint
 from paddle_adaptseg.training.allreduce import synchronise_norms
 from paddle_adaptseg.training.checkpoint import Snapshot
 from paddle_adaptseg.training.optim import build_players
-from paddle_adaptseg.training.step import TrainState, precision_of
+from paddle_adaptseg.training.precision import precision_of
+from paddle_adaptseg.training.step import TrainState
 
 
 def check_sizes(config: Config, method: Method) -> None:
@@ -79,9 +80,9 @@ def build_state(config: Config) -> TrainState:
         synchronise_norms(method)
     check_domains(config, method)
     check_sizes(config, method)
-    precision_of(config.run)  # what this machine cannot do is reported now
+    precision = precision_of(config.run)  # what this machine cannot do is reported now
     set_recompute(method.segmenter, config.run.recompute)
-    return TrainState(method, build_players(method, config))
+    return TrainState(method, build_players(method, config), precision=precision)
 
 
 def segmenter_maker(config: Config, classes: int) -> Callable[..., Segmenter]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from paddle_adaptseg.weights.kind import REST, TORCHVISION_PIXELS, Arrays, Kind, has
 from paddle_adaptseg.weights.names import ORIGINAL_NAMES, STATISTICS, apply
+from paddle_adaptseg.weights.paddleseg_kinds import PADDLESEG_KINDS
 from paddle_adaptseg.weights.transformer_kinds import TRANSFORMER_KINDS
 
 _BACKBONE = (r"^(conv1|bn1|layer[1-4])\.", r"backbone.\1.")
@@ -28,6 +29,7 @@ def _deeplab(aux: int, main: int) -> Callable[[Arrays], bool]:
 
 KINDS: Mapping[str, Kind] = {
     **TRANSFORMER_KINDS,  # before "ours": some say backbone.*, but have a decode_head
+    **PADDLESEG_KINDS,  # before "ours" too
     # Before "ours": both say backbone.*, but only these have a pyramid called aspp.
     "v3plus": Kind(
         "DeepLabV3+ ResNet of pytorch-deeplab-xception (Adversarial_DA_Exp)",
@@ -37,7 +39,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "ours": Kind(
         "weights of this project",
-        lambda arrays: any(name.startswith(("backbone.", "heads.", "stem.")) for name in arrays),
+        lambda arrays: any(name.startswith(("backbone.", "heads.", "stem.", "network.")) for name in arrays),
     ),
     "paddleseg_resnet_vd": Kind(
         "ImageNet ResNet_vd of PaddleSeg and PaddleClas: RGB mean and deviation, deep stem, averaged shortcuts",
@@ -118,6 +120,10 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
+# Their names are the network's own already, or another program's: nothing in them means what it means in ours.
+AS_THEY_ARE = ("ours", "paddleseg", "paddleseg_backbone")
+
+
 def identify(arrays: Arrays) -> Optional[str]:
     """The first kind that the names and shapes match."""
     return next((name for name, kind in KINDS.items() if kind.matches(arrays)), None)
@@ -132,9 +138,9 @@ def translate(arrays: Arrays, kind: str, branches: Optional[int] = None) -> dict
             continue
         name = apply(rules, original)
         branch = re.search(r"\.branches\.(\d+)\.", name)
-        if branches is None or branch is None or int(branch.group(1)) < branches or kind == "ours":
+        if branches is None or branch is None or int(branch.group(1)) < branches or kind in AS_THEY_ARE:
             translated[name] = array
-    return _without_biases(translated)
+    return translated if kind in AS_THEY_ARE[1:] else _without_biases(translated)
 
 
 def _without_biases(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

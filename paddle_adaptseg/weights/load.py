@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray
 
 def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
     """The same for weights that were read from `path` already."""
-    name = identify(weights.arrays)
+    name = kind_for(weights, config)
     if name is None:
         raise CheckpointError(f"'{path}' holds weights of no known kind (first names: {shorten(weights.arrays, 4)})")
     kind = KINDS.get(str(weights.origin.get("kind")), KINDS[name])
@@ -83,10 +84,18 @@ def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[
     return translate(weights.arrays, name, config.model.params.get("aspp_branches", 2)), kind
 
 
+def kind_for(weights: Weights, config: Config) -> Optional[str]:
+    """The kind of weights: as the configured network says of names that are its own affair, else as they look."""
+    says = getattr(MODELS.get(config.model.name), "weights_kind", None)
+    return says(config.model.params, list(weights.arrays)) if says else identify(weights.arrays)
+
+
 def fill_segmenter(segmenter: Segmenter, origin: str, config: Config, partial: bool = False) -> str:
     """Load weights that a configuration names; returns a line that says what a partial load left out."""
     path = find_weights(origin)
-    arrays, kind = translated_weights(path, config)
+    weights = read_weights(path)
+    segmenter, config = wrapped(segmenter, weights, config)
+    arrays, kind = fitting_weights(weights, path, config)
     if kind.seen and not config.run.restore_labelled:
         raise CheckpointError(
             f"'{path}' has seen {kind.seen}, so what is trained from it is no adaptation to them; "
@@ -94,6 +103,14 @@ def fill_segmenter(segmenter: Segmenter, origin: str, config: Config, partial: b
         )
     report = load_arrays(segmenter, arrays, f"'{path}'", partial, new_heads=True, absent=kind.absent)
     return f"weights from {path}: {kind.title}" + (f"; initialised anew: {'; '.join(report)}" if report else "")
+
+
+def wrapped(segmenter: Segmenter, weights: Weights, config: Config) -> tuple[Segmenter, Config]:
+    """Where weights go: those of a plain network into the one that hrda wraps, with a configuration of that one."""
+    inner = config.model.params.get("network")
+    if inner is None or any("scale_attention" in name or name.startswith("network.") for name in weights.arrays):
+        return segmenter, config
+    return segmenter.network, dataclasses.replace(config, model=Component.from_plain(inner, "model.network"))
 
 
 def _trained_with(weights: Weights, path: Path, kind: Kind) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -21,6 +21,15 @@ _RESNET_VD: Rules = (
     (r"\.short\._batch_norm\.", ".downsample.1."),
 )
 
+# Inside the transformers and heads of mmsegmentation.
+_MMSEG: Rules = (
+    (r"\.dwconv\.dwconv\.", ".dwconv."),
+    (r"\.linear_c([1-4])\.", lambda found: f".linear_c.{int(found.group(1)) - 1}."),
+    (r"\.depthwise_conv\.", ".0."),
+    (r"\.pointwise_conv\.", ".1."),
+    (r"\.image_pool\.1\.", ".image_pool.project."),
+)
+
 ORIGINAL_NAMES: Mapping[str, Rules] = {
     "resnet_vd": _RESNET_VD,
     "deeplabv2_resnet": (
@@ -63,15 +72,22 @@ ORIGINAL_NAMES: Mapping[str, Rules] = {
     # mmsegmentation's SegFormer, DAFormer and the programs built on it; and VFM-UDA, whose encoder has DINOv2's names
     "encode_decode": (
         (r"^decode_head\.", "heads.main."),
-        (r"\.dwconv\.dwconv\.", ".dwconv."),
-        (r"\.linear_c([1-4])\.", lambda found: f".linear_c.{int(found.group(1)) - 1}."),
-        (r"\.depthwise_conv\.", ".0."),
-        (r"\.pointwise_conv\.", ".1."),
-        (r"\.image_pool\.1\.", ".image_pool.project."),
+        *_MMSEG,
         (r"^(heads\..*)\.conv\.", r"\1.0."),
         (r"^(heads\..*)\.bn\.", r"\1.1."),
         (r"^encoder\.", "backbone."),
         (r"^(upscale|out)\.", r"heads.main.\1."),
+        *STATISTICS,
+    ),
+    # HRDA on a network of mmsegmentation's family, and MIC's
+    "hrda": (
+        (r"^decode_head\.head\.", "network.heads.main."),
+        (r"^decode_head\.scale_attention\.", "attention."),
+        (r"^backbone\.", "network.backbone."),
+        (r"^(network\.heads\.main|attention)\.aspp_modules\.(\d+)\.conv\.", r"\1.branches.\2."),
+        *_MMSEG,
+        (r"^((network\.heads|attention)\..*)\.conv\.", r"\1.0."),
+        (r"^((network\.heads|attention)\..*)\.bn\.", r"\1.1."),
         *STATISTICS,
     ),
     "deeplabv2_vgg16": (

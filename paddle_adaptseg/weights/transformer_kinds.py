@@ -142,6 +142,14 @@ TRANSFORMER_KINDS: Mapping[str, Kind] = {
         seen=_SEEN,
         **_VIT,
     ),
+    "mmseg_hrda": Kind(
+        "HRDA or MIC on HRDA, trained for segmentation: RGB mean and deviation",
+        _finds(r"^decode_head\.scale_attention\."),
+        ORIGINAL_NAMES["hrda"],
+        _segmenter,
+        model={"name": "hrda"},
+        pixels=TORCHVISION_PIXELS,
+    ),
     "mmseg_mit": Kind(
         "DAFormer and what is built on its program, trained for segmentation: RGB mean and deviation",
         lambda arrays: "backbone.patch_embed1.proj.weight" in arrays and _finds(r"^decode_head\.")(arrays),

@@ -11,6 +11,7 @@ from paddle_adaptseg.evaluation.metrics import BINS, calibration_error
 from paddle_adaptseg.evaluation.report.findings import DomainScores, Trajectory
 from paddle_adaptseg.evaluation.report.published import Published
 
+FEW = 1e-3  # of all pixels: a smaller bin says nothing and is not drawn
 OURS, OTHER, MARK, GREY = "#2f6690", "#e08e45", "#c1292e", "#9aa5b1"
 
 
@@ -117,7 +118,7 @@ def reliability_figure(domains: Mapping[str, DomainScores]) -> bytes:
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, label="perfectly calibrated")
     for (name, scores), colour in zip(domains.items(), (OURS, OTHER)):
         pixels, confidence, right = scores.reliability
-        used = pixels > 0
+        used = pixels >= max(1, FEW * pixels.sum())
         place = confidence[used] / pixels[used]
         label = f"{name}: ECE {100 * calibration_error(scores.reliability):.1f} %"
         axes.plot(place, right[used] / pixels[used], "o-", color=colour, markersize=4, label=label)

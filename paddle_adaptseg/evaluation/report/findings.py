@@ -28,12 +28,11 @@ class DomainScores:
 
 @dataclass(frozen=True)
 class Shown:
-    """One image of the report with its ground truth and prediction, RGB."""
+    """One image of the report with pictures of it by what they show, RGB, and the classes that occur in them."""
 
     caption: str
-    image: np.ndarray
-    ground_truth: np.ndarray
-    prediction: np.ndarray
+    pictures: Mapping[str, np.ndarray]
+    classes: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

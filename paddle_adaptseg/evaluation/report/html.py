@@ -14,28 +14,35 @@ from typing import Optional, Union
 Cell = Union[str, int, float]
 
 _STYLE = """
-:root{color-scheme:light}*{box-sizing:border-box}
-body{margin:0;color:#1a202c;background:#f6f7f9;
+:root{color-scheme:light dark;--text:#1a202c;--back:#f6f7f9;--box:#fff;--line:#dfe3e8;--quiet:#4a5568;--over:#edf2f7;
+--best:#fff7e6}
+@media(prefers-color-scheme:dark){:root{--text:#e2e8f0;--back:#14181f;--box:#1d232d;--line:#39424f;--quiet:#a5b1c2;
+--over:#2b3442;--best:#3a3118}figure>img,.wide>img{background:#fff;border-radius:4px}}
+*{box-sizing:border-box}
+body{margin:0;color:var(--text);background:var(--back);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif}
-main{max-width:1080px;margin:0 auto;padding:16px}
+main{max-width:1800px;margin:0 auto;padding:16px}figure{max-width:100%}
 h1{font-size:1.5rem;line-height:1.25;margin:.5rem 0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:0 0 .5rem}
-section{background:#fff;border:1px solid #dfe3e8;border-radius:8px;padding:16px;margin:16px 0}
-p{margin:.4rem 0;overflow-wrap:anywhere}.small{font-size:.875rem;color:#4a5568}
+section{background:var(--box);border:1px solid var(--line);border-radius:8px;padding:16px;margin:16px 0}
+p{margin:.4rem 0;overflow-wrap:anywhere}.small{font-size:.875rem;color:var(--quiet)}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}
-.card{background:#fff;border:1px solid #dfe3e8;border-radius:8px;padding:12px}
-.card b{display:block;font-size:1.5rem;font-variant-numeric:tabular-nums}.card span{font-size:.875rem;color:#4a5568}
+.card{background:var(--box);border:1px solid var(--line);border-radius:8px;padding:12px}
+.card b{display:block;font-size:1.5rem;font-variant-numeric:tabular-nums}
+.card span{font-size:.875rem;color:var(--quiet)}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.9rem}
-th,td{padding:4px 8px;text-align:right;border-bottom:1px solid #e5e7eb;white-space:nowrap}
+th,td{padding:4px 8px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child{text-align:left}td.text{text-align:left;white-space:normal}
-th{background:#fff;padding:0;white-space:normal;vertical-align:bottom}
+th{background:var(--box);padding:0;white-space:normal;vertical-align:bottom}
 th button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:6px 8px;cursor:pointer;width:100%;
-text-align:inherit}th button:hover,th button:focus-visible{background:#edf2f7}
+text-align:inherit}th button:hover,th button:focus-visible{background:var(--over)}
 th[aria-sort=ascending] button::after{content:" \\25B2"}th[aria-sort=descending] button::after{content:" \\25BC"}
-tr.best td{background:#fff7e6}
+tr.best td{background:var(--best)}
 img{max-width:100%;height:auto;display:block}
-figure{margin:12px 0}figcaption{font-size:.875rem;color:#4a5568;margin-bottom:4px}
-.three{display:grid;grid-template-columns:repeat(3,1fr);gap:6px}.three img{width:100%}
-@media(max-width:640px){main{padding:8px}section{padding:12px}.three{grid-template-columns:1fr}
+figure{margin:12px 0}figcaption{font-size:.875rem;color:var(--quiet);margin-bottom:4px}
+.images{display:grid;grid-template-columns:repeat(auto-fit,minmax(230px,1fr));gap:6px}.images img{width:100%}
+.legend span{display:inline-block;margin-right:14px;white-space:nowrap}
+.legend i{display:inline-block;width:14px;height:14px;margin-right:5px;border:1px solid #888;vertical-align:-2px}
+@media(max-width:640px){main{padding:8px}section{padding:12px}
 .wide>img{max-width:none;width:620px}td:first-child{white-space:normal}}
 """
 
@@ -130,7 +137,16 @@ def image_row(pngs: Sequence[bytes], captions: Sequence[str], title: str) -> str
     inside = "".join(
         f"<div><div class=small>{escape(c)}</div>{_image(p, f'{title}: {c}')}</div>" for p, c in zip(pngs, captions)
     )
-    return f'<figure><figcaption>{escape(title)}</figcaption><div class="three">{inside}</div></figure>'
+    return f'<figure><figcaption>{escape(title)}</figcaption><div class="images">{inside}</div></figure>'
+
+
+def legend(classes: Sequence[tuple[str, Sequence[int]]]) -> str:
+    """Classes with their colours."""
+    inside = "".join(
+        f'<span><i style="background:rgb({int(r)},{int(g)},{int(b)})"></i>{escape(name)}</span>'
+        for name, (r, g, b) in classes
+    )
+    return f'<p class="legend small">{inside}</p>'
 
 
 def _image(png: bytes, name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from paddle_adaptseg.core.files import write_atomically
+from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.evaluation.metrics import boundary_iou, calibration_error, mean_present
 from paddle_adaptseg.evaluation.report import charts, html
 from paddle_adaptseg.evaluation.report.findings import DomainScores, Findings, Shown, Trajectory
@@ -30,7 +31,11 @@ def write_report(findings: Findings, folder: Path) -> Path:
         parts.append(_effects(findings.effects))
     parts.append(_published(findings, figures))
     parts += [_domain(findings, name, scores, figures) for name, scores in findings.domains.items()]
-    parts += [_calibration(findings, figures), _images(findings.images, figures), _environment(findings)]
+    parts += [
+        _calibration(findings, figures),
+        _images(findings.images, findings.space, figures),
+        _environment(findings),
+    ]
     for name, data in figures.items():
         write_atomically(folder / name, lambda handle, data=data: handle.write(data))
     document = html.page(findings.title, "\n".join(parts)).encode()
@@ -188,19 +193,18 @@ def _calibration(findings: Findings, figures: Figures) -> str:
     )
 
 
-def _images(images, figures: Figures) -> str:
+def _images(images: Sequence[Shown], space: LabelSpace, figures: Figures) -> str:
     if not images:
         return ""
     parts = []
     for index, shown in enumerate(images):
-        pngs = [png_bytes(array) for array in (shown.image, shown.ground_truth, shown.prediction)]
-        figures[f"image_{index}.png"] = png_bytes(_side_by_side(shown))
-        parts.append(html.image_row(pngs, ("image", "ground truth", "prediction"), shown.caption))
-    return html.section("Best, median and worst target images", *parts)
-
-
-def _side_by_side(shown: Shown) -> np.ndarray:
-    return np.hstack([shown.image, shown.ground_truth, shown.prediction])
+        pngs = [png_bytes(array) for array in shown.pictures.values()]
+        figures[f"image_{index}.png"] = png_bytes(np.hstack(list(shown.pictures.values())))
+        parts.append(html.image_row(pngs, list(shown.pictures), shown.caption))
+    classes = sorted({index for shown in images for index in shown.classes})
+    legend = html.legend([(space.names[index], space.colours[index]) for index in classes])
+    note = html.text("In an error map wrong pixels are red; pixels that no class counts for are black.", small=True)
+    return html.section("Best, median and worst target images", legend, *parts, note)
 
 
 def _environment(findings: Findings) -> str:

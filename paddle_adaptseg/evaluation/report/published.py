@@ -28,6 +28,7 @@ _RELEASED = (
 )  # fmt: skip
 
 _REPOSITORY, _BOARD, _BOARDS = "authors' repository", "MLSL's leaderboard", "public leaderboards"
+_DAFORMER = "DAFormer's README (means of three seeds; the released weights are one of them)"
 _REPORT = "a reproduction report and public leaderboards"
 _MAXSQUARE = "MaxSquare's README (labels resized to 1024x512 or 1280x640)"
 
@@ -59,6 +60,18 @@ PUBLISHED: Mapping[tuple[str, str, str, int, str], tuple[Published, ...]] = {
         Published("AdvEnt", 36.1, _BOARDS),
         Published("CLAN", 36.6, _BOARD),
         Published("oracle", 61.8, _REPOSITORY),
+    ),
+    ("gta5", "cityscapes", "mit_b5", 19, _FULL): (
+        Published("DAFormer", 68.3, _DAFORMER),
+        Published("DAFormer, released weights", 68.85, _DAFORMER),
+        Published("MIC on DAFormer", 70.6, "MIC's paper, quoted by MICDrop"),
+        Published("HRDA", 73.8, "HRDA's README"),
+        Published("MIC on HRDA", 75.9, "MIC's abstract"),
+    ),
+    ("synthia", "cityscapes", "mit_b5", 16, _FULL): (
+        Published("DAFormer", 60.9, _DAFORMER),
+        Published("HRDA", 65.8, "HRDA's README"),
+        Published("MIC on HRDA", 67.3, "MIC's README"),
     ),
     ("synthia", "cityscapes", "resnet101", 13, _FULL): (
         Published("AdaptSegNet, multi level", 46.7, _BOARD),
@@ -105,5 +118,8 @@ def published(config: Config, classes: int, images: int, training_size: bool) ->
 def _backbone(config: Config) -> str | None:
     if config.model.name == "deeplabv2_vgg16":
         return "vgg16"
+    backbone = config.model.params.get("backbone", {})
+    if config.model.name == "encode_decode" and set(backbone) == {"name"} and backbone["name"].startswith("mit_"):
+        return backbone["name"]
     deep = list(config.model.params.get("depths", (3, 4, 23, 3))) == [3, 4, 23, 3]
     return "resnet101" if deep and config.model.name in ("deeplabv2_resnet", "deeplabv2_resnet_twin") else None

@@ -14,7 +14,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="0,1,2", type=numbers, help="comma-separated")
     parser.add_argument("--output", default="checkpoint/compare", help="folder of all runs and results")
     parser.add_argument("--baseline", help="the row over which lift is counted; default: source_only, if it is there")
-    parser.add_argument("--parallel", type=int, default=0, help="trainings at once; default: a core each")
+    parser.add_argument("--parallel", type=int, default=0, help="trainings at once; default: a GPU each, or a core")
     add_override(parser)
     args = parse(parser)
     from paddle_adaptseg.core import runtime
@@ -31,7 +31,7 @@ def main() -> int:
     if args.baseline:
         lookup(jobs, args.baseline, "baseline")
     baseline = args.baseline or ("source_only" if "source_only" in jobs else None)
-    rows = run_study(jobs, baseline, args.parallel or runtime.cpu_count())
+    rows = run_study(jobs, baseline, args.parallel)
     paths = write_study(rows, folder, f"{len(seeds)} seeds, {len(rows)} methods")
     print(paths[1].read_text(encoding="utf-8"))
     print("written: " + ", ".join(map(str, paths)))

@@ -1,4 +1,4 @@
-"""Train source-only and AdaptSegNet on a generated street-scene pair and compare them on unseen target scenes."""
+"""Train source-only, AdaptSegNet and self-training on a generated street-scene pair; compare them on unseen scenes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ def main() -> int:
     print(f"\nfigure:      {path}")
     print(f"checkpoints: {', '.join(str(job.folder) for job in first.values())}")
     print(f"curves:      {runtime.program('visualdl')} --logdir {path.parent}")
-    mean = {name: sum(c.miou(name) for c in comparisons) / len(comparisons) for name in demo.METHODS}
-    before, after = mean.values()
-    print(f"lift: source-only {before:.2f}, adapted {after:.2f}, {after - before:+.2f} mIoU")
+    print(demo.steps(first))
+    print(demo.summary(comparisons))
     return 0

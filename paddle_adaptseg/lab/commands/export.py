@@ -1,4 +1,4 @@
-"""Export weights as a program that takes an RGB image and gives class indices, for Paddle Inference or ONNX."""
+"""Export weights as a program from an RGB image to class indices (Paddle Inference, ONNX), or back to PaddleSeg."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--restore-from", required=True, help="a .pdparams file or the folder of a run")
     parser.add_argument("--output", required=True, help="folder for the program, deploy.yml and the model card")
-    parser.add_argument("--format", default="paddle", help="paddle or onnx")
+    parser.add_argument("--format", default="paddle", help="paddle or onnx; paddleseg: weights and a configuration")
     parser.add_argument("--size", default="", help="height,width or dynamic; default: the validation size")
     parser.add_argument("--precision", default="fp32", help="fp32, fp16, or bf16 (paddle)")
     parser.add_argument("--config", help="YAML file; default: the configuration saved in the weights")
@@ -29,6 +29,11 @@ def main() -> int:
     from paddle_adaptseg.deploy.export import export_model
 
     config = load_config(args.config, args.override) if args.config else None
+    if args.format == "paddleseg":
+        from paddle_adaptseg.deploy.paddleseg import export_paddleseg
+
+        print("\n".join(export_paddleseg(args.restore_from, args.output, config, args.override)))
+        return 0
     made = export_model(
         args.restore_from, Path(args.output), args.format, size, args.size == "dynamic", args.precision, config,
         args.override,

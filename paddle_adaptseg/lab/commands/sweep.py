@@ -13,7 +13,7 @@ def main() -> int:
     parser.add_argument("--config", required=True, help="YAML file")
     parser.add_argument("--set", action="append", required=True, metavar="KEY=A,B,C", help="a key's values; repeatable")
     parser.add_argument("--output", help="folder of all runs and results; default: checkpoint/sweep/<configuration>")
-    parser.add_argument("--parallel", type=int, default=0, help="trainings at once; default: a core each")
+    parser.add_argument("--parallel", type=int, default=0, help="trainings at once; default: a GPU each, or a core")
     add_override(parser)
     args = parse(parser)
     from paddle_adaptseg.core import runtime
@@ -27,7 +27,7 @@ def main() -> int:
     trials = sweep_trials(args.config, [parse_axis(text) for text in args.set], folder, args.override)
     ensure_toy(trials[0].job.config.data.target.root)
     print(f"{len(trials)} trainings in {folder}; the same command resumes an interrupted sweep", flush=True)
-    settings = run_sweep(trials, args.parallel or runtime.cpu_count())
+    settings = run_sweep(trials, args.parallel)
     seeds = len(settings[0].scores)
     paths = write_sweep(trials, settings, folder, f"{config.parent.name}/{config.stem}, {seeds} seed{'s'[: seeds > 1]}")
     print((folder / "table.md").read_text(encoding="utf-8"))

@@ -1,0 +1,96 @@
+"""Transformers as programs: exported to Paddle Inference and ONNX, and evaluated through oneDNN, they label alike."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import paddle
+import pytest
+from conftest import ROOT, tiny_overrides
+from PIL import Image
+from test_tools import tool
+
+from paddle_adaptseg.config.loading import dump, load_config
+from paddle_adaptseg.core import runtime
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.deploy.contract import read_contract
+from paddle_adaptseg.deploy.export import export_model
+from paddle_adaptseg.evaluation import InferenceOptions, Request, evaluate_request
+from paddle_adaptseg.models import build_model
+from paddle_adaptseg.weights import arrays_of, save_weights
+
+HEADS = {
+    "segformer": {"name": "segformer", "embed_dim": 32},
+    "daformer": {"name": "daformer", "channels": 32, "embed_dims": 16, "dilations": [1, 3, 6]},
+    "conv": {"name": "daformer", "channels": 32, "embed_dims": 16, "fusion": "conv"},
+    "isa": {"name": "daformer", "channels": 32, "embed_dims": 16, "fusion": "isa"},
+}
+
+
+@pytest.fixture(scope="module")
+def saved(toy_root, tmp_path_factory):
+    """saved(head) -> weights of a small Mix Transformer under it, whose logits are far apart as a trained one's are."""
+    folder = tmp_path_factory.mktemp("transformers")
+
+    def write(head):
+        path = folder / f"{head}.pdparams"
+        if path.is_file():
+            return path
+        given = [text for text in tiny_overrides(toy_root, folder / "run") if not text.startswith("model.")]
+        config = load_config(
+            ROOT / "configs/toy/source_only_daformer.yml", [*given, f"model.head={json.dumps(HEADS[head])}"]
+        )
+        paddle.seed(1)
+        with runtime.fresh_names():
+            model = build_model(config.model, 19)
+        rng, arrays = np.random.default_rng(0), arrays_of(model)
+        for name in [n for n in arrays if n.startswith("heads.main") and n.endswith("weight")]:
+            spread = 1.0 / np.sqrt(np.prod(arrays[name].shape[1:])) if arrays[name].ndim == 4 else 0.3
+            arrays[name] = rng.normal(0, spread, arrays[name].shape).astype(np.float32)
+        save_weights(path, arrays, dump(config), {})
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("form", ["paddle", "onnx"])
+@pytest.mark.parametrize("head", HEADS)
+def test_an_exported_transformer_labels_as_the_network_does(saved, tmp_path, head, form, dynamic):
+    if form == "onnx":
+        pytest.importorskip("paddle2onnx", reason="the extra 'deploy' is not installed")
+    if head == "isa" and dynamic:
+        with pytest.raises(ConfigError, match="exported for one size"):
+            export_model(saved(head), tmp_path / "out", form, dynamic=True)
+        return
+    made = export_model(saved(head), tmp_path / "out", form, dynamic=dynamic)
+    assert made.agreement >= 0.999
+    assert read_contract(tmp_path / "out").size == (None if dynamic else [48, 96])
+
+
+@pytest.mark.parametrize("head", ["segformer", "daformer"])
+def test_a_transformer_is_evaluated_through_onednn_as_it_is_eagerly(saved, tmp_path, head, capsys):
+    labels = {}
+    for backend in ("eager", "onednn"):
+        options = InferenceOptions(backend=backend)
+        evaluate_request(Request((str(saved(head)),), save=str(tmp_path / backend), options=options), lambda line: None)
+        names = sorted(p for p in (tmp_path / backend).glob("*.png") if not p.stem.endswith("_color"))
+        labels[backend] = np.stack([np.asarray(Image.open(path)) for path in names])
+    assert len(np.unique(labels["eager"])) > 3
+    assert (labels["eager"] == labels["onednn"]).mean() >= 0.999
+
+
+def test_the_tools_export_predict_and_evaluate_a_transformer(saved, toy_root, tmp_path):
+    image = next((toy_root / "Cityscapes").rglob("*leftImg8bit.png"))
+    done = tool("export", "--restore-from", saved("daformer"), "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    for model, folder in ((saved("daformer"), "network"), (tmp_path / "out", "program")):
+        done = tool("predict", "--model", model, image, "--output", tmp_path / folder)
+        assert done.returncode == 0, done.stderr
+    one, other = (np.asarray(Image.open(tmp_path / f / f"{image.stem}.png")) for f in ("network", "program"))
+    assert (one == other).mean() >= 0.999
+    done = tool(
+        "eval", "--restore-from", saved("daformer"), "--backend", "onednn", "--window", "64x48", "--stride", "32x48"
+    )
+    assert done.returncode == 0 and "window 64x48 every 32x48; onednn fp32" in done.stdout, done.stdout + done.stderr
