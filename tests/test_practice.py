@@ -34,7 +34,6 @@ from paddle_adaptseg.methods.distil import Distil, divergence
 from paddle_adaptseg.training.plan import plan_run
 from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.training.start import build_state
-from paddle_adaptseg.weights.load import load_model
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +322,7 @@ def test_an_image_that_is_trained_with_its_label_and_scored_is_refused(tiny, toy
     assert message in problem
     fit(override(config, "run.eval_every=0", "schedule.stop=1"))
     with pytest.raises(DataError, match=message):
-        evaluate(load_model(tmp_path / "run")[0], load_model(tmp_path / "run")[1])
+        evaluate(tmp_path / "run")
 
 
 def test_the_report_and_the_model_card_separate_labelled_images_from_scored_ones(tiny, tmp_path, capsys):
