@@ -59,6 +59,8 @@ def launch(folder: Path, *arguments: object, processes: int = 2, node: tuple[str
     """Paddle's launcher on a script, as a process that is running."""
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", processes, *node]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    if not environment.get("CUDA_VISIBLE_DEVICES"):  # conftest.py's; the launcher would take it for a single device
+        environment.pop("CUDA_VISIBLE_DEVICES", None)
     return subprocess.Popen(
         [*map(str, command), "--log_dir", str(folder), *map(str, arguments)], env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,

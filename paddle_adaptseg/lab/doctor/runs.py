@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import paddle
 from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
-from paddle_adaptseg.lab.doctor.checks import CONFIGS, FAILED, OK, SKIPPED, TOOLS, Finding, Given, judge
+from paddle_adaptseg.lab.doctor.checks import CONFIGS, FAILED, OK, PACKAGE, SKIPPED, Finding, Given, judge
 from paddle_adaptseg.lab.doctor.figures import load_figures, replay
 from paddle_adaptseg.training.checkpoint import load_state, state_path
 from paddle_adaptseg.training.run import fit
@@ -139,8 +140,10 @@ def two_processes(given: Given) -> Finding:
     command += ["--devices", "0,1"] if gpus else ["--nproc_per_node", "2"]
     more = overrides(given, "together", "model.norm=group", "data.batch_size=1")
     more = ["run.device=gpu" if text == f"run.device={given.device}" and gpus else text for text in more]
-    command += [str(TOOLS / "train.py"), "--config", str(CONFIGS / "toy/adaptsegnet_multi.yml"), "-o", *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=max(30.0, given.seconds_left() + 30))
+    command += [str(PACKAGE / "__main__.py"), "train", "--config", "toy/adaptsegnet_multi", "-o", *more]
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])}
+    limit = max(30.0, given.seconds_left() + 30)
+    done = subprocess.run(command, capture_output=True, text=True, env=found, timeout=limit)
     if done.returncode:
         return Finding(FAILED, f"two processes ended with code {done.returncode}: {last_line(done, given.folder)}")
     apart = distance(arrays_of(given, "alone"), arrays_of(given, "together"))
