@@ -13,6 +13,8 @@ from paddle_adaptseg.core.errors import Stopped, UserError
 from paddle_adaptseg.core.files import ADVICE
 
 COMMANDS = {  # name: (module in lab/commands, what it does)
+    "adapt": ("adapt", "adapt to your own pictures in one command"),
+    "init": ("init", "write a commented configuration for your own pictures"),
     "demo": ("demo", "train and compare on a generated pair of street-scene data sets, in minutes on a CPU"),
     "train": ("train", "train a configuration, or continue a run"),
     "eval": ("eval", "evaluate weights or every checkpoint of a run: IoU, mIoU, a report"),

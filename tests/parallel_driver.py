@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+if os.environ.get("TEST_DEVICE", "cpu") == "cpu":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as conftest.py; Paddle's launcher cannot be started so
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from paddle_adaptseg.core import runtime  # noqa: E402

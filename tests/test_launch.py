@@ -85,7 +85,7 @@ def test_processes_are_given_their_gpu_and_it_is_free_for_the_next_when_they_end
     machine(2)
     script = tmp_path / "script.py"
     script.write_text("import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS'])\n")
-    monkeypatch.setattr(launch, "TRAIN", script)
+    monkeypatch.setattr(launch, "TRAIN", (str(script),))
     alive, most, real = [], [], subprocess.Popen
 
     def start(*args, **kwargs):

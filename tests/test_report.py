@@ -117,6 +117,7 @@ def test_published_numbers_are_those_of_the_same_setting_or_none(monkeypatch):
     assert 35.0 in {n.miou for n in published(vgg, 19, 500, False)[0]}
     daformer = {n.method: n.miou for n in published(config("gta5_cityscapes/daformer"), 19, 500, False)[0]}
     assert daformer["DAFormer"] == 68.3 and daformer["MIC on HRDA"] == 75.9
+    assert 77.1 in {n.miou for n in published(config("gta5_cityscapes/vfm_uda_base"), 19, 500, False)[0]}
     assert 60.9 in {n.miou for n in published(config("synthia_cityscapes/mic_daformer"), 16, 500, False)[0]}
     none = {
         "mit_b0, 19 classes": published(config("gta5_cityscapes/daformer_mit_b0"), 19, 500, False),

@@ -22,12 +22,13 @@ from paddle_adaptseg.core.runtime import cpu_count, visible_gpus
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 SECONDS = "seconds"  # file in a run's folder: how long its (last) process trained
-TRAIN = Path(__file__).resolve().parents[2] / "tools" / "train.py"
+TRAIN = ("-m", "paddle_adaptseg", "train")
+ABOVE = str(Path(__file__).resolve().parents[2])  # where the package lies
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training: its arguments to tools/train.py and the configuration they amount to."""
+    """A training: its arguments to `train` and the configuration they amount to."""
 
     arguments: tuple[str, ...]
     config: Config
@@ -99,13 +100,14 @@ def _start(job: Job, place: dict[str, str]) -> subprocess.Popen:
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / SECONDS).unlink(missing_ok=True)
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    found = os.pathsep.join(filter(None, [ABOVE, os.environ.get("PYTHONPATH")]))
     with (job.folder / "console.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, str(TRAIN), *job.arguments],
+            [sys.executable, *TRAIN, *job.arguments],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **place},
+            env={**os.environ, **place, "PYTHONPATH": found},
             # However this process ends, none of its trainings keeps running in a folder that the next one resumes.
             preexec_fn=(lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)) if libc else None,
         )

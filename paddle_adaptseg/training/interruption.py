@@ -113,7 +113,10 @@ class Votes:
 
 def command(folder: Path) -> str:
     """The command that resumes a run; its configuration lies in its folder."""
-    tail = f"tools/train.py --checkpoint-dir {shlex.quote(str(folder))} --continue-train --start-iter latest"
+    main = Path(__file__).resolve().parents[1] / "__main__.py"
+    installed = "-m paddle_adaptseg train" if distributed.world() == 1 else f"{main} train"
+    program = "tools/train.py" if Path("tools/train.py").is_file() else installed
+    tail = f"{program} --checkpoint-dir {shlex.quote(str(folder))} --continue-train --start-iter latest"
     nodes = int(os.environ.get("PADDLE_NNODES") or 1)
     more = f"--nnodes {nodes} --master HOST:PORT " if nodes > 1 else ""
     if distributed.world() == 1:

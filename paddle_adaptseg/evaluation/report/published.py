@@ -68,6 +68,9 @@ PUBLISHED: Mapping[tuple[str, str, str, int, str], tuple[Published, ...]] = {
         Published("HRDA", 73.8, "HRDA's README"),
         Published("MIC on HRDA", 75.9, "MIC's abstract"),
     ),
+    ("gta5", "cityscapes", "dinov2_vitb14", 19, _FULL): (
+        Published("VFM-UDA", 77.1, "computed: MIC on HRDA and the 1.2 more of its abstract"),
+    ),
     ("synthia", "cityscapes", "mit_b5", 16, _FULL): (
         Published("DAFormer", 60.9, _DAFORMER),
         Published("HRDA", 65.8, "HRDA's README"),
@@ -119,7 +122,8 @@ def _backbone(config: Config) -> str | None:
     if config.model.name == "deeplabv2_vgg16":
         return "vgg16"
     backbone = config.model.params.get("backbone", {})
-    if config.model.name == "encode_decode" and set(backbone) == {"name"} and backbone["name"].startswith("mit_"):
+    known = set(backbone) <= {"name", "image_size"} and str(backbone.get("name")).startswith(("mit_", "dinov2_"))
+    if config.model.name == "encode_decode" and known:
         return backbone["name"]
     deep = list(config.model.params.get("depths", (3, 4, 23, 3))) == [3, 4, 23, 3]
     return "resnet101" if deep and config.model.name in ("deeplabv2_resnet", "deeplabv2_resnet_twin") else None

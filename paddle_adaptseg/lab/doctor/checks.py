@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
+from paddle_adaptseg.config.loading import SHIPPED
+
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
-TOOLS = CONFIGS.with_name("tools")
+CONFIGS = SHIPPED
+PACKAGE = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

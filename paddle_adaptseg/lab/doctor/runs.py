@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import paddle
 from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
-from paddle_adaptseg.lab.doctor.checks import CONFIGS, FAILED, OK, SKIPPED, TOOLS, Finding, Given, judge
+from paddle_adaptseg.lab.doctor.checks import CONFIGS, FAILED, OK, PACKAGE, SKIPPED, Finding, Given, judge
 from paddle_adaptseg.lab.doctor.figures import load_figures, replay
 from paddle_adaptseg.training.checkpoint import load_state, state_path
 from paddle_adaptseg.training.run import fit
@@ -137,10 +138,15 @@ def two_processes(given: Given) -> Finding:
     fit(config_of(given, "alone", "model.norm=group"))
     command = [sys.executable, "-m", "paddle.distributed.launch", "--log_dir", str(given.folder / "launcher")]
     command += ["--devices", "0,1"] if gpus else ["--nproc_per_node", "2"]
+    command += ["--backend", "gloo"] if paddle.device.is_compiled_with_cuda() and not gpus else []
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])}
+    if not environment.get("CUDA_VISIBLE_DEVICES"):
+        environment.pop("CUDA_VISIBLE_DEVICES", None)  # Paddle's launcher takes an empty list for a list of devices
     more = overrides(given, "together", "model.norm=group", "data.batch_size=1")
     more = ["run.device=gpu" if text == f"run.device={given.device}" and gpus else text for text in more]
-    command += [str(TOOLS / "train.py"), "--config", str(CONFIGS / "toy/adaptsegnet_multi.yml"), "-o", *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=max(30.0, given.seconds_left() + 30))
+    command += [str(PACKAGE / "__main__.py"), "train", "--config", "toy/adaptsegnet_multi", "-o", *more]
+    limit = max(30.0, given.seconds_left() + 30)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit)
     if done.returncode:
         return Finding(FAILED, f"two processes ended with code {done.returncode}: {last_line(done, given.folder)}")
     apart = distance(arrays_of(given, "alone"), arrays_of(given, "together"))

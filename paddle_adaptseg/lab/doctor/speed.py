@@ -14,7 +14,7 @@ from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.data import TrainData
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
-from paddle_adaptseg.lab.doctor.checks import CONFIGS, FAILED, SKIPPED, Finding, Given, judge
+from paddle_adaptseg.lab.doctor.checks import CONFIGS, FAILED, PACKAGE, SKIPPED, Finding, Given, judge
 from paddle_adaptseg.lab.doctor.recipe import sizes
 
 RECIPES = ("adaptsegnet_multi", "dacs", "clan", "source_only")  # of GTA5 to Cityscapes
@@ -44,7 +44,7 @@ def recipe(given: Given, name: str) -> dict[str, Any]:
     steps = "4" if given.on_gpu else "1"
     config, limit = load_config(path), max(10.0, min(LONGEST, given.seconds_left() - 10))
     command = [sys.executable, "-m", "paddle_adaptseg.lab.doctor.recipe", str(path), given.device, str(shrink), steps]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CONFIGS.parent), os.environ.get("PYTHONPATH", "")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])}
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit)
     except subprocess.TimeoutExpired:

@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+"""`paddle-adaptseg init`, from a clone of the project."""
+
+from _cli import run
+
+if __name__ == "__main__":
+    run("init")
