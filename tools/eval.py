@@ -23,6 +23,7 @@ OPTIONS = {
     "--flip": {"action": "store_true", "help": "average with the mirrored image"},
     "--scales": {"default": "1", "help": "average over scales of the input, e.g. 0.75,1,1.25"},
     "--window": {"metavar": "WxH", "help": "slide a window of this size over the input"},
+    "--windows-at-once": {"type": int, "default": 1, "help": "windows that the network sees as one batch"},
     "--levels": {"default": "main", "help": "levels to add, with weights: main=1,aux=0.5"},
     "--backend": {"default": "auto", "help": "auto, eager or onednn (CPU)"},
     "--precision": {"default": "fp32", "help": "fp32, bf16 (onednn, or a GPU) or fp16 (a GPU)"},
@@ -43,7 +44,9 @@ def main() -> int:
     from paddle_adaptseg.evaluation import InferenceOptions, Request
 
     protocols = [f"data.protocols={json.dumps(args.protocols.split(','))}"] if args.protocols else []
-    options = InferenceOptions.parse(args.flip, args.scales, args.window, args.levels, args.backend, args.precision)
+    options = InferenceOptions.parse(
+        args.flip, args.scales, args.window, args.levels, args.backend, args.precision, args.windows_at_once
+    )
     request = Request(
         tuple(args.restore_from), tuple(args.weights), args.step, args.config, (*args.override, *protocols), args.save,
         tuple(d for d in args.domains.split(",") if d), args.resolution == "training", args.limit, args.baseline,

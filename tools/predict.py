@@ -15,6 +15,9 @@ def main() -> int:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, patterns, videos, a camera")
     parser.add_argument("--output", required=True, help="folder for the results, named as their inputs")
     parser.add_argument("--write", default="label,color,overlay", help="of label,color,overlay,side (videos: side)")
+    parser.add_argument("--window", metavar="WxH", help="slide a window of this size over each image")
+    parser.add_argument("--windows-at-once", type=int, default=1, help="that the network sees as one batch")
+    parser.add_argument("--full-size", action="store_true", help="do not resize images to the usual size; use --window")
     parser.add_argument("--max-frames", type=int, help="stop a video or camera after this many frames")
     parser.add_argument("--config", help="YAML file; default: the configuration saved in the weights")
     parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
@@ -25,11 +28,13 @@ def main() -> int:
     from paddle_adaptseg.config.loading import load_config
     from paddle_adaptseg.deploy.predict import predict_files
     from paddle_adaptseg.deploy.runners import open_runner
+    from paddle_adaptseg.evaluation.predictor import InferenceOptions, window_size
 
     distributed.start()
     with distributed.ending_together():
         config = load_config(args.config, args.override) if args.config else None
-        runner = open_runner(args.model, config, args.override)
+        options = InferenceOptions(window=window_size(args.window), windows_at_once=max(1, args.windows_at_once))
+        runner = open_runner(args.model, config, args.override, options, args.full_size)
         print(f"{args.model}: {runner.title}, {len(runner.space)} classes")
         tally = predict_files(runner, args.inputs, Path(args.output), args.write.split(","), args.max_frames)
     print(f"{tally.line()}; written to {args.output}")

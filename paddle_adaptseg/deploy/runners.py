@@ -22,7 +22,7 @@ from paddle_adaptseg.data.augment import resize_label
 from paddle_adaptseg.data.decode import decode_rgb
 from paddle_adaptseg.data.files import Ref
 from paddle_adaptseg.deploy.contract import FILE, Contract, read_contract
-from paddle_adaptseg.evaluation.predictor import Predictor, scaled, working_size
+from paddle_adaptseg.evaluation.predictor import PLAIN, InferenceOptions, Predictor, scaled, working_size
 from paddle_adaptseg.evaluation.programs import Program, open_program
 from paddle_adaptseg.evaluation.visual import legend_figure, overlay
 from paddle_adaptseg.models.segmenter import Segmenter
@@ -38,10 +38,14 @@ class Runner:
     title: str
 
 
-def network_runner(model: Segmenter, config: Config, size: Optional[Sequence[int]] = None) -> Runner:
-    """A network, at the size (height, width) that it is evaluated at unless another is given."""
+def network_runner(
+    model: Segmenter, config: Config, size: Optional[Sequence[int]] = None, options: InferenceOptions = PLAIN,
+    full_size: bool = False,
+) -> Runner:  # fmt: skip
+    """A network, at the size (height, width) that it is evaluated at, at another one, or at the size of each image."""
     model.eval()  # once for all, so that several threads may ask at once
-    predictor = Predictor(model, config.data.pixels, size=size or config.data.validation.size[::-1])
+    usual = None if full_size else size or config.data.validation.size[::-1]
+    predictor = Predictor(model, config.data.pixels, options, size=usual)
     return Runner(predictor.labels, label_space(config), f"{config.model.name}, {paddle.get_device()}")
 
 
@@ -89,13 +93,19 @@ def model_files(origin: str | Path) -> list[Path]:
     return [path / name for name in (FILE, contract.program, contract.weights) if name]
 
 
-def open_runner(origin: str | Path, config: Optional[Config] = None, overrides: Sequence[str] = ()) -> Runner:
+def open_runner(
+    origin: str | Path, config: Optional[Config] = None, overrides: Sequence[str] = (),
+    options: InferenceOptions = PLAIN, full_size: bool = False,
+) -> Runner:  # fmt: skip
     """A runner for a weights file, the folder of a run, or an exported folder; `overrides` change its saved config."""
     path = Path(origin)
     if not (path / FILE).is_file():
-        return network_runner(*load_model(path, config, overrides))
-    if config is not None or overrides:
-        raise ConfigError(f"'{path}' is an exported program, whose settings are fixed: leave out --config and -o")
+        return network_runner(*load_model(path, config, overrides), options=options, full_size=full_size)
+    if config is not None or overrides or options != PLAIN or full_size:
+        raise ConfigError(
+            f"'{path}' is an exported program, whose settings are fixed: "
+            "leave out --config, -o, --window, --windows-at-once and --full-size"
+        )
     return program_runner(path)
 
 

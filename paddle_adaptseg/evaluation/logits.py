@@ -17,7 +17,8 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from paddle_adaptseg.evaluation import metrics
-from paddle_adaptseg.evaluation.resizing import filled_rows, resized, widened
+from paddle_adaptseg.evaluation.resizing import filled_rows, widened
+from paddle_adaptseg.evaluation.stitching import Stitched, Window
 from paddle_adaptseg.models.layers import resize
 
 BLOCK = 2**19  # floats of all classes at once: small enough to stay in a core's cache
@@ -25,7 +26,6 @@ TINY = 1e-30  # keeps the logarithm of a probability of 0 finite
 VALUES = 256  # of a uint8
 
 Size = Sequence[int]  # height, width
-Window = tuple[slice, slice]  # rows, columns
 
 
 class Logits(ABC):
@@ -64,24 +64,13 @@ class Logits(ABC):
 
     @staticmethod
     @abstractmethod
-    def resized(view: Any, size: Size, align_corners: bool = True) -> Any:
-        """A view at (height, width)."""
-
-    @staticmethod
-    @abstractmethod
     def pair_counts(one: Any, other: Any) -> Any:
         """How often each pair of uint8 values of two maps occurs [256, 256] int64."""
 
-    @classmethod
-    def blend(cls, parts: Iterable[tuple[Window, Any]], size: Size, align_corners: bool = True) -> Any:
+    @staticmethod
+    @abstractmethod
+    def blend(parts: Iterable[tuple[Window, Any]], size: Size, align_corners: bool = True) -> Any:
         """The mean at image size of the logits of windows that cover it."""
-        total, count = None, np.zeros((1, *size), np.float32)
-        for (rows, columns), logits in parts:
-            total = cls.view(np.zeros((1, len(logits), *size), np.float32)) if total is None else total
-            part = cls.resized(logits, (rows.stop - rows.start, columns.stop - columns.start), align_corners)
-            total[:, rows, columns] = total[:, rows, columns] + part
-            count[:, rows, columns] += 1
-        return total / cls.view(count[None])
 
 
 def on_gpu() -> bool:
@@ -141,14 +130,23 @@ class HostLogits(Logits):
         A block is freed before the next one is made, which takes its place in the cache.
         """
         height, width = size
-        wide = [widened(view, width, self.align_corners) for view in self.views]
-        step = max(1, BLOCK // (len(wide[0]) * width))
+        scaled = [self._scaled(view, size) for view in self.views]
+        step = max(1, BLOCK // (self.views[0].shape[0] * width))
         for top in range(0, height, step):
             rows = np.arange(top, min(top + step, height))
-            use(slice(top, top + len(rows)), self._scores(wide, rows, height, averaged))
+            use(slice(top, top + len(rows)), self._scores(scaled, rows, averaged))
 
-    def _scores(self, wide: Sequence[np.ndarray], rows: np.ndarray, height: int, averaged: bool) -> np.ndarray:
-        blocks = (filled_rows(view, rows, height, self.align_corners) for view in wide)
+    def _scaled(self, view: Union[np.ndarray, Stitched], size: Size) -> Callable[[np.ndarray], np.ndarray]:
+        """What gives rows of a view at (height, width)."""
+        if isinstance(view, Stitched):
+            return view.scaled(size, self.align_corners)
+        wide = widened(view, size[1], self.align_corners)
+        return lambda rows: filled_rows(wide, rows, size[0], self.align_corners)
+
+    def _scores(
+        self, scaled: Sequence[Callable[[np.ndarray], np.ndarray]], rows: np.ndarray, averaged: bool
+    ) -> np.ndarray:
+        blocks = (view(rows) for view in scaled)
         if not averaged:
             return next(blocks)
         total = _softmax(next(blocks), self.weights[0])
@@ -161,8 +159,8 @@ class HostLogits(Logits):
         return output.numpy()[0] if isinstance(output, Tensor) else output[0]
 
     @staticmethod
-    def resized(view: np.ndarray, size: Size, align_corners: bool = True) -> np.ndarray:
-        return resized(view, size, align_corners)
+    def blend(parts: Iterable[tuple[Window, Any]], size: Size, align_corners: bool = True) -> Stitched:
+        return Stitched(list(parts), size, align_corners)
 
     pair_counts = staticmethod(metrics.pair_counts)
 
@@ -193,6 +191,16 @@ class DeviceLogits(Logits):
     @staticmethod
     def view(output: Union[Tensor, np.ndarray]) -> Tensor:
         return output[0] if isinstance(output, Tensor) else paddle.to_tensor(output[0])
+
+    @classmethod
+    def blend(cls, parts: Iterable[tuple[Window, Any]], size: Size, align_corners: bool = True) -> Tensor:
+        total, count = None, np.zeros((1, *size), np.float32)
+        for (rows, columns), logits in parts:
+            total = paddle.zeros([len(logits), *size]) if total is None else total
+            part = cls.resized(logits, (rows.stop - rows.start, columns.stop - columns.start), align_corners)
+            total[:, rows, columns] = total[:, rows, columns] + part
+            count[:, rows, columns] += 1
+        return total / paddle.to_tensor(count)
 
     @staticmethod
     def resized(view: Tensor, size: Size, align_corners: bool = True) -> Tensor:

@@ -32,7 +32,8 @@ from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.data.augment import normalise
-from paddle_adaptseg.evaluation.logits import Logits, Window, kind_of_logits
+from paddle_adaptseg.evaluation.logits import HostLogits, Logits, Window, kind_of_logits
+from paddle_adaptseg.evaluation.stitching import windows
 from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.segmenter import Ensemble, Network, Segmenter
 
@@ -50,6 +51,7 @@ class InferenceOptions:
     levels: tuple[tuple[str, float], ...] = MAIN
     backend: str = "eager"
     precision: str = "fp32"
+    windows_at_once: int = 1  # that the network sees as one batch
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -57,19 +59,13 @@ class InferenceOptions:
 
     @classmethod
     def parse(
-        cls, flip: bool, scales: str, window: Optional[str], levels: str, backend: str, precision: str
+        cls, flip: bool, scales: str, window: Optional[str], levels: str, backend: str, precision: str, at_once: int = 1
     ) -> InferenceOptions:
         """Options from the texts of a command line: "0.75,1", "512x256", "main=1,aux=0.5"."""
         factors = tuple(_number(text, "--scales", "0.75,1,1.25") for text in scales.split(","))
-        size: Optional[tuple[int, int]] = None
-        if window:
-            sides = [int(_number(text, "--window", "512x256")) for text in window.lower().split("x")]
-            if len(sides) != 2:
-                raise ConfigError(f"--window must be WIDTHxHEIGHT such as 512x256, not '{window}'")
-            size = sides[0], sides[1]
         parts = (text.partition("=") for text in levels.split(","))
         weighted = tuple((name, _number(weight or "1", "--levels", "main=1,aux=0.5")) for name, _, weight in parts)
-        return cls(flip, factors, size, weighted, backend, precision)
+        return cls(flip, factors, window_size(window), weighted, backend, precision, max(1, at_once))
 
     def effects(self) -> dict[str, InferenceOptions]:
         """The options one by one: none of them ("plain"), each that is set on its own, and all together."""
@@ -91,6 +87,16 @@ class InferenceOptions:
         return f"{', '.join(names) or 'plain'}; {self.backend} {self.precision}"
 
 
+def window_size(text: Optional[str]) -> Optional[tuple[int, int]]:
+    """(width, height) from the text of a command line."""
+    if not text:
+        return None
+    sides = [int(_number(side, "--window", "512x256")) for side in text.lower().split("x")]
+    if len(sides) != 2:
+        raise ConfigError(f"--window must be WIDTHxHEIGHT such as 512x256, not '{text}'")
+    return sides[0], sides[1]
+
+
 def _number(text: str, flag: str, example: str) -> float:
     """A number above 0."""
     try:
@@ -105,10 +111,10 @@ def _number(text: str, flag: str, example: str) -> float:
 PLAIN = InferenceOptions()
 
 
-OVERLAP = 1 / 3  # of neighbouring windows
+LARGE = 2**23  # pixels of an image above which even on a GPU the logits of its windows are kept on the host
 STRIDE = 8  # input sizes are rounded to the stride of the networks
 
-Forward = Callable[[Tensor], Union[Tensor, np.ndarray]]  # normalised [1, 3, H, W] to logits [1, C, h, w] float32
+Forward = Callable[[Tensor], Union[Tensor, np.ndarray]]  # normalised [N, 3, H, W] to logits [N, C, h, w] float32
 Backend = Callable[[Segmenter, InferenceOptions], Forward]
 
 
@@ -177,23 +183,36 @@ class Predictor:
     def logits(self, images: Sequence[np.ndarray]) -> Logits:
         """Logits of all views of RGB images [H, W, 3] uint8, one image for each scale; only within ready()."""
         views, weights = [], []
+        large = self.options.window is not None and max(i.shape[0] * i.shape[1] for i in images) > LARGE
+        kind = HostLogits if large else self.kind
         for image in images:
             for mirrored in (False, True) if self.options.flip else (False,):
-                pixels = np.ascontiguousarray(image[:, ::-1]) if mirrored else image
-                batch = normalise(paddle.to_tensor(pixels[None]), self.pixels)
                 for forward, weight in self.members:
-                    view = self._view(forward, batch)
-                    views.append(view[:, :, ::-1] if mirrored else view)
+                    views.append(self._view(kind, forward, image, mirrored))
                     weights.append(weight)
-        return self.kind(views, weights, self.align_corners)
+        return kind(views, weights, self.align_corners)
 
-    def _view(self, forward: Forward, batch: Tensor) -> Any:
+    def _view(self, kind: type[Logits], forward: Forward, image: np.ndarray, mirrored: bool) -> Any:
         """Logits of the whole image, or the mean of overlapping windows' at image size."""
-        window, size = self.options.window, batch.shape[2:]
+        window, size = self.options.window, image.shape[:2]
         if window is None:
-            return self.kind.view(forward(batch))
-        parts = ((place, self.kind.view(forward(batch[:, :, place[0], place[1]]))) for place in windows(size, window))
-        return self.kind.blend(parts, size, self.align_corners)
+            return next(self._parts(kind, forward, image, [(slice(None), slice(None))], mirrored))[1]
+        places = list(windows(size, window))
+        if mirrored:  # the windows of the mirrored image
+            places = [(rows, slice(size[1] - columns.stop, size[1] - columns.start)) for rows, columns in places]
+        return kind.blend(self._parts(kind, forward, image, places, mirrored), size, self.align_corners)
+
+    def _parts(
+        self, kind: type[Logits], forward: Forward, image: np.ndarray, places: Sequence[Window], mirrored: bool
+    ) -> Iterator[tuple[Window, Any]]:
+        """Windows and their logits; only the windows that the network sees at once are normalised."""
+        for first in range(0, len(places), self.options.windows_at_once):
+            some = places[first : first + self.options.windows_at_once]
+            pixels = np.stack([image[place][:, :: -1 if mirrored else 1] for place in some])
+            output = forward(normalise(paddle.to_tensor(pixels), self.pixels))
+            for index, place in enumerate(some):
+                view = kind.view(output[index : index + 1])
+                yield place, view[:, :, ::-1] if mirrored else view
 
 
 def _align_corners(model: Network) -> bool:
@@ -218,16 +237,3 @@ def scaled(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     if image.shape[:2] == tuple(size):
         return image
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.BICUBIC))
-
-
-def windows(size: Sequence[int], window: Sequence[int]) -> Iterator[Window]:
-    """Windows (width, height) that cover (height, width), evenly spread and overlapping by OVERLAP or more."""
-    for top, high in _spans(size[0], window[1]):
-        for left, wide in _spans(size[1], window[0]):
-            yield slice(top, top + high), slice(left, left + wide)
-
-
-def _spans(length: int, window: int) -> list[tuple[int, int]]:
-    window = min(window, length)
-    count = 1 + math.ceil((length - window) / (window * (1 - OVERLAP)))
-    return [(int(start), window) for start in np.linspace(0, length - window, count).round()]

@@ -6,30 +6,33 @@ filled in by blocks of rows, without a full-size float copy of all classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 
-def resized(logits: np.ndarray, size: Sequence[int], align_corners: bool = True) -> np.ndarray:
-    """Logits [C, h, w] at (height, width)."""
-    if logits.shape[1:] == tuple(size):
-        return logits
-    return filled_rows(widened(logits, size[1], align_corners), np.arange(size[0]), size[0], align_corners)
-
-
 def widened(logits: np.ndarray, width: int, align_corners: bool) -> np.ndarray:
     """Logits [C, h, width]."""
-    left, right, share = _neighbours(logits.shape[2], width, np.arange(width), align_corners)
-    matrix = np.zeros((logits.shape[2], width), np.float32)
+    return np.ascontiguousarray(logits, np.float32) @ _widening(logits.shape[2], width, align_corners)
+
+
+@lru_cache(maxsize=8)
+def _widening(count: int, width: int, align_corners: bool) -> np.ndarray:
+    """The matrix [count, width] that interpolates."""
+    left, right, share = neighbours(count, width, np.arange(width), align_corners)
+    matrix = np.zeros((count, width), np.float32)
     np.add.at(matrix, (left, np.arange(width)), 1 - share)
     np.add.at(matrix, (right, np.arange(width)), share)
-    return np.ascontiguousarray(logits, np.float32) @ matrix
+    return matrix
 
 
 def filled_rows(wide: np.ndarray, rows: np.ndarray, height: int, align_corners: bool) -> np.ndarray:
     """Rows [C, R, W] of the full height."""
-    above, below, share = _neighbours(wide.shape[1], height, rows, align_corners)
+    return interpolated(wide, *neighbours(wide.shape[1], height, rows, align_corners))
+
+
+def interpolated(wide: np.ndarray, above: np.ndarray, below: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Rows between pairs of others; `share` is that of the lower one."""
     out = wide[:, below]
     out -= (base := wide[:, above])
     out *= share[:, None]
@@ -37,7 +40,7 @@ def filled_rows(wide: np.ndarray, rows: np.ndarray, height: int, align_corners: 
     return out
 
 
-def _neighbours(
+def neighbours(
     count: int, length: int, wanted: np.ndarray, align_corners: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For positions `wanted` of `length` over `count` samples: left, right, share of the right."""
