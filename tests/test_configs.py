@@ -12,8 +12,8 @@ from paddle_adaptseg.data.catalog import DATASETS
 from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.recompute import blocks_of
+from paddle_adaptseg.training.memory import estimate
 from paddle_adaptseg.training.optim import build_players
-from paddle_adaptseg.training.plan import estimate
 from paddle_adaptseg.training.run import build_state
 
 ROOT = Path(__file__).resolve().parent.parent

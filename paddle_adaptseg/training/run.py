@@ -23,7 +23,7 @@ from paddle_adaptseg.training.guards import HealthMonitor, check_arrays, last_sc
 from paddle_adaptseg.training.interruption import Interruption, with_advice
 from paddle_adaptseg.training.lock import RunLock
 from paddle_adaptseg.training.log import Console, NoLog, RunLog
-from paddle_adaptseg.training.plan import estimate
+from paddle_adaptseg.training.memory import taken
 from paddle_adaptseg.training.start import build_state, restore_best, set_start, starting_point
 from paddle_adaptseg.training.step import StepReport, run_steps
 from paddle_adaptseg.weights import arrays_of, save_weights
@@ -115,8 +115,8 @@ class _Run:
             f"{self.config.schedule.stop}, writing to {self.folder} (curves: visualdl --logdir {self.folder / 'vdl'})"
         )
         batch_note = [allreduce.describe_global_batch(self.config)] if distributed.world() > 1 else []
-        memory = estimate(self.state.method, self.config).text()
-        for note in (*batch_note, *self.notes, memory, *self.data.notes()):
+        self.measured = min(self.state.step + 2, self.config.schedule.stop)  # by then optimisers hold what they will
+        for note in (*batch_note, *self.notes, *self.data.notes()):
             self.console.line(note)
         if self.validation is not None:
             self.console.line(protocol_line(self.config, len(self.validation)))
@@ -147,6 +147,8 @@ class _Run:
                 self.data.quarantine.write(self.folder)
         for news in self.data.resized.news():
             self.console.line(news)
+        if step == self.measured:
+            self.console.line(taken())
         if report.skipped:
             self.warn(f"step taken back ({self.state.skipped} of at most {run.max_nonfinite}): {report.skipped}")
         elif step % run.log_every == 0 or step == last:

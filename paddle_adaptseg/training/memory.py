@@ -1,0 +1,235 @@
+"""How much memory a step takes, told before it is run: small steps are run, and Paddle's counters of bytes are read.
+
+Each pass of a step (the teacher's, then one for each group of terms) is run at three small sizes. What it keeps for its
+backward pass grows with the area, and attention's part with the area's square, so three sizes say what it is at any
+other one. Whatever a method, a network or an optimiser holds is counted this way, without a word about any of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.data import label_space
+from paddle_adaptseg.data.batch import Batch
+from paddle_adaptseg.evaluation.logits import on_gpu
+from paddle_adaptseg.methods.base import Clock
+from paddle_adaptseg.training.step import FULL, TrainState, backward, precision_of
+
+EQUAL = ((0, 0), (1, 1), (2, 2))  # which sides source and target have in turn, where they are of one size
+UNEQUAL = ((0, 0), (1, 0), (2, 0), (0, 1), (0, 2))
+LIBRARIES = 1.5e9  # bytes of a GPU that libraries and their workspaces take
+CARDS = (8, 11, 16, 24, 32)  # GB of the GPUs that configs/_base_/memory has a file for
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of a step at its peak, and of what is always there: parameters, teacher, optimisers, gradients."""
+
+    total: int
+    fixed: int
+    gradients: int
+
+    def text(self) -> str:
+        """One line for a person."""
+        held = next((f"a GPU of {card} GB holds it" for card in CARDS if self.fits(card * 1e9)), "")
+        return (
+            f"memory: about {self.total / 1e9:.1f} GB for tensors ({self.fixed / 1e9:.1f} GB of them for parameters "
+            f"and optimisers, {self.gradients / 1e9:.1f} GB for gradients); with {LIBRARIES / 1e9:.1f} GB for "
+            f"libraries {held or f'a GPU of {CARDS[-1]} GB does not hold it'}"
+        )
+
+    def fits(self, size: float) -> bool:
+        """Whether a GPU of so many bytes holds it."""
+        return self.total + LIBRARIES < size
+
+    def problem(self, size: int) -> str:
+        """What does not fit into a GPU of so many bytes and what may be done; empty where it fits or there is none."""
+        if not size or self.fits(size):
+            return ""
+        card = max([c for c in CARDS if c * 1e9 <= 1.1 * size], default=CARDS[0])
+        return (
+            f"a step needs about {(self.total + LIBRARIES) / 1e9:.1f} GB, but this GPU has {size / 1e9:.1f} GB: add "
+            f"configs/_base_/memory/gpu_{card}gb.yml to the end of the file's base list, or see docs/performance.md"
+            "#less-memory"
+        )
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Bytes before a pass, kept for its backward pass, and needed at its peak beside both."""
+
+    before: int
+    kept: int
+    more: int
+
+
+@dataclass
+class Watch:
+    """What was allocated inside watched()."""
+
+    before: int = 0
+    kept: int = 0
+    peak: int = 0
+
+
+def allocated() -> int:
+    """Bytes of all tensors where Paddle computes."""
+    if on_gpu():
+        return paddle.device.cuda.memory_allocated()
+    return paddle.base.core.host_memory_stat_current_value("Allocated", 0)
+
+
+def most_allocated() -> int:
+    """The most that it ever was."""
+    if on_gpu():
+        return paddle.device.cuda.max_memory_allocated()
+    return paddle.base.core.host_memory_stat_peak_value("Allocated", 0)
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Watch]:
+    """Inside, the most that is allocated at once is found. Paddle 2.6 cannot reset its peak, so an empty tensor, whose
+    pages nobody touches, first raises what is allocated to the peak so far."""
+    watch = Watch(before=allocated())
+    raised = paddle.empty([max(0, most_allocated() - watch.before) + 1], dtype="uint8")
+    level = allocated()
+    yield watch
+    watch.peak = most_allocated() - level
+    del raised
+
+
+def passes_of(state: TrainState, batches: Sequence[Batch], clock: Clock) -> list[Pass]:
+    """The passes of a step up to its optimisers, whose gradients stay."""
+    method, found = state.method, list[Pass]()
+    method.train()
+    with watched() as watch:
+        for part in method.parts():
+            part.before_step(batches, clock)
+    found.append(Pass(watch.before, 0, watch.peak))
+    groups = iter(method.all_losses(batches[-1], clock))
+    while True:
+        with watched() as watch:
+            level = allocated()
+            terms = next(groups, None)
+            if terms is None:
+                return found
+            watch.kept = allocated() - level
+            backward(terms, 1.0)
+            terms.clear()
+        found.append(Pass(watch.before, watch.kept, watch.peak - watch.kept))
+
+
+def capacity() -> int:
+    """Bytes of the GPU in use; 0 on a CPU."""
+    return paddle.device.cuda.get_device_properties().total_memory if on_gpu() else 0
+
+
+def taken() -> str:
+    """What a run took so far at its peak, in words: tensors on a GPU, all of the process on a CPU."""
+    if on_gpu():
+        return f"memory: {most_allocated() / 1e9:.1f} GB of tensors at the peak of the first steps"
+    status = Path("/proc/self/status")
+    peak = re.search(r"VmHWM:\s+(\d+)", status.read_text()) if status.is_file() else None
+    return f"memory: {int(peak[1]) * 1024 / 1e9:.1f} GB at the peak of the first steps" if peak else ""
+
+
+def random_batch(count: int, sizes: Sequence[Sequence[int]], classes: int, with_target: bool) -> Batch:
+    """Images of source and target, of sizes (width, height)."""
+    rng = np.random.default_rng(0)
+    source, target = (paddle.to_tensor(rng.normal(size=(count, 3, h, w)).astype(np.float32)) for w, h in sizes)
+    label = paddle.to_tensor(rng.integers(0, classes, (count, sizes[0][1], sizes[0][0])))
+    return Batch(source, label, target if with_target else None, positions=tuple(range(count)))
+
+
+def sizes_of(config: Config) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) of the images that the network is trained on, of source and target."""
+    data = config.data
+    return data.augment.crop or data.source.size, data.augment.crop or data.target.size
+
+
+def small_sizes(sizes: Sequence[Sequence[int]], sides: Sequence[int]) -> list[list[tuple[int, int]]]:
+    """The sizes of source and target at which a step is run: both in several small squares, or as they are if small."""
+    if all(width * height <= sides[-1] ** 2 for width, height in sizes):
+        return [[(width, height) for width, height in sizes]]
+    pairs = EQUAL if tuple(sizes[0]) == tuple(sizes[1]) else UNEQUAL
+    return [[(sides[n], sides[n]) for n in pair] for pair in pairs]
+
+
+def sides_of(method: nn.Layer) -> tuple[int, int, int]:
+    """Sides of small squares that a network reduces without a remainder."""
+    patches = [part for part in method.sublayers() if hasattr(part, "patch")]
+    if not patches:
+        return 64, 96, 128
+    unit = 64 if patches[0].image_size else 4 * patches[0].patch
+    return unit, 2 * unit, 3 * unit
+
+
+@contextlib.contextmanager
+def working_at(method: nn.Layer, scale: float) -> Iterator[None]:
+    """Inside, networks that bring every image to a size of their own work at this share of its sides."""
+    parts = [(part, part.image_size) for part in method.sublayers() if getattr(part, "image_size", 0)]
+    for part, size in parts:
+        part.image_size = round(size * scale)
+    try:
+        yield
+    finally:
+        for part, size in parts:
+            part.image_size = size
+
+
+def estimate(state: TrainState, config: Config) -> Estimate:
+    """What a step takes at its peak. The state is trained by it: it is of no further use."""
+    sizes, clock = sizes_of(config), Clock(config.schedule.horizon - 1, config.schedule.horizon)
+    precision = precision_of(config.run) if on_gpu() else FULL
+    probes, classes = small_sizes(sizes, sides_of(state.method)), len(label_space(config))
+
+    def run(probe: Sequence[Sequence[int]]) -> list[Pass]:
+        with working_at(state.method, min(probe[0]) / min(sizes[0])), precision.casting():
+            batch = random_batch(config.data.batch_size, probe, classes, state.method.uses_target)
+            return passes_of(state, [batch] * config.schedule.iter_size, clock)
+
+    count = len(run(probes[0]))
+    for player in state.players.values():
+        player.step()
+    fixed = allocated()
+    run(probes[0])  # from now on every gradient is there
+    gradients = allocated() - fixed
+    found = [run(probe) for probe in probes]
+    later = [n > 1 or config.schedule.iter_size > 1 for n in range(count)]
+    share = 0.5 if config.run.precision != "fp32" and not on_gpu() else 1.0  # on paper
+    peaks = [told(probes, p, sizes, share) - (0 if there else gradients) for p, there in zip(zip(*found), later)]
+    return Estimate(int(max(*peaks, fixed + gradients)), fixed, gradients)
+
+
+def area(size: Sequence[int]) -> int:
+    return size[0] * size[1]
+
+
+def told(probes: Sequence, passes: Sequence[Pass], sizes: Sequence[Sequence[int]], share: float) -> float:
+    """The peak of a pass at some sizes of source and target, from what it was at others."""
+    kept = extrapolated(probes, [p.kept for p in passes], sizes, 2)
+    more = extrapolated(probes, [p.more for p in passes], sizes, 1)
+    return extrapolated(probes, [p.before for p in passes], sizes, 1) + share * (kept + more)
+
+
+def extrapolated(probes: Sequence, values: Sequence[int], sizes: Sequence[Sequence[int]], degree: int) -> float:
+    """A constant, and what grows with the areas, or with their squares."""
+    if len(probes) == 1:
+        return float(values[0])
+
+    def powers(pair: Sequence[Sequence[int]]) -> list[float]:
+        shares = [area(size) / area(whole) for size, whole in zip(pair, sizes)]
+        return [1.0, *(share**n for n in range(1, degree + 1) for share in shares)]
+
+    factors = np.linalg.lstsq(np.array([powers(pair) for pair in probes]), np.array(values, float), rcond=None)[0]
+    return float(np.dot(factors, powers(sizes)))
