@@ -8,12 +8,13 @@ import paddle
 import pytest
 from conftest import ROOT
 
-from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.config.loading import load_config, override
 from paddle_adaptseg.core import runtime
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.training import memory, plan
-from paddle_adaptseg.training.memory import Estimate, allocated, estimate, passes_of, random_batch, sizes_of, watched
+from paddle_adaptseg.training.counters import allocated, watched
+from paddle_adaptseg.training.memory import Estimate, estimate, passes_of, random_batch, sizes_of
 from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.training.start import build_state
 from paddle_adaptseg.training.step import train_step
@@ -82,15 +83,15 @@ def test_what_is_told_of_the_papers_networks_is_what_a_step_takes(name):
 
 
 def test_recomputation_accumulation_and_half_precision_are_told(tiny):
-    def told(*more):
+    def told(*more, precision="fp32"):
         config = tiny("toy/adaptsegnet_multi", "data.source.size=[192,160]", "model.width=16", *more)
         with runtime.fresh_names():
-            return estimate(build_state(config), config).total
+            return estimate(build_state(config), override(config, f"run.precision={precision}")).total
 
     plain = told()
     assert told("run.recompute=true") < told("run.recompute=[stage3]") < plain
     assert told("data.batch_size=1", "schedule.iter_size=2") < plain
-    assert told("run.precision=bf16") < 0.7 * plain
+    assert told(precision="bf16") < 0.7 * plain
 
 
 @pytest.fixture(scope="module")

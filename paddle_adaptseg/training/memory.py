@@ -8,11 +8,8 @@ other one. Whatever a method, a network or an optimiser holds is counted this wa
 from __future__ import annotations
 
 import contextlib
-import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import paddle
@@ -23,6 +20,7 @@ from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.evaluation.logits import on_gpu
 from paddle_adaptseg.methods.base import Clock
+from paddle_adaptseg.training.counters import allocated, watched
 from paddle_adaptseg.training.step import FULL, TrainState, backward, precision_of
 
 EQUAL = ((0, 0), (1, 1), (2, 2))  # which sides source and target have in turn, where they are of one size
@@ -73,41 +71,6 @@ class Pass:
     more: int
 
 
-@dataclass
-class Watch:
-    """What was allocated inside watched()."""
-
-    before: int = 0
-    kept: int = 0
-    peak: int = 0
-
-
-def allocated() -> int:
-    """Bytes of all tensors where Paddle computes."""
-    if on_gpu():
-        return paddle.device.cuda.memory_allocated()
-    return paddle.base.core.host_memory_stat_current_value("Allocated", 0)
-
-
-def most_allocated() -> int:
-    """The most that it ever was."""
-    if on_gpu():
-        return paddle.device.cuda.max_memory_allocated()
-    return paddle.base.core.host_memory_stat_peak_value("Allocated", 0)
-
-
-@contextlib.contextmanager
-def watched() -> Iterator[Watch]:
-    """Inside, the most that is allocated at once is found. Paddle 2.6 cannot reset its peak, so an empty tensor, whose
-    pages nobody touches, first raises what is allocated to the peak so far."""
-    watch = Watch(before=allocated())
-    raised = paddle.empty([max(0, most_allocated() - watch.before) + 1], dtype="uint8")
-    level = allocated()
-    yield watch
-    watch.peak = most_allocated() - level
-    del raised
-
-
 def passes_of(state: TrainState, batches: Sequence[Batch], clock: Clock) -> list[Pass]:
     """The passes of a step up to its optimisers, whose gradients stay."""
     method, found = state.method, list[Pass]()
@@ -127,20 +90,6 @@ def passes_of(state: TrainState, batches: Sequence[Batch], clock: Clock) -> list
             backward(terms, 1.0)
             terms.clear()
         found.append(Pass(watch.before, watch.kept, watch.peak - watch.kept))
-
-
-def capacity() -> int:
-    """Bytes of the GPU in use; 0 on a CPU."""
-    return paddle.device.cuda.get_device_properties().total_memory if on_gpu() else 0
-
-
-def taken() -> str:
-    """What a run took so far at its peak, in words: tensors on a GPU, all of the process on a CPU."""
-    if on_gpu():
-        return f"memory: {most_allocated() / 1e9:.1f} GB of tensors at the peak of the first steps"
-    status = Path("/proc/self/status")
-    peak = re.search(r"VmHWM:\s+(\d+)", status.read_text()) if status.is_file() else None
-    return f"memory: {int(peak[1]) * 1024 / 1e9:.1f} GB at the peak of the first steps" if peak else ""
 
 
 def random_batch(count: int, sizes: Sequence[Sequence[int]], classes: int, with_target: bool) -> Batch:
@@ -187,8 +136,18 @@ def working_at(method: nn.Layer, scale: float) -> Iterator[None]:
             part.image_size = size
 
 
-def estimate(state: TrainState, config: Config) -> Estimate:
-    """What a step takes at its peak. The state is trained by it: it is of no further use."""
+@dataclass(frozen=True)
+class SmallSteps:
+    """The passes of steps at small sizes of source and target, and the bytes that are there at any size."""
+
+    sizes: Sequence[Sequence[Sequence[int]]]
+    passes: Sequence[Sequence[Pass]]
+    fixed: int
+    gradients: int
+
+
+def run_small_steps(state: TrainState, config: Config) -> SmallSteps:
+    """What small steps take. The state is trained by them: it is of no further use."""
     sizes, clock = sizes_of(config), Clock(config.schedule.horizon - 1, config.schedule.horizon)
     precision = precision_of(config.run) if on_gpu() else FULL
     probes, classes = small_sizes(sizes, sides_of(state.method)), len(label_space(config))
@@ -198,17 +157,29 @@ def estimate(state: TrainState, config: Config) -> Estimate:
             batch = random_batch(config.data.batch_size, probe, classes, state.method.uses_target)
             return passes_of(state, [batch] * config.schedule.iter_size, clock)
 
-    count = len(run(probes[0]))
+    run(probes[0])
     for player in state.players.values():
         player.step()
     fixed = allocated()
     run(probes[0])  # from now on every gradient is there
     gradients = allocated() - fixed
-    found = [run(probe) for probe in probes]
-    later = [n > 1 or config.schedule.iter_size > 1 for n in range(count)]
-    share = 0.5 if config.run.precision != "fp32" and not on_gpu() else 1.0  # on paper
-    peaks = [told(probes, p, sizes, share) - (0 if there else gradients) for p, there in zip(zip(*found), later)]
-    return Estimate(int(max(*peaks, fixed + gradients)), fixed, gradients)
+    return SmallSteps(probes, [run(probe) for probe in probes], fixed, gradients)
+
+
+def estimate(state: TrainState, config: Config) -> Estimate:
+    """What a step takes at its peak. The state is trained by it: it is of no further use."""
+    return extended(run_small_steps(state, config), config)
+
+
+def extended(small: SmallSteps, config: Config) -> Estimate:
+    """From small steps to the sizes of a configuration; without a GPU mixed precision halves on paper what is kept."""
+    share = 0.5 if config.run.precision != "fp32" and not on_gpu() else 1.0
+    peaks = [
+        told(small.sizes, passes, sizes_of(config), share)
+        - (0 if n > 1 or config.schedule.iter_size > 1 else small.gradients)  # the first backward pass makes them
+        for n, passes in enumerate(zip(*small.passes))
+    ]
+    return Estimate(int(max(*peaks, small.fixed + small.gradients)), small.fixed, small.gradients)
 
 
 def area(size: Sequence[int]) -> int:

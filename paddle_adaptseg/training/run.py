@@ -19,11 +19,11 @@ from paddle_adaptseg.evaluation.protocol import class_sets, protocol_line, score
 from paddle_adaptseg.evaluation.visual import panels, training_panel
 from paddle_adaptseg.training import allreduce, checkpoint
 from paddle_adaptseg.training.checkpoint import Snapshot
+from paddle_adaptseg.training.counters import taken
 from paddle_adaptseg.training.guards import HealthMonitor, check_arrays, last_score
 from paddle_adaptseg.training.interruption import Interruption, with_advice
 from paddle_adaptseg.training.lock import RunLock
 from paddle_adaptseg.training.log import Console, NoLog, RunLog
-from paddle_adaptseg.training.memory import taken
 from paddle_adaptseg.training.start import build_state, restore_best, set_start, starting_point
 from paddle_adaptseg.training.step import StepReport, run_steps
 from paddle_adaptseg.weights import arrays_of, save_weights
