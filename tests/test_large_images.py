@@ -16,10 +16,12 @@ from paddle_adaptseg.config.loading import dump, load_config
 from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.core.labels import CITYSCAPES_19
 from paddle_adaptseg.data import label_space
+from paddle_adaptseg.deploy import runners
+from paddle_adaptseg.deploy.contract import Contract
 from paddle_adaptseg.evaluation import InferenceOptions
 from paddle_adaptseg.evaluation.logits import DeviceLogits, HostLogits
 from paddle_adaptseg.evaluation.predictor import Predictor, windows
-from paddle_adaptseg.evaluation.stitching import Stitched
+from paddle_adaptseg.evaluation.stitching import Stitched, owned_windows
 from paddle_adaptseg.evaluation.visual import overlay
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.segmenter import Segmenter
@@ -133,3 +135,33 @@ def test_an_overlay_by_strips_leaves_ignored_pixels_alone():
     label[300:] = 255
     shown = overlay(picture, label, CITYSCAPES_19)
     assert (shown[300:] == 100).all() and (shown[:300] == (114, 82, 114)).all()
+
+
+@pytest.mark.parametrize("size", [(48, 80), (33, 41), (32, 40), (100, 47), (20, 90)])
+def test_an_exported_program_labels_windows_of_images_of_any_size(size, tmp_path, monkeypatch):
+    seen = []
+
+    def program(image):
+        seen.append(image.shape)
+        return image[..., 0].astype(np.int32)  # a label that depends on nothing else
+
+    contract = Contract("fake", "", "", "fp32", [32, 40], [32, 40], ["road"], [[1, 2, 3]])
+    monkeypatch.setattr(runners, "read_contract", lambda folder: contract)
+    monkeypatch.setattr(runners, "FORMATS", {"fake": lambda folder, contract: program})
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    labels = runners.program_runner(tmp_path, full_size=True).labels(picture)
+    assert labels.shape == size and set(seen) == {(1, 32, 40, 3)}
+    if min(size) >= 32:  # what is smaller than the program is scaled
+        np.testing.assert_array_equal(labels, picture[..., 0])
+
+
+def test_every_pixel_belongs_to_the_window_whose_centre_is_nearest():
+    owner = np.full(SIZE, -1)
+    found = list(owned_windows(SIZE, (40, 32)))
+    for number, (_, own) in enumerate(found):
+        assert (owner[own] == -1).all()
+        owner[own] = number
+    centres = np.array([[(p.start + p.stop) / 2 for p in place] for place, _ in found])
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+    far = np.abs(rows[..., None] - centres[:, 0]) + np.abs(columns[..., None] - centres[:, 1])
+    np.testing.assert_allclose(np.take_along_axis(far, owner[..., None], 2)[..., 0], far.min(axis=2), atol=1)

@@ -24,6 +24,7 @@ from paddle_adaptseg.data.files import Ref
 from paddle_adaptseg.deploy.contract import FILE, Contract, read_contract
 from paddle_adaptseg.evaluation.predictor import PLAIN, InferenceOptions, Predictor, scaled, working_size
 from paddle_adaptseg.evaluation.programs import Program, open_program
+from paddle_adaptseg.evaluation.stitching import owned_windows
 from paddle_adaptseg.evaluation.visual import legend_figure, overlay
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights.load import find_weights, load_model
@@ -49,17 +50,34 @@ def network_runner(
     return Runner(predictor.labels, label_space(config), f"{config.model.name}, {paddle.get_device()}")
 
 
-def program_runner(folder: Path) -> Runner:
-    """An exported program: it labels images at its own size, and labels are then scaled without blending."""
+def program_runner(folder: Path, full_size: bool = False) -> Runner:
+    """An exported program: it labels images at its own size, and labels are then scaled without blending.
+
+    With `full_size` its own size is that of windows, which cover an image as it is; each pixel's label is that of the
+    window whose centre is nearest.
+    """
     contract = read_contract(folder)
     program = FORMATS[contract.format](folder, contract)
 
     def labels(image: np.ndarray) -> np.ndarray:
+        window = contract.size or contract.recommended
+        if full_size and image.shape[0] >= window[0] and image.shape[1] >= window[1]:
+            return labels_by_windows(program, image, window)
         size = contract.size or working_size(image.shape, contract.recommended)
         found = program(np.ascontiguousarray(scaled(image, size)[None]))
         return resize_label(found[0].astype(np.uint8), image.shape[1::-1])
 
     return Runner(labels, contract.space(), f"{contract.format} program, {contract.precision}")
+
+
+def labels_by_windows(program: Program, image: np.ndarray, window: Sequence[int]) -> np.ndarray:
+    """Labels of an image from a program that labels windows of (height, width)."""
+    labels = np.empty(image.shape[:2], np.uint8)
+    for place, own in owned_windows(image.shape, window[::-1]):
+        found = program(np.ascontiguousarray(image[place][None]))[0]
+        rows, columns = (slice(o.start - p.start, o.stop - p.start) for o, p in zip(own, place))
+        labels[own] = found[rows, columns]
+    return labels
 
 
 def paddle_program(folder: Path, contract: Contract) -> Program:
@@ -101,12 +119,12 @@ def open_runner(
     path = Path(origin)
     if not (path / FILE).is_file():
         return network_runner(*load_model(path, config, overrides), options=options, full_size=full_size)
-    if config is not None or overrides or options != PLAIN or full_size:
+    if config is not None or overrides or options != PLAIN:
         raise ConfigError(
             f"'{path}' is an exported program, whose settings are fixed: "
-            "leave out --config, -o, --window, --windows-at-once and --full-size"
+            "leave out --config, -o, --window and --windows-at-once"
         )
-    return program_runner(path)
+    return program_runner(path, full_size)
 
 
 KEPT = 2  # models that stay open between calls

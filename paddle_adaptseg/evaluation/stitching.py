@@ -69,6 +69,20 @@ def windows(size: Sequence[int], window: Sequence[int]) -> Iterator[Window]:
             yield slice(top, top + high), slice(left, left + wide)
 
 
+def owned_windows(size: Sequence[int], window: Sequence[int]) -> Iterator[tuple[Window, Window]]:
+    """The same windows, each with the part of the image that is nearer to its centre than to any other's."""
+    for rows, own_rows in _owned(_spans(size[0], window[1])):
+        for columns, own_columns in _owned(_spans(size[1], window[0])):
+            yield (rows, columns), (own_rows, own_columns)
+
+
+def _owned(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[slice, slice]]:
+    ends = [start + length for start, length in spans]
+    cuts = [0, *((end + start) // 2 for end, (start, _) in zip(ends, spans[1:])), ends[-1]]
+    for (start, length), first, last in zip(spans, cuts, cuts[1:]):
+        yield slice(start, start + length), slice(first, last)
+
+
 def _spans(length: int, window: int) -> list[tuple[int, int]]:
     window = min(window, length)
     count = 1 + math.ceil((length - window) / (window * (1 - OVERLAP)))

@@ -1,8 +1,8 @@
 """How much memory a step takes, told before it is run: small steps are run, and Paddle's counters of bytes are read.
 
-Each pass of a step (the teacher's, then one for each group of terms) is run at three small sizes. What it keeps for its
-backward pass grows with the area, and attention's part with the area's square, so three sizes say what it is at any
-other one. Whatever a method, a network or an optimiser holds is counted this way, without a word about any of them.
+Each pass of a step (the teacher's, then one for each group of terms) is run at a few small sizes. What it keeps for its
+backward pass grows with the area, borders with its root and attention's part with its square, so a few sizes say what
+it is at any other one. Whatever a method, a network or an optimiser holds is counted, without a word about any of them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.training.counters import allocated, watched
 from paddle_adaptseg.training.step import FULL, TrainState, backward, precision_of
 
-EQUAL = ((0, 0), (1, 1), (2, 2))  # which sides source and target have in turn, where they are of one size
-UNEQUAL = ((0, 0), (1, 0), (2, 0), (0, 1), (0, 2))
+EQUAL = ((0, 0), (1, 1), (2, 2), (3, 3))  # which sides source and target have in turn, where they are of one size
+UNEQUAL = ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (0, 2), (0, 3))
+GROWTH = (1.0, 0.5, 2.0)  # powers of an area: of maps, of their borders, of attention among all positions
 LIBRARIES = 1.5e9  # bytes of a GPU that libraries and their workspaces take
 CARDS = (8, 11, 16, 24, 32)  # GB of the GPUs that configs/_base_/memory has a file for
 
@@ -114,13 +115,13 @@ def small_sizes(sizes: Sequence[Sequence[int]], sides: Sequence[int]) -> list[li
     return [[(sides[n], sides[n]) for n in pair] for pair in pairs]
 
 
-def sides_of(method: nn.Layer) -> tuple[int, int, int]:
+def sides_of(method: nn.Layer) -> tuple[int, ...]:
     """Sides of small squares that a network reduces without a remainder."""
     patches = [part for part in method.sublayers() if hasattr(part, "patch")]
     if not patches:
-        return 64, 96, 128
+        return 32, 64, 96, 160
     unit = 64 if patches[0].image_size else 4 * patches[0].patch
-    return unit, 2 * unit, 3 * unit
+    return unit, 2 * unit, 3 * unit, 4 * unit
 
 
 @contextlib.contextmanager
@@ -174,33 +175,35 @@ def estimate(state: TrainState, config: Config) -> Estimate:
 def extended(small: SmallSteps, config: Config) -> Estimate:
     """From small steps to the sizes of a configuration; without a GPU mixed precision halves on paper what is kept."""
     share = 0.5 if config.run.precision != "fp32" and not on_gpu() else 1.0
-    peaks = [
-        told(small.sizes, passes, sizes_of(config), share)
-        - (0 if n > 1 or config.schedule.iter_size > 1 else small.gradients)  # the first backward pass makes them
-        for n, passes in enumerate(zip(*small.passes))
-    ]
-    return Estimate(int(max(*peaks, small.fixed + small.gradients)), small.fixed, small.gradients)
+    always, sizes, peaks = small.fixed + small.gradients, sizes_of(config), list[float]()
+    for number, passes in enumerate(zip(*small.passes)):
+        held = extrapolated(small.sizes, [p.before + p.kept for p in passes], sizes, GROWTH)
+        more = extrapolated(small.sizes, [p.more for p in passes], sizes, GROWTH[:2])
+        makes_gradients = number <= 1 and config.schedule.iter_size == 1  # in the first pass there are none before
+        peaks.append(always + share * (held + more - always) - makes_gradients * small.gradients)
+    return Estimate(int(max(*peaks, always)), small.fixed, small.gradients)
 
 
 def area(size: Sequence[int]) -> int:
     return size[0] * size[1]
 
 
-def told(probes: Sequence, passes: Sequence[Pass], sizes: Sequence[Sequence[int]], share: float) -> float:
-    """The peak of a pass at some sizes of source and target, from what it was at others."""
-    kept = extrapolated(probes, [p.kept for p in passes], sizes, 2)
-    more = extrapolated(probes, [p.more for p in passes], sizes, 1)
-    return extrapolated(probes, [p.before for p in passes], sizes, 1) + share * (kept + more)
-
-
-def extrapolated(probes: Sequence, values: Sequence[int], sizes: Sequence[Sequence[int]], degree: int) -> float:
-    """A constant, and what grows with the areas, or with their squares."""
+def extrapolated(
+    probes: Sequence, values: Sequence[int], sizes: Sequence[Sequence[int]], growth: Sequence[float]
+) -> float:
+    """A value at other sizes: a constant and powers of both areas, none of which shrinks as an area grows."""
     if len(probes) == 1:
         return float(values[0])
+    largest = max(area(size) for pair in probes for size in pair)
 
-    def powers(pair: Sequence[Sequence[int]]) -> list[float]:
-        shares = [area(size) / area(whole) for size, whole in zip(pair, sizes)]
-        return [1.0, *(share**n for n in range(1, degree + 1) for share in shares)]
+    def powers(pair: Sequence[Sequence[int]]) -> np.ndarray:
+        return np.array([1.0, *((area(size) / largest) ** power for power in growth for size in pair)])
 
-    factors = np.linalg.lstsq(np.array([powers(pair) for pair in probes]), np.array(values, float), rcond=None)[0]
-    return float(np.dot(factors, powers(sizes)))
+    table, wanted = np.array([powers(pair) for pair in probes]), powers(sizes)
+    columns = list(range(len(wanted)))
+    while True:
+        factors = np.linalg.lstsq(table[:, columns], np.array(values, float), rcond=None)[0]
+        least = min(range(1, len(columns)), key=lambda n: factors[n], default=0)
+        if not least or factors[least] >= 0:
+            return float(factors @ wanted[columns])
+        del columns[least]
