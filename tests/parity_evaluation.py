@@ -62,7 +62,7 @@ def run_inference(part: dict) -> np.ndarray:
     batch = paddle.to_tensor(np.ascontiguousarray(image[..., ::-1]) if flip else image)
     predictor = Predictor(network, Pixels(), InferenceOptions(flip=flip).within(sliding(part)))
     with predictor.ready():
-        found: Logits = predictor.logits_of([batch])
+        found: Logits = predictor.logits([batch])
     return np.asarray(type(found)(found.views[-1:], [1.0], found.align_corners).probabilities(part["ori_shape"]))
 
 

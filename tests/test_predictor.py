@@ -21,6 +21,7 @@ from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator
 from paddle_adaptseg.evaluation.logits import DeviceLogits, HostLogits
 from paddle_adaptseg.evaluation.measure import evaluate_model
 from paddle_adaptseg.evaluation.predictor import MAIN, PLAIN, Predictor, eager, windows
+from paddle_adaptseg.evaluation.resizing import filled_rows, widened
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.layers import resize, resize_by_products
 from paddle_adaptseg.models.segmenter import Ensemble
@@ -76,7 +77,8 @@ def test_host_and_device_resize_logits_as_paddle_does(size, aligned):
     x = np.random.default_rng(0).normal(0, 3, (19, 33, 65)).astype(np.float32)
     given = paddle.to_tensor(x[None])
     paddles = F.interpolate(given, size=list(size), mode="bilinear", align_corners=aligned).numpy()[0]
-    np.testing.assert_allclose(HostLogits.resized(x, size, aligned), paddles, atol=1e-4)
+    by_rows = filled_rows(widened(x, size[1], aligned), np.arange(size[0]), size[0], aligned)
+    np.testing.assert_allclose(by_rows, paddles, atol=1e-4)
     np.testing.assert_allclose(DeviceLogits.resized(given[0], size, aligned).numpy(), paddles, atol=1e-4)
     with resize_by_products():
         np.testing.assert_allclose(resize(given, size, aligned).numpy()[0], paddles, atol=1e-4)
@@ -246,8 +248,9 @@ def test_windows_cover_everything_and_one_of_the_whole_size_changes_nothing(mode
     whole = logits_of(model, image)
     large = logits_of(model, image, window=(500, 500))
     assert_same_but_for_ties(whole.labels(SIZE), large.labels(SIZE), whole.probabilities(SIZE))
-    parts = logits_of(model, image, window=(40, 32)).views[0]
-    assert parts.shape == (5, *SIZE)
+    stitched = logits_of(model, image, window=(40, 32)).views[0]
+    assert stitched.shape == (5, *SIZE)
+    parts = stitched.rows(0, SIZE[0])
     corner = logits_of(model, np.ascontiguousarray(image[:32, :40]))
     np.testing.assert_array_equal(parts[:, :8, :8].argmax(0), corner.labels((32, 40))[:8, :8])
 
@@ -318,7 +321,8 @@ def test_logits_of_the_mmsegmentation_family_are_resized_to_the_input_first(mode
         found = logits_of(model, image)
     finally:
         del model.input_first
-    np.testing.assert_allclose(found.views[0], HostLogits.resized(coarse, SIZE), atol=1e-5)
+    expected = filled_rows(widened(coarse, SIZE[1], True), np.arange(SIZE[0]), SIZE[0], True)
+    np.testing.assert_allclose(found.views[0].rows(0, SIZE[0]), expected, atol=1e-5)
 
 
 def test_every_member_of_an_ensemble_gives_its_view_of_every_scale(model, image):

@@ -55,11 +55,6 @@ class FastBottleneck(Bottleneck):
         y = _attempt_block(self, x)
         return Bottleneck.forward(self, x) if y is None else y
 
-    def computed_again(self) -> list[nn.Layer]:
-        """The norms whose results are not kept for the backward pass."""
-        units = _units(self)
-        return [] if units is None else [unit.norm for unit in (*units[0], units[1]) if unit is not None]
-
 
 class FastResNet(ResNet):
     """The first convolution with its norm and ReLU."""

@@ -25,8 +25,8 @@ from paddle_adaptseg.data.decode import decode_rgb
 from paddle_adaptseg.data.files import Ref
 from paddle_adaptseg.deploy.contract import FILE, Contract, read_contract
 from paddle_adaptseg.evaluation.logits import HostLogits
-from paddle_adaptseg.evaluation.options import windows
-from paddle_adaptseg.evaluation.predictor import PLAIN, Predictor, scaled, working_size
+from paddle_adaptseg.evaluation.options import PLAIN, InferenceOptions, windows
+from paddle_adaptseg.evaluation.predictor import Predictor, scaled, working_size
 from paddle_adaptseg.evaluation.programs import Program, open_program
 from paddle_adaptseg.evaluation.visual import legend_figure, overlay
 from paddle_adaptseg.models.segmenter import Segmenter
@@ -43,20 +43,31 @@ class Runner:
     ready: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext  # around many images, to save time
 
 
-def network_runner(model: Segmenter, config: Config, size: Optional[Sequence[int]] = None) -> Runner:
-    """A network, at the size (height, width) that it is evaluated at unless another is given."""
+def network_runner(
+    model: Segmenter, config: Config, size: Optional[Sequence[int]] = None, options: InferenceOptions = PLAIN,
+    full_size: bool = False,
+) -> Runner:  # fmt: skip
+    """A network, at the size (height, width) that it is evaluated at, at another one, or at the size of each image."""
     model.eval()  # once for all, so that several threads may ask at once
-    options = PLAIN.within(config.eval)
-    predictor = Predictor(model, config.data.pixels, options, size=size or config.data.validation.size[::-1])
+    usual = None if full_size else size or config.data.validation.size[::-1]
+    predictor = Predictor(model, config.data.pixels, options.within(config.eval), size=usual)
     return Runner(predictor.labels, label_space(config), f"{config.model.name}, {paddle.get_device()}", predictor.ready)
 
 
-def program_runner(folder: Path) -> Runner:
-    """An exported program: it labels images at its own size, and labels are then scaled without blending."""
+def program_runner(folder: Path, full_size: bool = False) -> Runner:
+    """An exported program: it labels images at its own size, and labels are then scaled without blending.
+
+    A program of one window labels images at the size that its network was evaluated at, with `full_size` as they are.
+    """
     contract = read_contract(folder)
     program, title = FORMATS[contract.format](folder, contract), f"{contract.format} program, {contract.precision}"
     if contract.window:
-        return Runner(lambda image: stitched_labels(program, contract, image), contract.space(), title)
+        return Runner(lambda image: stitched_labels(program, contract, image, full_size), contract.space(), title)
+    if full_size:
+        raise ConfigError(
+            f"'{folder}' is a program of whole images, and --full-size needs one of windows: "
+            "export it again with -o eval.window=[WIDTH,HEIGHT]"
+        )
 
     def labels(image: np.ndarray) -> np.ndarray:
         size = contract.size or working_size(image.shape, contract.recommended)
@@ -66,10 +77,10 @@ def program_runner(folder: Path) -> Runner:
     return Runner(labels, contract.space(), title)
 
 
-def stitched_labels(program: Program, contract: Contract, image: np.ndarray) -> np.ndarray:
+def stitched_labels(program: Program, contract: Contract, image: np.ndarray, full_size: bool = False) -> np.ndarray:
     """Labels of an image of any size by a program of one window; what is smaller than a window is continued first."""
     assert contract.window is not None
-    small = scaled(image, working_size(image.shape, contract.recommended))
+    small = image if full_size else scaled(image, working_size(image.shape, contract.recommended))
     size = small.shape[:2]
     rest = [max(0, least - own) for least, own in zip(contract.window, size)]
     small = np.pad(small, ((0, rest[0]), (0, rest[1]), (0, 0)), "edge")
@@ -113,14 +124,20 @@ def model_files(origin: str | Path) -> list[Path]:
     return [path / name for name in (FILE, contract.program, contract.weights) if name]
 
 
-def open_runner(origin: str | Path, config: Optional[Config] = None, overrides: Sequence[str] = ()) -> Runner:
+def open_runner(
+    origin: str | Path, config: Optional[Config] = None, overrides: Sequence[str] = (),
+    options: InferenceOptions = PLAIN, full_size: bool = False,
+) -> Runner:  # fmt: skip
     """A runner for a weights file, the folder of a run, or an exported folder; `overrides` change its saved config."""
     path = Path(origin)
     if not (path / FILE).is_file():
-        return network_runner(*load_model(path, config, overrides))
-    if config is not None or overrides:
-        raise ConfigError(f"'{path}' is an exported program, whose settings are fixed: leave out --config and -o")
-    return program_runner(path)
+        return network_runner(*load_model(path, config, overrides), options=options, full_size=full_size)
+    if config is not None or overrides or options != PLAIN:
+        raise ConfigError(
+            f"'{path}' is an exported program, whose settings are fixed: "
+            "leave out --config, -o, --window, --stride, --average and --windows-at-once"
+        )
+    return program_runner(path, full_size)
 
 
 KEPT = 2  # models that stay open between calls

@@ -18,11 +18,11 @@ from paddle import Tensor
 
 from paddle_adaptseg.evaluation import metrics
 from paddle_adaptseg.evaluation.options import Window
-from paddle_adaptseg.evaluation.resizing import filled_rows, resized, widened
+from paddle_adaptseg.evaluation.resizing import filled_rows, widened
+from paddle_adaptseg.evaluation.stitching import TINY, Stitched, softmax
 from paddle_adaptseg.models.layers import resize
 
 BLOCK = 2**19  # floats of all classes at once: small enough to stay in a core's cache
-TINY = 1e-30  # keeps the logarithm of a probability of 0 finite
 VALUES = 256  # of a uint8
 
 Size = Sequence[int]  # height, width
@@ -64,31 +64,15 @@ class Logits(ABC):
 
     @staticmethod
     @abstractmethod
-    def resized(view: Any, size: Size, align_corners: bool = True) -> Any:
-        """A view at (height, width)."""
-
-    @staticmethod
-    @abstractmethod
     def pair_counts(one: Any, other: Any) -> Any:
         """How often each pair of uint8 values of two maps occurs [256, 256] int64."""
 
-    softmax: Callable[[Any], Any]  # a view's probabilities, possibly in its place
-    log: Callable[[Any], Any]  # of probabilities; their softmax is what they were
-
-    @classmethod
+    @staticmethod
+    @abstractmethod
     def blend(
-        cls, parts: Iterable[tuple[Window, Any]], size: Size, align_corners: bool = True, average: str = "logits"
+        parts: Iterable[tuple[Window, Any]], size: Size, align_corners: bool = True, average: str = "logits"
     ) -> Any:
         """The mean at image size of windows that cover it: of their logits, or of their probabilities as logits."""
-        total, count = None, np.zeros((1, *size), np.float32)
-        for (rows, columns), logits in parts:
-            total = cls.view(np.zeros((1, len(logits), *size), np.float32)) if total is None else total
-            part = cls.resized(logits, (rows.stop - rows.start, columns.stop - columns.start), align_corners)
-            part = cls.softmax(part) if average == "softmax" else part
-            total[:, rows, columns] = total[:, rows, columns] + part
-            count[:, rows, columns] += 1
-        mean = total / cls.view(count[None])
-        return cls.log(mean) if average == "softmax" else mean
 
 
 def on_gpu() -> bool:
@@ -148,19 +132,28 @@ class HostLogits(Logits):
         A block is freed before the next one is made, which takes its place in the cache.
         """
         height, width = size
-        wide = [widened(view, width, self.align_corners) for view in self.views]
-        step = max(1, BLOCK // (len(wide[0]) * width))
+        scaled = [self._scaled(view, size) for view in self.views]
+        step = max(1, BLOCK // (self.views[0].shape[0] * width))
         for top in range(0, height, step):
             rows = np.arange(top, min(top + step, height))
-            use(slice(top, top + len(rows)), self._scores(wide, rows, height, averaged))
+            use(slice(top, top + len(rows)), self._scores(scaled, rows, averaged))
 
-    def _scores(self, wide: Sequence[np.ndarray], rows: np.ndarray, height: int, averaged: bool) -> np.ndarray:
-        blocks = (filled_rows(view, rows, height, self.align_corners) for view in wide)
+    def _scaled(self, view: Union[np.ndarray, Stitched], size: Size) -> Callable[[np.ndarray], np.ndarray]:
+        """What gives rows of a view at (height, width)."""
+        if isinstance(view, Stitched):
+            return view.scaled(size, self.align_corners)
+        wide = widened(view, size[1], self.align_corners)
+        return lambda rows: filled_rows(wide, rows, size[0], self.align_corners)
+
+    def _scores(
+        self, scaled: Sequence[Callable[[np.ndarray], np.ndarray]], rows: np.ndarray, averaged: bool
+    ) -> np.ndarray:
+        blocks = (view(rows) for view in scaled)
         if not averaged:
             return next(blocks)
-        total = _softmax(next(blocks), self.weights[0])
+        total = softmax(next(blocks), self.weights[0])
         for block, weight in zip(blocks, self.weights[1:]):
-            total += _softmax(block, weight)
+            total += softmax(block, weight)
         return total
 
     @staticmethod
@@ -168,16 +161,10 @@ class HostLogits(Logits):
         return output.numpy()[0] if isinstance(output, Tensor) else output[0]
 
     @staticmethod
-    def resized(view: np.ndarray, size: Size, align_corners: bool = True) -> np.ndarray:
-        return resized(view, size, align_corners)
-
-    @staticmethod
-    def softmax(view: np.ndarray) -> np.ndarray:
-        return _softmax(view, 1.0)
-
-    @staticmethod
-    def log(probabilities: np.ndarray) -> np.ndarray:
-        return np.log(np.maximum(probabilities, TINY))
+    def blend(
+        parts: Iterable[tuple[Window, Any]], size: Size, align_corners: bool = True, average: str = "logits"
+    ) -> Stitched:
+        return Stitched(list(parts), size, align_corners, average)
 
     pair_counts = staticmethod(metrics.pair_counts)
 
@@ -213,26 +200,24 @@ class DeviceLogits(Logits):
     def resized(view: Tensor, size: Size, align_corners: bool = True) -> Tensor:
         return resize(view.unsqueeze(0), size, align_corners)[0]
 
-    @staticmethod
-    def softmax(view: Tensor) -> Tensor:
-        return F.softmax(view, axis=0)
-
-    @staticmethod
-    def log(probabilities: Tensor) -> Tensor:
-        return probabilities.clip(min=TINY).log()
+    @classmethod
+    def blend(
+        cls, parts: Iterable[tuple[Window, Any]], size: Size, align_corners: bool = True, average: str = "logits"
+    ) -> Tensor:
+        total, count = None, np.zeros((1, *size), np.float32)
+        for (rows, columns), logits in parts:
+            total = paddle.zeros([len(logits), *size]) if total is None else total
+            part = cls.resized(logits, (rows.stop - rows.start, columns.stop - columns.start), align_corners)
+            part = F.softmax(part, axis=0) if average == "softmax" else part
+            total[:, rows, columns] = total[:, rows, columns] + part
+            count[:, rows, columns] += 1
+        mean = total / paddle.to_tensor(count)
+        return mean.clip(min=TINY).log() if average == "softmax" else mean
 
     @staticmethod
     def pair_counts(one: Union[Tensor, np.ndarray], other: Tensor) -> Tensor:
         pairs = paddle.to_tensor(one).astype("int64").flatten() * VALUES + other.astype("int64").flatten()
         return paddle.bincount(pairs, minlength=VALUES**2).reshape([VALUES, VALUES])
-
-
-def _softmax(x: np.ndarray, weight: float) -> np.ndarray:
-    """Weighted class probabilities, in place."""
-    x -= x.max(axis=0)
-    np.exp(x, out=x)
-    x *= weight / x.sum(axis=0)
-    return x
 
 
 def _argmax(scores: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -29,26 +29,29 @@ class InferenceOptions:
     precision: str = "fp32"
     stride: Optional[tuple[int, int]] = None  # of windows, width and height; None: they overlap by a third or more
     average: str = "logits"  # of windows
+    windows_at_once: int = 1  # that the network sees as one batch
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ConfigError(f"unknown --precision '{self.precision}': {suggest(self.precision, PRECISIONS)}")
         if self.average not in AVERAGES:
             raise ConfigError(f"unknown --average '{self.average}': {suggest(self.average, AVERAGES)}")
+        if self.windows_at_once < 1:
+            raise ConfigError(f"--windows-at-once must be 1 or more, not {self.windows_at_once}")
         if self.stride and not self.window:
             raise ConfigError("--stride is that of windows: give --window WIDTHxHEIGHT too")
 
     @classmethod
     def parse(
         cls, flip: bool, scales: str, window: Optional[str], levels: str, backend: str, precision: str,
-        stride: Optional[str] = None, average: str = "logits",
+        stride: Optional[str] = None, average: str = "logits", windows_at_once: int = 1,
     ) -> InferenceOptions:  # fmt: skip
         """Options from the texts of a command line: "0.75,1", "512x256", "main=1,aux=0.5"."""
         factors = tuple(_number(text, "--scales", "0.75,1,1.25") for text in scales.split(","))
         parts = (text.partition("=") for text in levels.split(","))
         weighted = tuple((name, _number(weight or "1", "--levels", "main=1,aux=0.5")) for name, _, weight in parts)
-        sizes = _sides(window, "--window"), _sides(stride, "--stride")
-        return cls(flip, factors, sizes[0], weighted, backend, precision, sizes[1], average)
+        sizes = window_size(window, "--window"), window_size(stride, "--stride")
+        return cls(flip, factors, sizes[0], weighted, backend, precision, sizes[1], average, windows_at_once)
 
     def within(self, given: Eval) -> InferenceOptions:
         """These options with a configuration's windows, unless they have their own."""
@@ -88,7 +91,7 @@ def _sliding(options: InferenceOptions) -> dict[str, Any]:
     return {key: getattr(options, key) for key in ("window", "stride", "average")}
 
 
-def _sides(text: Optional[str], flag: str) -> Optional[tuple[int, int]]:
+def window_size(text: Optional[str], flag: str) -> Optional[tuple[int, int]]:
     """ "512x256" as (width, height)."""
     if not text:
         return None

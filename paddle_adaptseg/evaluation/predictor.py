@@ -17,7 +17,8 @@ a CPU in numpy's memory.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional, Union
 
 import numpy as np
@@ -29,14 +30,16 @@ from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.data.augment import normalise
-from paddle_adaptseg.evaluation.logits import Logits, kind_of_logits
-from paddle_adaptseg.evaluation.options import MAIN, PLAIN, InferenceOptions, windows
+from paddle_adaptseg.evaluation.logits import HostLogits, Logits, kind_of_logits
+from paddle_adaptseg.evaluation.options import MAIN, PLAIN, InferenceOptions, Window, windows
 from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.segmenter import Ensemble, Network, Segmenter
 
+LARGE = 2**23  # pixels of an image above which even on a GPU the logits of its windows are kept on the host
 STRIDE = 8  # input sizes are rounded to the stride of the networks
 
-Forward = Callable[[Tensor], Union[Tensor, np.ndarray]]  # normalised [1, 3, H, W] to logits [1, C, h, w] float32
+Forward = Callable[[Tensor], Union[Tensor, np.ndarray]]  # normalised [N, 3, H, W] to logits [N, C, h, w] float32
+Picture = Union[np.ndarray, Tensor]  # RGB [H, W, 3] uint8, or normalised [1, 3, H, W]
 Backend = Callable[[Segmenter, InferenceOptions], Forward]
 
 
@@ -102,30 +105,56 @@ class Predictor:
         with self.ready():
             return self.logits([scaled(image, size) for size in sizes])
 
-    def logits(self, images: Sequence[np.ndarray]) -> Logits:
-        """Logits of all views of RGB images [H, W, 3] uint8, one image for each scale; only within ready()."""
-        return self.logits_of(normalise(paddle.to_tensor(image[None]), self.pixels) for image in images)
+    def logits(self, images: Sequence[Picture]) -> Logits:
+        """Logits of all views of RGB images [H, W, 3] uint8, one image for each scale; only within ready().
 
-    def logits_of(self, batches: Iterable[Tensor]) -> Logits:
-        """The same of normalised images [1, 3, H, W]."""
+        Images that are normalised [1, 3, H, W] are taken as they are.
+        """
         views, weights = [], []
-        for batch in batches:
+        large = self.options.window is not None and max(math.prod(size_of(image)) for image in images) > LARGE
+        kind = HostLogits if large else self.kind
+        for image in images:
             for mirrored in (False, True) if self.options.flip else (False,):
                 for forward, weight, input_first in self.members:
-                    view = self._view(forward, batch.flip([3]) if mirrored else batch, input_first)
-                    views.append(view[:, :, ::-1] if mirrored else view)
+                    views.append(self._view(kind, forward, image, mirrored, input_first))
                     weights.append(weight)
-        return self.kind(views, weights, self.align_corners)
+        return kind(views, weights, self.align_corners)
 
-    def _view(self, forward: Forward, batch: Tensor, input_first: bool) -> Any:
+    def _view(self, kind: type[Logits], forward: Forward, image: Picture, mirrored: bool, input_first: bool) -> Any:
         """Logits of the whole image, or the mean of overlapping windows at image size."""
-        options, size = self.options, batch.shape[2:]
-        if options.window is None:
-            view = self.kind.view(forward(batch))
-            return self.kind.resized(view, size, self.align_corners) if input_first else view
-        places = windows(size, options.window, options.stride)
-        parts = ((place, self.kind.view(forward(batch[:, :, place[0], place[1]]))) for place in places)
-        return self.kind.blend(parts, size, self.align_corners, options.average)
+        options, size = self.options, size_of(image)
+        places = list(windows(size, options.window or size[::-1], options.stride))
+        if mirrored:  # the windows of the mirrored image
+            places = [(rows, slice(size[1] - columns.stop, size[1] - columns.start)) for rows, columns in places]
+        parts = self._parts(kind, forward, image, places, mirrored)
+        if options.window is None and not input_first:
+            return next(parts)[1]
+        return kind.blend(parts, size, self.align_corners, options.average)
+
+    def _parts(
+        self, kind: type[Logits], forward: Forward, image: Picture, places: Sequence[Window], mirrored: bool
+    ) -> Iterator[tuple[Window, Any]]:
+        """Windows and their logits; only the windows that the network sees at once are normalised."""
+        for first in range(0, len(places), self.options.windows_at_once):
+            some = places[first : first + self.options.windows_at_once]
+            batch = cut(image, some, self.pixels)
+            output = forward(batch.flip([3]) if mirrored else batch)
+            for index, place in enumerate(some):
+                view = kind.view(output[index : index + 1])
+                yield place, view[:, :, ::-1] if mirrored else view
+
+
+def size_of(image: Picture) -> tuple[int, int]:
+    """Height and width."""
+    height, width = image.shape[:2] if isinstance(image, np.ndarray) else image.shape[2:]
+    return height, width
+
+
+def cut(image: Picture, places: Sequence[Window], pixels: Pixels) -> Tensor:
+    """Windows of an image, normalised [N, 3, h, w]."""
+    if isinstance(image, np.ndarray):
+        return normalise(paddle.to_tensor(np.stack([image[place] for place in places])), pixels)
+    return paddle.concat([image[:, :, rows, columns] for rows, columns in places])
 
 
 def _align_corners(model: Network) -> bool:

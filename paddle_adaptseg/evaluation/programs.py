@@ -107,7 +107,8 @@ def onednn(model: Segmenter, options: InferenceOptions) -> Forward:
         size = (image.shape[2], image.shape[3])
         if size not in programs:
             programs[size] = logits_program(model, options, size)
-        return programs[size](np.ascontiguousarray(image.numpy()))
+        images = np.ascontiguousarray(image.numpy())  # a program takes one
+        return np.concatenate([programs[size](images[n : n + 1]) for n in range(len(images))])
 
     return forward
 

@@ -6,23 +6,14 @@ filled in by blocks of rows, without a full-size float copy of all classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-
-
-def resized(logits: np.ndarray, size: Sequence[int], align_corners: bool = True) -> np.ndarray:
-    """Logits [C, h, w] at (height, width)."""
-    if logits.shape[1:] == tuple(size):
-        return logits
-    return filled_rows(widened(logits, size[1], align_corners), np.arange(size[0]), size[0], align_corners)
 
 
 def widened(logits: np.ndarray, width: int, align_corners: bool) -> np.ndarray:
     """Logits [C, h, width]."""
     if logits.shape[2] == width:
         return logits
-    left, right, share = _neighbours(logits.shape[2], width, np.arange(width), align_corners)
+    left, right, share = neighbours(logits.shape[2], width, np.arange(width), align_corners)
     out = np.take(logits, right, axis=2)  # several times faster than indexing, or than a product with a matrix
     out -= (base := np.take(logits, left, axis=2))
     out *= share
@@ -32,7 +23,11 @@ def widened(logits: np.ndarray, width: int, align_corners: bool) -> np.ndarray:
 
 def filled_rows(wide: np.ndarray, rows: np.ndarray, height: int, align_corners: bool) -> np.ndarray:
     """Rows [C, R, W] of the full height."""
-    above, below, share = _neighbours(wide.shape[1], height, rows, align_corners)
+    return interpolated(wide, *neighbours(wide.shape[1], height, rows, align_corners))
+
+
+def interpolated(wide: np.ndarray, above: np.ndarray, below: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Rows between pairs of others; `share` is that of the lower one."""
     out = wide[:, below]
     out -= (base := wide[:, above])
     out *= share[:, None]
@@ -40,7 +35,7 @@ def filled_rows(wide: np.ndarray, rows: np.ndarray, height: int, align_corners: 
     return out
 
 
-def _neighbours(
+def neighbours(
     count: int, length: int, wanted: np.ndarray, align_corners: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For positions `wanted` of `length` over `count` samples: left, right, share of the right."""

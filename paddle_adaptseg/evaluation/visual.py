@@ -19,6 +19,8 @@ from paddle_adaptseg.data.quarantine import Fault
 from paddle_adaptseg.evaluation.predictor import Predictor
 from paddle_adaptseg.models.segmenter import Segmenter
 
+STRIP = 256  # rows
+
 
 def colourise(label: np.ndarray, space: LabelSpace) -> np.ndarray:
     """RGB image [H, W, 3] of class indices [H, W]; ignored pixels are black."""
@@ -34,8 +36,12 @@ def palette_image(label: np.ndarray, space: LabelSpace) -> Image.Image:
 
 def overlay(image: np.ndarray, label: np.ndarray, space: LabelSpace, strength: float = 0.5) -> np.ndarray:
     """An RGB image with the colours of its classes over it; ignored pixels stay as they are."""
-    mixed = cv2.addWeighted(image, 1 - strength, colourise(label, space), strength, 0)
-    return np.where((label < len(space))[..., None], mixed, image)
+    out = np.empty_like(image)
+    for top in range(0, len(image), STRIP):  # a picture of many megapixels is not copied several times
+        rows = slice(top, top + STRIP)
+        mixed = cv2.addWeighted(image[rows], 1 - strength, colourise(label[rows], space), strength, 0)
+        out[rows] = np.where((label[rows] < len(space))[..., None], mixed, image[rows])
+    return out
 
 
 def legend_figure(image: np.ndarray, label: np.ndarray, space: LabelSpace, width: int = 560) -> np.ndarray:

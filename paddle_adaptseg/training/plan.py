@@ -1,128 +1,27 @@
-"""What `--dry-run` prints: how a run would go and what it needs, with the memory of a step counted on a small image."""
+"""What `--dry-run` prints: how a run would go and what it needs. memory.py counts what a step takes."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Optional
 
-import paddle
-from paddle import Tensor, nn
-
-from paddle_adaptseg.config.schema import EVERY_STAGE, Config, Domain, Source
+from paddle_adaptseg.config.schema import Config, Domain, Source
 from paddle_adaptseg.core import distributed, runtime
 from paddle_adaptseg.core.errors import CheckpointError, DataError
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.pairs import list_items
 from paddle_adaptseg.evaluation.protocol import class_sets
-from paddle_adaptseg.methods.base import Method
-from paddle_adaptseg.models.layers import inference
-from paddle_adaptseg.models.recompute import blocks_of
 from paddle_adaptseg.training import checkpoint
 from paddle_adaptseg.training.allreduce import check_sync_norm, common_batch, describe_global_batch, reduced
+from paddle_adaptseg.training.counters import capacity
 from paddle_adaptseg.training.guards import last_score
+from paddle_adaptseg.training.memory import estimate
 from paddle_adaptseg.training.start import build_state, set_start, starting_point
 from paddle_adaptseg.training.step import TrainState
 
-KEPT = (nn.Conv2D, nn.Conv2DTranspose, nn.Linear, nn.BatchNorm2D, nn.GroupNorm, nn.LayerNorm, nn.MaxPool2D)
-ATTENTION = ("EfficientAttention", "SelfAttention")  # by name: most runs have loaded neither
-LEAST = 64  # of its sides, which no network reduces to nothing
-SHRINK = 4  # the image on which memory is counted has 1/4 of the width and height
 SMALL = 3_000_000  # parameters of networks that are meant to start from random weights
-WORTH_SAYING = 200_000_000  # bytes that recomputing must save to be mentioned
-FULL_SIZE_MAPS = 4  # logits, their softmax and the two gradients, at the size of the image
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Bytes of a step: in all, and what remembering only the inputs of all blocks, or of those chosen, saves."""
-
-    total: int
-    saving: int
-    recomputes: bool = False
-
-    def text(self) -> str:
-        """One line for a person."""
-        size = f"about {self.total / 1e9:.1f} GB for tensors at this size (the framework's own memory comes on top)"
-        if self.recomputes or self.saving < WORTH_SAYING:
-            return f"memory: {size}"
-        return f"memory: {size}; run.recompute=true saves about {self.saving / 1e9:.1f} GB"
-
-
-def estimate(method: Method, config: Config) -> Estimate:
-    """What one step of a method holds at its peak, which is the larger of its two images' passes."""
-    domains = (*config.data.all_sources().values(), config.data.target)
-    crop = config.data.augment.crop
-    width, height = crop or max((domain.size for domain in domains), key=lambda size: size[0] * size[1])
-    stages = config.run.recompute or EVERY_STAGE
-    plain, again = _kept(method, max(LEAST, height // SHRINK), max(LEAST, width // SHRINK), stages)
-    parameters = sum(p.size * (4 if p.stop_gradient else 8) for p in method.parameters())
-    batch, levels = config.data.batch_size, len(method.segmenter.levels)
-    maps = 4 * FULL_SIZE_MAPS * batch * levels * len(label_space(config)) * height * width
-    factor = batch * SHRINK**2 / (1 if config.run.precision == "fp32" else 2)
-    total = parameters + maps + (again if config.run.recompute else plain) * factor
-    return Estimate(int(total), int((plain - again) * factor), bool(config.run.recompute))
-
-
-def _numbers(layer: nn.Layer, given: Tensor, output: Tensor) -> int:
-    """What is kept of a layer: its result, and of attention the scores, which grow with the square of the area."""
-    if isinstance(layer, (nn.Linear, nn.LayerNorm)):
-        return output.size + given.size
-    if type(layer).__name__ not in ATTENTION:
-        return output.size
-    queries = output.size // output.shape[-1] // output.shape[0]
-    return SHRINK**2 * layer.heads * queries * max(1, queries // getattr(layer, "reduction", 1) ** 2)
-
-
-@contextlib.contextmanager
-def _smaller_input(segmenter: nn.Layer) -> Iterator[None]:
-    """Inside, a network that brings every picture to a size of its own works at a quarter of it."""
-    resizing = [part for part in segmenter.sublayers() if getattr(part, "image_size", 0)]
-    sizes = [part.image_size for part in resizing]
-    for part, size in zip(resizing, sizes):
-        part.image_size = size // SHRINK
-    try:
-        yield
-    finally:
-        for part, size in zip(resizing, sizes):
-            part.image_size = size
-
-
-def _kept(method: Method, height: int, width: int, stages: Sequence[str]) -> tuple[int, int]:
-    """Bytes that a forward pass of one small image keeps: plain, and when the blocks of some stages recompute."""
-    every, blocks = blocks_of(method.segmenter), blocks_of(method.segmenter, stages)
-    inside = {id(sub): index for index, block in enumerate(blocks) for sub in block.sublayers()}
-    lean = {id(block): block.computed_again() for block in every if hasattr(block, "computed_again")}
-    made_again = {id(norm) for norms in lean.values() for norm in norms}
-    plain, outside, per_block = [], [], [0] * len(blocks)
-
-    def count(layer, inputs, output):
-        size, passing = 4 * _numbers(layer, inputs[0], output), id(layer) in made_again
-        if not passing:
-            plain.append(size)
-        if id(layer) in inside:
-            per_block[inside[id(layer)]] += size
-        elif not passing:
-            outside.append(size)
-
-    def count_block(block, inputs, output):
-        if lean.get(id(block)):
-            plain.append(4 * output.size)
-        if lean.get(id(block)) or block in blocks:
-            outside.append(4 * output.size)
-
-    kept = [x for x in method.segmenter.sublayers() if isinstance(x, KEPT) or type(x).__name__ in ATTENTION]
-    hooks = [x.register_forward_post_hook(count) for x in kept]
-    hooks += [block.register_forward_post_hook(count_block) for block in every]
-    try:
-        with inference(method), _smaller_input(method.segmenter):
-            method.segmenter.logits(paddle.zeros([1, 3, height, width]))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sum(plain), sum(outside) + max(per_block, default=0)
 
 
 @dataclass
@@ -163,6 +62,9 @@ def plan_run(config: Config, resume: Optional[str] = None, overwrite: bool = Fal
         plan.attempt(lambda: _start(state, config, resume, overwrite))
         if config.run.baseline:
             plan.attempt(lambda: f"baseline: {last_score(config.run.baseline):.2f} mIoU ({config.run.baseline})")
+        memory = estimate(state, config)
+    plan.lines.append(memory.text())
+    plan.problems += filter(None, [memory.problem(capacity())])
     return plan
 
 

@@ -23,7 +23,6 @@ from paddle_adaptseg.training.guards import HealthMonitor, adaptation_hurts, che
 from paddle_adaptseg.training.interruption import Interruption, Votes, with_advice
 from paddle_adaptseg.training.lock import RunLock
 from paddle_adaptseg.training.log import Console, NoLog, RunLog
-from paddle_adaptseg.training.plan import estimate
 from paddle_adaptseg.training.start import build_state, restore_best, set_start, starting_point
 from paddle_adaptseg.training.step import StepReport, run_steps
 from paddle_adaptseg.weights import arrays_of, save_weights
@@ -77,11 +76,8 @@ class _Run:
         class_sets(config)  # a wrong protocol is said now, not at the first evaluation
         snapshot, changes = starting_point(self.folder, config, resume, overwrite, accept_changes)
         self.state = build_state(config)
-        rank, world = distributed.rank(), distributed.world()
-        uses = self.state.method
-        self.data = TrainData(
-            config, uses.uses_target, rank, world, distributed.all_reduce_array, with_source=uses.uses_source
-        )
+        uses, rank, world = self.state.method, distributed.rank(), distributed.world()
+        self.data = TrainData(config, uses.uses_target, rank, world, distributed.all_reduce_array, uses.uses_source)
         self.validation = open_validation(config) if config.run.eval_every else None
         scored = {} if self.validation is None else {"validation": self.validation}
         allreduce.check_same_files({**self.data.files(), **scored})
@@ -119,8 +115,8 @@ class _Run:
             f"{self.config.schedule.stop}, writing to {self.folder} (curves: {curves})"
         )
         batch_note = [allreduce.describe_global_batch(self.config)] if distributed.world() > 1 else []
-        memory = estimate(self.state.method, self.config).text()
-        for note in (*batch_note, *self.notes, *self.state.method.notes(), memory, *self.data.notes()):
+        self.measured = min(self.state.step + 2, self.config.schedule.stop)  # by then optimisers hold what they will
+        for note in (*batch_note, *self.notes, *self.state.method.notes(), *self.data.notes()):
             self.console.line(note)
         if self.validation is not None:
             self.console.line(protocol_line(self.config, len(self.validation)))
@@ -153,6 +149,10 @@ class _Run:
                 self.data.quarantine.write(self.folder)
         for news in self.data.resized.news():
             self.console.line(news)
+        if step == self.measured:
+            from paddle_adaptseg.training.counters import taken
+
+            self.console.line(taken())
         if report.skipped:
             self.warn(f"step taken back ({self.state.skipped} of at most {run.max_nonfinite}): {report.skipped}")
         elif step % run.log_every == 0 or step == last:
@@ -240,9 +240,8 @@ class _Run:
         """Bring log, weights and state to disk."""
         log.flush()
         arrays, text = arrays_of(self.state.method.eval_model), dump(self.config)
-        origin: dict[str, object] = {"trained_steps": self.state.step, "planned_steps": self.config.schedule.stop}
-        if evaluated:
-            origin["target_miou"] = round(self.miou, 4)
+        scored = {"target_miou": round(self.miou, 4)} if evaluated else {}
+        origin = {"trained_steps": self.state.step, "planned_steps": self.config.schedule.stop, **scored}
         save_weights(self.folder / "weights" / f"step_{self.state.step:08d}.pdparams", arrays, text, origin)
         if improved:
             save_weights(self.folder / "best.pdparams", arrays, text, origin)

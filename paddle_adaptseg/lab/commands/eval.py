@@ -25,6 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--window": {"metavar": "WxH", "help": "slide a window of this size over the input"},
     "--stride": {"metavar": "WxH", "help": "from window to window; default: they overlap by a third or more"},
     "--average": {"choices": ["logits", "softmax"], "default": "logits", "help": "of overlapping windows"},
+    "--windows-at-once": {"type": int, "default": 1, "help": "windows that the network sees as one batch"},
     "--levels": {"default": "main", "help": "levels to add, with weights: main=1,aux=0.5"},
     "--backend": {"default": "auto", "help": "auto, eager or onednn (CPU)"},
     "--precision": {"default": "fp32", "help": "fp32, bf16 (onednn, or a GPU) or fp16 (a GPU)"},
@@ -49,8 +50,9 @@ def main() -> int:
 
     protocols = [f"data.protocols={json.dumps(args.protocols.split(','))}"] if args.protocols else []
     options = InferenceOptions.parse(
-        args.flip, args.scales, args.window, args.levels, args.backend, args.precision, args.stride, args.average
-    )
+        args.flip, args.scales, args.window, args.levels, args.backend, args.precision, args.stride, args.average,
+        args.windows_at_once,
+    )  # fmt: skip
     request = Request(
         tuple(args.restore_from), tuple(args.weights), args.step, args.config, (*args.override, *protocols), args.save,
         tuple(d for d in args.domains.split(",") if d), args.resolution == "training", args.limit, args.baseline,

@@ -15,6 +15,11 @@ def main() -> int:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, patterns, videos, a camera")
     parser.add_argument("--output", required=True, help="folder for the results, named as their inputs")
     parser.add_argument("--write", default="label,color,overlay", help="of label,color,overlay,side (videos: side)")
+    parser.add_argument("--window", metavar="WxH", help="slide a window of this size over each image")
+    parser.add_argument("--stride", metavar="WxH", help="from window to window; default: they overlap by a third")
+    parser.add_argument("--average", default="logits", help="of overlapping windows: logits or softmax")
+    parser.add_argument("--windows-at-once", type=int, default=1, help="that the network sees as one batch")
+    parser.add_argument("--full-size", action="store_true", help="do not resize images to the usual size; use --window")
     parser.add_argument("--max-frames", type=int, help="stop a video or camera after this many frames")
     parser.add_argument("--config", help="YAML file; default: the configuration saved in the weights")
     add_override(parser)
@@ -25,11 +30,16 @@ def main() -> int:
     from paddle_adaptseg.config.loading import load_config
     from paddle_adaptseg.deploy.predict import predict_files
     from paddle_adaptseg.deploy.runners import open_runner
+    from paddle_adaptseg.evaluation.options import InferenceOptions, window_size
 
     distributed.start()
     with distributed.ending_together():
         config = load_config(args.config, args.override) if args.config else None
-        runner = open_runner(args.model, config, args.override)
+        window, stride = window_size(args.window, "--window"), window_size(args.stride, "--stride")
+        options = InferenceOptions(
+            window=window, stride=stride, average=args.average, windows_at_once=args.windows_at_once
+        )
+        runner = open_runner(args.model, config, args.override, options, args.full_size)
         print(f"{args.model}: {runner.title}, {len(runner.space)} classes")
         tally = predict_files(runner, args.inputs, Path(args.output), args.write.split(","), args.max_frames)
     print(f"{tally.line()}; written to {args.output}")

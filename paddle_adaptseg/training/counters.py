@@ -1,0 +1,62 @@
+"""Bytes of tensors where Paddle computes, by its own counters, which both lines have for CPUs too."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import paddle
+
+from paddle_adaptseg.evaluation.logits import on_gpu
+
+
+@dataclass
+class Watch:
+    """What was allocated inside watched()."""
+
+    before: int = 0
+    kept: int = 0
+    peak: int = 0
+
+
+def allocated() -> int:
+    """Bytes of all tensors where Paddle computes."""
+    if on_gpu():
+        return paddle.device.cuda.memory_allocated()
+    return paddle.base.core.host_memory_stat_current_value("Allocated", 0)
+
+
+def most_allocated() -> int:
+    """The most that it ever was."""
+    if on_gpu():
+        return paddle.device.cuda.max_memory_allocated()
+    return paddle.base.core.host_memory_stat_peak_value("Allocated", 0)
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Watch]:
+    """Inside, the most that is allocated at once is found. Paddle 2.6 cannot reset its peak, so an empty tensor, whose
+    pages nobody touches, first raises what is allocated to the peak so far."""
+    watch = Watch(before=allocated())
+    raised = paddle.empty([max(0, most_allocated() - watch.before) + 1], dtype="uint8")
+    level = allocated()
+    yield watch
+    watch.peak = most_allocated() - level
+    del raised
+
+
+def capacity() -> int:
+    """Bytes of the GPU in use; 0 on a CPU."""
+    return paddle.device.cuda.get_device_properties().total_memory if on_gpu() else 0
+
+
+def taken() -> str:
+    """What a run took so far at its peak, in words: tensors on a GPU, all of the process on a CPU."""
+    if on_gpu():
+        return f"memory: {most_allocated() / 1e9:.1f} GB of tensors at the peak of the first steps"
+    status = Path("/proc/self/status")
+    peak = re.search(r"VmHWM:\s+(\d+)", status.read_text()) if status.is_file() else None
+    return f"memory: {int(peak[1]) * 1024 / 1e9:.1f} GB at the peak of the first steps" if peak else ""
