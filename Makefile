@@ -13,11 +13,11 @@ help:  ## list the targets
 setup:  ## create .venv with Paddle for this machine (CPU or GPU); quick when nothing changed
 	@tools/setup_env.sh .venv
 
-demo: setup  ## train source-only, AdaptSegNet, then self-training on a generated street-scene pair and compare them (minutes)
+demo: setup  ## train source-only, AdaptSegNet, then self-training on a generated street-scene pair and compare them (a few minutes)
 	@$(PY) tools/demo.py
 
-demo-seeds: setup  ## the demo's recipe over three seeds, with its table in docs/toy_seeds.md (slow)
-	@$(PY) tools/demo.py --seeds 0,1,2 --table docs/toy_seeds.md
+demo-seeds: setup  ## the demo's recipe over three seeds, with its table in checkpoint/toy/seeds.md (slow)
+	@$(PY) tools/demo.py --seeds 0,1,2 --table checkpoint/toy/seeds.md
 
 test:  ## run the test suite
 	@tools/setup_env.sh .venv test

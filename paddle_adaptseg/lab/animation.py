@@ -24,11 +24,20 @@ def write_animation(
 ) -> None:
     """A GIF file with one frame for each title: its labels [H, W] beside the images, and the colours of the classes."""
     frames = [_frame(images, title, labels, space, scale) for title, labels in titles.items()]
-    # One table of colours for all frames: what does not change is then stored once.
-    table = Image.fromarray(np.vstack([np.asarray(frame) for frame in frames])).quantize(128, dither=Image.Dither.NONE)
+    table = _colours(images, space)
     small = [frame.quantize(palette=table, dither=Image.Dither.NONE) for frame in frames]
     path.parent.mkdir(parents=True, exist_ok=True)
     small[0].save(path, save_all=True, append_images=small[1:], duration=int(1000 * seconds), loop=0, optimize=True)
+
+
+def _colours(images: Sequence[np.ndarray], space: LabelSpace) -> Image.Image:
+    """One table of colours for all frames, so that what does not change is stored once: classes as they are, images near."""
+    greys = [(level, level, level) for level in (0, 20, 90, 160, 255)]
+    exact = [*space.colours, *greys]
+    near = Image.fromarray(np.vstack(images)).quantize(256 - len(exact)).getpalette() or []
+    table = Image.new("P", (1, 1))
+    table.putpalette([*np.ravel(exact).tolist(), *near[: 3 * (256 - len(exact))]])
+    return table
 
 
 def _frame(
@@ -42,7 +51,8 @@ def _frame(
         draw.text((x, 3), text, fill=(20, 20, 20), font=font)
     for row, (image, label) in enumerate(zip(images, labels)):
         for x, part in ((0, image), (width + GAP, colourise(label, space))):
-            canvas.paste(Image.fromarray(part).resize((width, height), Image.Resampling.NEAREST), (x, top + row * (height + GAP)))
+            big = Image.fromarray(part).resize((width, height), Image.Resampling.NEAREST)
+            canvas.paste(big, (x, top + row * (height + GAP)))
     _legend(draw, space, top + len(images) * (height + GAP), canvas.width)
     return canvas
 

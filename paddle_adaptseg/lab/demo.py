@@ -96,7 +96,9 @@ def figure(jobs: dict[str, Job], path: Path) -> None:
 def animation(jobs: dict[str, Job], comparison: Comparison, path: Path) -> None:
     """The same as an animated GIF file of the first images, with the scores and the colours of the classes."""
     images, ground_truth, *labels = zip(*_predictions(jobs)[:ANIMATED])
-    titles = {f"{TITLES.get(name, name)}: {comparison.miou(name):.1f} mIoU": shown for name, shown in zip(METHODS, labels)}
+    titles = {
+        f"{TITLES.get(name, name)}: {comparison.miou(name):.2f} mIoU": shown for name, shown in zip(METHODS, labels)
+    }
     space = label_space(next(iter(jobs.values())).config)
     write_animation(images, {**titles, "ground truth": ground_truth}, space, path)
 
