@@ -72,6 +72,7 @@ ABSENT = (
     "name no image",
     "no images of",
     "No such file",
+    "is neither a folder of images",
 )
 SHRINK = ("model.depths=[1,1,1,1]", "data.validation.size=[96,48]", "data.workers=0")
 

@@ -14,6 +14,7 @@ def main() -> int:
     from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
+    from paddle_adaptseg.lab.badges import badges
     from paddle_adaptseg.lab.measured import filled, measured_page
     from paddle_adaptseg.lab.reference import configuration_page
     from paddle_adaptseg.weights.zoo import zoo_page
@@ -23,6 +24,8 @@ def main() -> int:
     for name, text in ((name, write()) for name, write in pages.items()):
         (root / "docs" / name).write_text(text, encoding="utf-8")
         print(root / "docs" / name)
+    for name, text in badges(root).items():
+        (root / "docs/images" / name).write_text(text, encoding="utf-8")
     for page in [*root.glob("*.md"), *(root / "docs").rglob("*.md")]:
         text = page.read_text(encoding="utf-8")
         if (new := filled(text)) != text:

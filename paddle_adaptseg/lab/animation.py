@@ -31,7 +31,7 @@ def write_animation(
 
 
 def _colours(images: Sequence[np.ndarray], space: LabelSpace) -> Image.Image:
-    """One table of colours for all frames: those of the classes exactly, those of the images as near as there is room."""
+    """One table of colours for all frames: the classes exactly, the images as near as there is room."""
     greys = [(level, level, level) for level in (0, 20, 90, 160, 255)]
     exact = [*space.colours, *greys]
     near = Image.fromarray(np.vstack(images)).quantize(256 - len(exact)).getpalette() or []
