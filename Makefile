@@ -4,8 +4,8 @@ PY := .venv/bin/python
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 test-gpu test-paddleseg doctor bench bench-step bench-loading \
-  bench-evaluation pages docs types lint release clean
+.PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 test-gpu test-paddleseg \
+  test-reference doctor bench bench-step bench-loading bench-evaluation pages docs types lint release clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -57,6 +57,10 @@ bench-evaluation:  ## measure whole evaluations against plain Paddle and plain P
 	@tools/setup_env.sh .venv test
 	$(PY) benchmarks/evaluation.py
 
+test-reference:  ## load files that transformers and timm write, in .venv-reference
+	@tools/setup_env.sh .venv-reference reference
+	.venv-reference/bin/python -m pytest tests/test_reference_weights.py
+
 test-paddle26:  ## run the test suite on Paddle 2.6.2 in .venv-paddle26
 	@tools/setup_env.sh .venv-paddle26 test tests/constraints-paddle26.txt
 	.venv-paddle26/bin/python -m pytest -n $(JOBS) -m "not slow" tests
@@ -86,6 +90,6 @@ release: setup  ## build the archives of a release, look into them, use the whee
 	$(PY) tools/release.py
 
 clean:  ## remove environments, caches and the toy pair with its runs (never your data or checkpoints)
-	rm -rf .venv .venv-paddle26 .venv-min .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist site
+	rm -rf .venv .venv-paddle26 .venv-min .venv-reference .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf dataset/toy dataset/toy_seed* checkpoint/toy checkpoint/toy_seed*

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs a process per core
 # Facts of CPUs are asserted on CPUs, also where there is a GPU; `make test-gpu` runs the tests marked gpu on it.
 DEVICE = os.environ.get("TEST_DEVICE", "cpu")
-if DEVICE == "cpu":
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if DEVICE == "cpu" and any(dist.metadata["Name"] == "paddlepaddle-gpu" for dist in metadata.distributions()):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # not elsewhere: Paddle's launcher for CPUs takes it for a list of devices
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "tests")]
 

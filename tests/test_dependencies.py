@@ -39,7 +39,7 @@ def wanted(name: str) -> list[str]:
 
 def test_the_root_holds_one_requirements_file_and_one_for_each_build_of_paddle():
     assert {path.name for path in ROOT.glob("requirements*")} == set(FILES)
-    assert set(EXTRAS) == {"dev", "test", "deploy", "docs"}
+    assert set(EXTRAS) == {"dev", "test", "reference", "deploy", "paddleseg", "docs"}
 
 
 @pytest.mark.parametrize("name", [*FILES, *EXTRAS])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
 from collections import namedtuple
+from types import SimpleNamespace
 
 import doctor_figures
 import numpy as np
@@ -17,7 +19,6 @@ from conftest import LIMIT, ROOT
 
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.data import loader
-from paddle_adaptseg.data.sampling import PairStream
 from paddle_adaptseg.lab import notebook
 from paddle_adaptseg.lab.doctor import figures, machine, recipe, runs, speed
 from paddle_adaptseg.lab.doctor.checks import FAILED, OK, SKIPPED, Check, Finding, Given, all_checks
@@ -90,6 +91,12 @@ def test_a_recipe_is_measured_at_a_part_of_its_size():
 # What is wrong.
 
 
+def slow_clock():
+    """A clock by which everything takes ten seconds."""
+    ticks = itertools.count(0, 10)
+    return SimpleNamespace(perf_counter=lambda: next(ticks))
+
+
 def test_a_kernel_that_computes_wrong_numbers_is_found(given, one_case, monkeypatch):
     real = paddle.nn.Conv2D.forward
     monkeypatch.setattr(paddle.nn.Conv2D, "forward", lambda layer, x: real(layer, x) * 1.01)
@@ -127,10 +134,9 @@ def test_a_full_shared_memory_is_found(given, monkeypatch):
 
 
 def test_a_slow_or_full_disk_is_found(given, monkeypatch):
-    real = os.fsync
-    monkeypatch.setattr(machine.os, "fsync", lambda number: (time.sleep(0.2), real(number)))
-    monkeypatch.setattr(machine, "WRITTEN", machine.MB)
-    assert machine.disk(given).verdict == FAILED
+    monkeypatch.setattr(machine, "time", slow_clock())
+    found = machine.disk(given)
+    assert found.verdict == FAILED and found.text.startswith("6 MB/s"), found
 
 
 @pytest.fixture
@@ -140,9 +146,7 @@ def small_files(monkeypatch):
 
 
 def test_a_slow_loader_is_found(given, small_files, monkeypatch):
-    real = PairStream._item
-    monkeypatch.setattr(PairStream, "_item", lambda *args: (time.sleep(1.2), real(*args))[1])
-    monkeypatch.setattr(loader, "BATCHES_AHEAD", 1)
+    monkeypatch.setattr(speed, "time", slow_clock())
     found = speed.loader(given)
     assert found.verdict == FAILED and "tools/prepare.py" in found.text, found
 

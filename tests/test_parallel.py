@@ -30,7 +30,10 @@ from paddle_adaptseg.training.checkpoint import list_steps, load_state, state_pa
 from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.weights.load import load_model
 
-pytestmark = pytest.mark.skipif(not paddle.distributed.is_available(), reason="this Paddle has no paddle.distributed")
+pytestmark = [
+    pytest.mark.skipif(not paddle.distributed.is_available(), reason="this Paddle has no paddle.distributed"),
+    pytest.mark.skipif(paddle.device.is_compiled_with_cuda(), reason="its launcher wants GPUs: test_gpu.py has two"),
+]
 STEPS = 3
 CLOSE = 1e-5
 LOW = "method.pseudo_labels.threshold=0.1"  # so that the share of sure pixels is neither 0 nor 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 import paddle
@@ -115,6 +116,50 @@ def segformer(tmp_path):
     return save_torch(tmp_path / "segformer.b0.pth", arrays, wrapped=True)
 
 
+def paddleseg_segformer(tmp_path):
+    """PaddleSeg's whole network: linear weights as Paddle keeps them, the deepest stage fused first."""
+    arrays = {n: x for n, x in original(SELF_TRAINING, "segformer_mit_b0").items() if "conv_seg" not in n}
+    arrays = reversed_stages(arrays, "decode_head.linear_fuse.conv.weight")
+    own = {}
+    for name, x in arrays.items():
+        name = re.sub(r"linear_c\.(\d)", lambda f: f"linear_c{int(f[1]) + 1}", name.replace("decode_head.", ""))
+        name = name.replace("fuse.conv.", "fuse._conv.").replace("fuse.bn.", "fuse._batch_norm.")
+        name = name.replace("running_mean", "_mean").replace("running_var", "_variance")
+        own[name] = paddle.to_tensor(np.ascontiguousarray(x.T if x.ndim == 2 else x))
+    paddle.save(own, str(tmp_path / "model.pdparams"))
+    return tmp_path / "model.pdparams"
+
+
+def newer_mmseg_name(name):
+    """As mmsegmentation's converter names the backbone since 0.20."""
+    name = re.sub(r"^patch_embed(\d)\.proj", lambda f: f"layers.{int(f[1]) - 1}.0.projection", name)
+    name = re.sub(r"^patch_embed(\d)\.norm", lambda f: f"layers.{int(f[1]) - 1}.0.norm", name)
+    name = re.sub(r"^block(\d)", lambda f: f"layers.{int(f[1]) - 1}.1", name)
+    name = re.sub(r"^norm(\d)", lambda f: f"layers.{int(f[1]) - 1}.2", name).replace(
+        "attn.proj.", "attn.attn.out_proj."
+    )
+    for old, new in (("fc1", "0"), ("dwconv.dwconv", "1"), ("fc2", "4")):
+        name = name.replace(f".mlp.{old}.", f".ffn.layers.{new}.")
+    return name
+
+
+def newer_mmseg(arrays, prefix=""):
+    """The same arrays as mmsegmentation 1.x has them: joined attention, 1x1 convolutions in the Mix-FFN."""
+    found = {}
+    for name, x in arrays.items():
+        new = prefix + newer_mmseg_name(name)
+        if ".attn.q." in name:
+            new = new.replace("attn.q.", "attn.attn.in_proj_")
+            found[new] = np.concatenate([x, arrays[name.replace(".attn.q.", ".attn.kv.")]])
+        elif ".attn.kv." not in name:
+            found[new] = x[:, :, None, None] if re.search(r"\.mlp\.fc\d\.weight", name) else x
+    return found
+
+
+def newer_mmseg_mit(tmp_path):
+    return save_torch(tmp_path / "mit_b0_20220624.pth", newer_mmseg(original(SELF_TRAINING, "mit_b0", "backbone.")))
+
+
 def hugging_face_name(name):
     """As transformers' own conversion of SegFormer names them."""
     name = re.sub(r"^backbone\.patch_embed(\d)", lambda f: f"backbone.patch_embeddings.{int(f[1]) - 1}", name)
@@ -191,6 +236,8 @@ FILES = {
     "PaddleSeg": (paddleseg, "mit", SELF_TRAINING, "mit_b0", False),
     "DAFormer": (daformer, "mmseg_mit", SELF_TRAINING, "daformer_mit_b0", True),
     "SegFormer": (segformer, "segformer", SELF_TRAINING, "segformer_mit_b0", True),
+    "PaddleSeg SegFormer": (paddleseg_segformer, "paddleseg_segformer", SELF_TRAINING, "segformer_mit_b0", True),
+    "mmsegmentation 1.x": (newer_mmseg_mit, "mmseg1_mit", SELF_TRAINING, "mit_b0", False),
     "Hugging Face SegFormer": (hf_segformer, "hf_segformer_trained", SELF_TRAINING, "segformer_mit_b0", True),
     "DINOv2": (hub, "dinov2", VFM, "encoder", False),
     "DINOv2 in chunks": (chunks, "dinov2", VFM, "encoder", False),
@@ -213,6 +260,63 @@ def test_foreign_weights_load_whole_and_compute_the_same(case, tmp_path):
     elif case != "timm":  # which has no mask token
         assert re.fullmatch(r"\d+ missing: heads\..*", left) and "backbone" not in left
     check(network, path, name)
+
+
+def test_a_segformer_of_newer_mmsegmentation_computes_what_its_head_does(tmp_path):
+    """Its head has a convolution, norm and ReLU for every stage; computed here with PyTorch from the file itself."""
+    rng, width, classes = np.random.default_rng(0), 16, figures.CLASSES
+    backbone = original(SELF_TRAINING, "mit_b0", "backbone.")
+    arrays = newer_mmseg(backbone, "backbone.")
+    sizes = {f"convs.{i}": channels for i, channels in enumerate((32, 64, 160, 256))} | {"fusion_conv": 4 * width}
+    for name, channels in sizes.items():
+        arrays[f"decode_head.{name}.conv.weight"] = rng.normal(0, channels**-0.5, (width, channels, 1, 1))
+        for key, low in (("weight", 0.5), ("bias", -0.5), ("running_mean", -0.5), ("running_var", 0.5)):
+            arrays[f"decode_head.{name}.bn.{key}"] = rng.uniform(low, low + 1, width)
+    arrays["decode_head.conv_seg.weight"] = rng.normal(0, 1, (classes, width, 1, 1))
+    arrays["decode_head.conv_seg.bias"] = rng.normal(0, 1, classes)
+    arrays = {name: np.asarray(x, np.float32) for name, x in arrays.items()}
+    file = save_torch(tmp_path / "segformer_mit-b0_8x1_1024x1024_160k_cityscapes.pth", arrays, wrapped=True)
+    chosen = config(SELF_TRAINING, "mit_b0")
+    chosen.model.params["head"] = {"name": "segformer", "embed_dim": width, "embedding": "conv"}
+    network = build_model(chosen.model, classes)
+    assert "anew" not in fill_segmenter(network, file, chosen)
+    network.eval()
+    image = paddle.to_tensor(rng.normal(0, 1, (1, 3, 64, 96)).astype(np.float32))
+    with paddle.no_grad():
+        stages = [torch.from_numpy(stage.numpy()) for stage in network.backbone(image)]
+        ours = network.logits(image)["main"].numpy()
+    state = {name: torch.from_numpy(x) for name, x in arrays.items()}
+
+    def module(x, name):
+        parts = (state[f"decode_head.{name}.bn.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
+        x = torch.nn.functional.conv2d(x, state[f"decode_head.{name}.conv.weight"])
+        return torch.relu(torch.nn.functional.batch_norm(x, *parts))
+
+    embedded = [
+        torch.nn.functional.interpolate(module(x, f"convs.{i}"), stages[0].shape[2:], mode="bilinear")
+        for i, x in enumerate(stages)
+    ]
+    classifier = state["decode_head.conv_seg.weight"], state["decode_head.conv_seg.bias"]
+    theirs = torch.nn.functional.conv2d(module(torch.cat(embedded, 1), "fusion_conv"), *classifier).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+    with pytest.raises(CheckpointError, match="has seen labels of Cityscapes"):
+        fill_segmenter(network, file, replace(chosen, run=Run()))
+
+
+def test_resnet_v1c_starts_from_mmsegmentations_imagenet_weights(tmp_path):
+    unused = Domain("gta5", "unused", "all", (1, 1))
+    data = Data(unused, unused, unused, pixels=Pixels(**TORCHVISION_PIXELS))
+    chosen = Config(Component("deeplabv2_resnet_v1c", {"depths": [1, 1, 1, 1]}), Component("source_only"), data)
+    source, network = (build_model(chosen.model, figures.CLASSES) for _ in range(2))
+    own = {n.removeprefix("backbone."): t.numpy() for n, t in source.state_dict().items() if n.startswith("backbone.")}
+    arrays = {n.replace("._mean", ".running_mean").replace("._variance", ".running_var"): x for n, x in own.items()}
+    arrays |= {"fc.weight": np.ones((1000, 2048), np.float32), "fc.bias": np.ones(1000, np.float32)}
+    file = save_torch(tmp_path / "resnet101_v1c-e67eebb6.pth", arrays, wrapped=True)
+    assert identify(read_weights(file).arrays) == "resnet_v1c"
+    said = fill_segmenter(network, file, chosen)
+    assert re.fullmatch(r"\d+ missing: heads\..*", said.partition("initialised anew: ")[2])
+    for name, x in own.items():
+        np.testing.assert_array_equal(network.state_dict()[f"backbone.{name}"].numpy(), x, err_msg=name)
 
 
 @pytest.mark.parametrize("make", [segformer, hf_segformer])

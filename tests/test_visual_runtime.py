@@ -93,7 +93,7 @@ def flags(monkeypatch):
     found = {}
     monkeypatch.setattr(paddle, "set_flags", found.update)
     monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda: True)
-    for name in (runtime._DETERMINISTIC, runtime._AUTOTUNE):
+    for name in runtime.CUDNN_FLAGS:
         monkeypatch.delenv(name, raising=False)
     return found
 

@@ -49,7 +49,9 @@ def label_space(config: Config) -> LabelSpace:
 
 
 def class_set(space: LabelSpace, protocol: str) -> list[int]:
-    """Indices in `space` of a protocol's classes, all of which must be there."""
+    """Indices in `space` of a protocol's classes, all of which must be there; `united` are all of them."""
+    if protocol == "united":
+        return list(range(len(space)))
     return [space.names.index(name) for name in space.subset(named_space(protocol).names).names]
 
 

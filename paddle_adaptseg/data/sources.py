@@ -20,7 +20,6 @@ from paddle_adaptseg.data.catalog import dataset_spec
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.windows import Reading
 
-UNITED = "united"  # data.classes: all classes of all sources
 _PART, FIRST_PART = 10, 1000  # random streams: which source comes, and the order in each of them
 
 

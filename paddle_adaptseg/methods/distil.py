@@ -51,7 +51,7 @@ class Distil(Method):
         ramp: Optional[Ramp] = None,
     ) -> None:  # fmt: skip
         super().__init__(segmenter, seg_weights)
-        self.weights = self.check_levels(weights, "method.weights")
+        self.weights = self.whole_levels(weights, "method.weights")
         if taught_on not in TAUGHT_ON:
             raise ConfigError(f"method.taught_on: unknown '{taught_on}': {suggest(taught_on, TAUGHT_ON)}")
         if taught_on == "target" and seg_weights:
@@ -91,12 +91,12 @@ class Distil(Method):
             seen = image
             if self.pixels != self.teacher_pixels:
                 seen = from_unit(to_unit(image, self.pixels), self.teacher_pixels)
-            wanted = self.teacher(seen)["main"].detach()
+            wanted = self.teacher.main(seen).detach()
             if self.strong is not None:
                 keys = places(batch, clock)
                 whether, how = self.choices.colours(COLOURS, keys, clock, self.strong.together)
                 image = self.strong(image, self.pixels, whether, how)
-        logits, factor = self.segmenter(image), self.ramp(clock.step)
+        logits, factor = self.segmenter(image, **self.crop(image, clock, domain)), self.ramp(clock.step)
         if clock.watch:
             agrees = joined(logits["main"], areas).argmax(axis=1) == joined(wanted, areas).argmax(axis=1)
             self.observed[f"distil_agreement_{domain}"] = agrees.astype("float32").mean()

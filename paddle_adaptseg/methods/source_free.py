@@ -23,7 +23,7 @@ from paddle_adaptseg.methods.augment import DEFAULT_AUGMENT, Strong, mirror
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.choices import COLOURS, Choices
 from paddle_adaptseg.methods.choices import positions as places
-from paddle_adaptseg.methods.losses import mean_entropy, softmax, weighted_cross_entropy
+from paddle_adaptseg.methods.losses import level_loss, mean_entropy, softmax
 from paddle_adaptseg.methods.padding import joined, positions
 from paddle_adaptseg.methods.readings import distance
 from paddle_adaptseg.methods.teacher import (
@@ -107,9 +107,9 @@ class SourceFree(Method):
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
         image, label, weight = self.changed(batch, clock)
         factor, areas = self.ramp(clock.step), batch.target_areas
-        logits = self.segmenter(image)
+        logits = self.segmenter(image, **self.crop(image, clock, "target"))
         terms = {
-            f"pseudo_{level}": Term(weighted_cross_entropy(logits[level], label, weight), share * factor)
+            f"pseudo_{level}": Term(level_loss(logits, level, label, weight), share * factor)
             for level, share in self.weights.items()
         }
         seen, pixels = joined(logits["main"], areas), positions(logits["main"], areas)

@@ -14,7 +14,7 @@ from paddle_adaptseg.methods.additions import Addition
 from paddle_adaptseg.methods.augment import Strong
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
 from paddle_adaptseg.methods.choices import LABELLED_COLOURS, Choices, positions
-from paddle_adaptseg.methods.losses import cross_entropy, labelled
+from paddle_adaptseg.methods.losses import covered, cross_entropy, labelled
 
 
 class TargetLabelled(Addition):
@@ -42,8 +42,10 @@ class TargetLabelled(Addition):
             keys = positions(batch, clock)
             whether, how = self.choices.colours(LABELLED_COLOURS, keys, clock, self.strong.together)
             image = self.strong(image, self.pixels, whether, how)
-        logits, count = self.host.segmenter(image), labelled(label)
+        logits = self.host.segmenter(image, **self.host.crop(image, clock, "labelled"))
+        weights = self.weights or {}
+        seen = {level: covered(logits, level, label) for level in weights}
         yield {
-            f"labelled_{level}": Term(cross_entropy(logits[level], label), weight * factor, count)
-            for level, weight in (self.weights or {}).items()
+            f"labelled_{level}": Term(cross_entropy(logits[level], x), weights[level] * factor, labelled(x))
+            for level, x in seen.items()
         }

@@ -26,10 +26,17 @@ from paddle_adaptseg.models.transformer import (
     zeros,
 )
 
-_WIDTHS = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16)}
+_WIDTHS = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "g": (1536, 40, 24)}
+_FFN = {"g": {"ffn": "swiglu"}}
 _REGISTERS = {"registers": 4, "offset": 0.0, "antialias": True}
 DINOV2_SIZES: Mapping[str, Mapping[str, Any]] = {
-    f"dinov2_vit{letter}14{suffix}": {"width": width, "depth": depth, "num_heads": heads, **more}
+    f"dinov2_vit{letter}14{suffix}": {
+        "width": width,
+        "depth": depth,
+        "num_heads": heads,
+        **_FFN.get(letter, {}),
+        **more,
+    }
     for letter, (width, depth, heads) in _WIDTHS.items()
     for suffix, more in (("", {}), ("_reg", _REGISTERS))
 }

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from paddle_adaptseg.models.daformer import FUSIONS
 from paddle_adaptseg.models.dinov2 import FFNS
 from paddle_adaptseg.models.encode_decode import BACKBONES, HEADS, SIZES
+from paddle_adaptseg.models.segformer import EMBEDDINGS
 
 
 def _names(names: Iterable[str]) -> str:
@@ -38,6 +39,7 @@ PART_KEYWORDS: Mapping[str, str] = {
     "layers": "blocks after which features are taken; empty: the last",
     "image_size": "side of training crops, from which VFM-UDA's input size follows; 0: the next multiples of a patch",
     "embed_dim": "channels to which the head brings every stage",
+    "embedding": f"what brings a stage to the common width: {_names(EMBEDDINGS)} (with norm and ReLU)",
     "dropout": "share of the channels that training leaves out before the classifier",
     "channels": "channels of the head's fusion",
     "fusion": _names(FUSIONS),

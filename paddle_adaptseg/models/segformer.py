@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
 
 import paddle
 from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.config.conversion import lookup
 from paddle_adaptseg.models.deeplabv3plus import conv_norm
-from paddle_adaptseg.models.layers import NORMS, normal_init, resize_like
+from paddle_adaptseg.models.layers import NORMS, NormPolicy, normal_init, resize_like
 from paddle_adaptseg.models.transformer import channels_first, channels_last
 
 
@@ -26,16 +26,30 @@ class StageEmbedding(nn.Layer):
         return channels_first(self.proj(channels_last(x)))
 
 
+EMBEDDINGS: Mapping[str, Callable[[int, int, NormPolicy], nn.Layer]] = {
+    "linear": lambda channels, width, norm: StageEmbedding(channels, width),
+    "conv": lambda channels, width, norm: conv_norm(channels, width, 1, norm),
+}
+
+
 class SegFormerHead(nn.Layer):
-    """The features of four stages to logits at the first one's size."""
+    """The features of four stages to logits at the first one's size.
+
+    `embedding`: what brings a stage to the common width: a linear layer, or (mmsegmentation) a convolution, norm and
+    ReLU.
+    """
 
     def __init__(
-        self, classes: int, widths: Sequence[int], embed_dim: int = 256, dropout: float = 0.1, norm: str = "batch"
-    ) -> None:
+        self, classes: int, widths: Sequence[int], embed_dim: int = 256, dropout: float = 0.1, norm: str = "batch",
+        embedding: str = "linear",
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.keywords: dict[str, Any] = {"widths": widths, "dropout": dropout, "norm": norm}
+        self.keywords: dict[str, Any] = {
+            "widths": widths, "dropout": dropout, "norm": norm, "embedding": embedding,
+        }  # fmt: skip
         policy = lookup(NORMS, norm, "model.head.norm")
-        self.linear_c = nn.LayerList([StageEmbedding(width, embed_dim) for width in widths])
+        make = lookup(EMBEDDINGS, embedding, "model.head.embedding")
+        self.linear_c = nn.LayerList([make(width, embed_dim, policy) for width in widths])
         self.linear_fuse = conv_norm(embed_dim * len(widths), embed_dim, 1, policy)
         self.dropout = nn.Dropout2D(dropout)
         self.linear_pred = nn.Conv2D(embed_dim, classes, 1, weight_attr=normal_init())

@@ -28,6 +28,7 @@ from paddle_adaptseg.training.step import TrainState
 
 KEPT = (nn.Conv2D, nn.Conv2DTranspose, nn.Linear, nn.BatchNorm2D, nn.GroupNorm, nn.LayerNorm, nn.MaxPool2D)
 ATTENTION = ("EfficientAttention", "SelfAttention")  # by name: most runs have loaded neither
+LEAST = 64  # of its sides, which no network reduces to nothing
 SHRINK = 4  # the image on which memory is counted has 1/4 of the width and height
 SMALL = 3_000_000  # parameters of networks that are meant to start from random weights
 WORTH_SAYING = 200_000_000  # bytes that recomputing must save to be mentioned
@@ -56,7 +57,7 @@ def estimate(method: Method, config: Config) -> Estimate:
     crop = config.data.augment.crop
     width, height = crop or max((domain.size for domain in domains), key=lambda size: size[0] * size[1])
     stages = config.run.recompute or EVERY_STAGE
-    plain, again = _kept(method, height // SHRINK, width // SHRINK, stages)
+    plain, again = _kept(method, max(LEAST, height // SHRINK), max(LEAST, width // SHRINK), stages)
     parameters = sum(p.size * (4 if p.stop_gradient else 8) for p in method.parameters())
     batch, levels = config.data.batch_size, len(method.segmenter.levels)
     maps = 4 * FULL_SIZE_MAPS * batch * levels * len(label_space(config)) * height * width

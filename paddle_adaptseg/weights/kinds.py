@@ -9,6 +9,7 @@ from typing import Callable, Optional
 import numpy as np
 
 from paddle_adaptseg.weights.kind import REST, TORCHVISION_PIXELS, Arrays, Kind, has
+from paddle_adaptseg.weights.mmseg_kinds import MMSEG_KINDS
 from paddle_adaptseg.weights.names import ORIGINAL_NAMES, STATISTICS, apply
 from paddle_adaptseg.weights.paddleseg_kinds import PADDLESEG_KINDS
 from paddle_adaptseg.weights.transformer_kinds import TRANSFORMER_KINDS
@@ -28,8 +29,9 @@ def _deeplab(aux: int, main: int) -> Callable[[Arrays], bool]:
 
 
 KINDS: Mapping[str, Kind] = {
-    **TRANSFORMER_KINDS,  # before "ours": some say backbone.*, but have a decode_head
-    **PADDLESEG_KINDS,  # before "ours" too
+    **MMSEG_KINDS,  # these three before "ours": some say backbone.* or stem.*, but have another head or other stages
+    **TRANSFORMER_KINDS,
+    **PADDLESEG_KINDS,
     # Before "ours": both say backbone.*, but only these have a pyramid called aspp.
     "v3plus": Kind(
         "DeepLabV3+ ResNet of pytorch-deeplab-xception (Adversarial_DA_Exp)",

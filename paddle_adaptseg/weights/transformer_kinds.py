@@ -53,7 +53,7 @@ _HF_DINOV2: Rules = (
     (r"^layernorm\.", "norm."),
 )
 _HF_BLOCK = r"^(segformer\.)?encoder\.block\.0\.0\.attention\.self\.query\.weight$"
-_MIT: Rules = ((r"^(patch_embed|block|norm)(?=\d)", r"backbone.\1"), *ORIGINAL_NAMES["encode_decode"])
+MIT_RULES: Rules = ((r"^(patch_embed|block|norm)(?=\d)", r"backbone.\1"), *ORIGINAL_NAMES["encode_decode"])
 _DINOV2: Rules = (
     (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # stored in chunks
     (r"^reg_token$", "register_tokens"),  # timm's
@@ -61,7 +61,7 @@ _DINOV2: Rules = (
 )
 
 
-def _transposed(arrays: Arrays) -> Tensors:
+def transposed(arrays: Arrays) -> Tensors:
     """Linear weights as Paddle keeps them; nothing else has two axes and is called weight."""
     return {name: x.T if x.ndim == 2 and name.endswith("weight") else x for name, x in arrays.items()}
 
@@ -79,67 +79,78 @@ def _as_paddle(arrays: Arrays) -> Tensors:
     """A bare Mix Transformer: PaddleSeg's names are those of the original, and only its linear weights differ."""
     fc1 = arrays.get("block1.0.mlp.fc1.weight")
     paddles = fc1 is not None and fc1.shape[0] == len(arrays["patch_embed1.proj.weight"])
-    return dict(arrays) if paddles else _transposed(arrays)
+    return dict(arrays) if paddles else transposed(arrays)
 
 
 def _segmenter(arrays: Arrays) -> Tensors:
     """A network of mmsegmentation's family. SegFormer's head never uses conv_seg, and fuses the deepest stage first."""
-    found, fuse = _transposed(arrays), "decode_head.linear_fuse.conv.weight"
+    found, fuse = transposed(arrays), "decode_head.linear_fuse.conv.weight"
     if "decode_head.linear_pred.weight" in found:
         found = {name: x for name, x in found.items() if not name.startswith("decode_head.conv_seg.")}
     if "decode_head.linear_c1.proj.weight" in found and fuse in found:
-        found[fuse] = _stages_reversed(found[fuse])
+        found[fuse] = stages_reversed(found[fuse])
     return found
 
 
-def _stages_reversed(weight: np.ndarray) -> np.ndarray:
+def stages_reversed(weight: np.ndarray) -> np.ndarray:
     """A fusion's weight [out, 4 x width, 1, 1] with its four groups of inputs in the opposite order."""
     return np.concatenate(np.split(weight, 4, axis=1)[::-1], axis=1) if weight.shape[1] % 4 == 0 else weight
 
 
 def _hf_segformer(arrays: Arrays) -> Tensors:
     found = {apply(_HF_SEGFORMER, name): x for name, x in arrays.items()}
-    found, fuse = _transposed(_joined(found, "kv", ("key", "value"))), "decode_head.linear_fuse.conv.weight"
+    found, fuse = transposed(_joined(found, "kv", ("key", "value"))), "decode_head.linear_fuse.conv.weight"
     if fuse in found:
-        found[fuse] = _stages_reversed(found[fuse])
+        found[fuse] = stages_reversed(found[fuse])
     return found
 
 
 def _hf_dinov2(arrays: Arrays) -> Tensors:
     found = {apply(_HF_DINOV2, name): x for name, x in arrays.items()}
-    return _transposed(_joined(found, "qkv", ("query", "key", "value")))
+    return transposed(_joined(found, "qkv", ("query", "key", "value")))
 
 
 def _dinov2(arrays: Arrays) -> Tensors:
     """timm adds the CLS token's position to the token where there are registers, and stores no such position."""
-    found = _transposed(arrays)
+    found = transposed(arrays)
+    gated = [n for n in found if n.endswith(".mlp.fc1.weight") and found[n].shape[1] == 2 * len(_second(found, n))]
+    for name in gated:  # the giant's SwiGLU
+        for old, new in (("fc1", "w12"), ("fc2", "w3")):
+            for kind in ("weight", "bias"):
+                before = name.replace("fc1.weight", f"{old}.{kind}")
+                found[before.replace(f".{old}.", f".{new}.")] = found.pop(before)
     if "reg_token" in found and "pos_embed" in found:
         found["pos_embed"] = np.concatenate([np.zeros_like(found["pos_embed"][:, :1]), found["pos_embed"]], axis=1)
     return found
+
+
+def _second(arrays: Arrays, first: str) -> np.ndarray:
+    """The second layer of a block's feed-forward part, [in, out]."""
+    return arrays[first.replace("fc1", "fc2")]
 
 
 def _finds(pattern: str) -> Callable[[Arrays], bool]:
     return lambda arrays: any(re.search(pattern, name) for name in arrays)
 
 
-_SEEN = "labels of Cityscapes or ADE20K"
+SEEN = "labels of Cityscapes or ADE20K"
 _VIT: Mapping[str, Any] = {"model": {"name": "encode_decode"}, "pixels": TORCHVISION_PIXELS}
 TRANSFORMER_KINDS: Mapping[str, Kind] = {
     "mit": Kind(
         "ImageNet Mix Transformer of SegFormer or PaddleSeg: RGB mean and deviation; its classifier is left out",
         has("patch_embed1.proj.weight", "block1.0.attn.q.weight"),
-        _MIT,
+        MIT_RULES,
         _as_paddle,
         leave_out=r"^head\.",
         absent=REST,
         **_VIT,
     ),
     "segformer": Kind(
-        f"SegFormer of its authors, trained with {_SEEN}: RGB mean and deviation",
+        f"SegFormer of its authors, trained with {SEEN}: RGB mean and deviation",
         has("backbone.patch_embed1.proj.weight", "decode_head.linear_c1.proj.weight"),
         ORIGINAL_NAMES["encode_decode"],
         _segmenter,
-        seen=_SEEN,
+        seen=SEEN,
         **_VIT,
     ),
     "mmseg_hrda": Kind(
@@ -158,17 +169,17 @@ TRANSFORMER_KINDS: Mapping[str, Kind] = {
         **_VIT,
     ),
     "hf_segformer_trained": Kind(
-        f"SegFormer of Hugging Face, trained with {_SEEN}: RGB mean and deviation",
+        f"SegFormer of Hugging Face, trained with {SEEN}: RGB mean and deviation",
         lambda arrays: _finds(_HF_BLOCK)(arrays) and _finds(r"^decode_head\.")(arrays),
-        _MIT,
+        MIT_RULES,
         _hf_segformer,
-        seen=_SEEN,
+        seen=SEEN,
         **_VIT,
     ),
     "hf_segformer": Kind(
         "ImageNet Mix Transformer of Hugging Face: RGB mean and deviation; its classifier is left out",
         _finds(_HF_BLOCK),
-        _MIT,
+        MIT_RULES,
         _hf_segformer,
         leave_out=r"^classifier\.",
         absent=REST,
@@ -196,7 +207,7 @@ TRANSFORMER_KINDS: Mapping[str, Kind] = {
         "VFM-UDA: DINOv2 with the light head, trained for segmentation: RGB mean and deviation",
         has("encoder.patch_embed.proj.weight", "upscale.0.weight", "out.weight"),
         ORIGINAL_NAMES["encode_decode"],
-        _transposed,
+        transposed,
         leave_out=r"^token_masking\.",
         **_VIT,
     ),

@@ -25,6 +25,6 @@ def main() -> int:
     for what, teacher, student in side_by_side(
         args.student, folder, args.formats.split(","), max(1, args.images), args.teacher
     ):
-        print(f"{what:<60}  {teacher:>14}  {student}", flush=True)
+        print(f"{what:<76}  {teacher:>14}  {student}", flush=True)
     print(f"programs: {folder}")
     return 0

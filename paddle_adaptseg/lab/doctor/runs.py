@@ -138,12 +138,15 @@ def two_processes(given: Given) -> Finding:
     fit(config_of(given, "alone", "model.norm=group"))
     command = [sys.executable, "-m", "paddle.distributed.launch", "--log_dir", str(given.folder / "launcher")]
     command += ["--devices", "0,1"] if gpus else ["--nproc_per_node", "2"]
+    command += ["--backend", "gloo"] if paddle.device.is_compiled_with_cuda() and not gpus else []
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])}
+    if not environment.get("CUDA_VISIBLE_DEVICES"):
+        environment.pop("CUDA_VISIBLE_DEVICES", None)  # Paddle's launcher takes an empty list for a list of devices
     more = overrides(given, "together", "model.norm=group", "data.batch_size=1")
     more = ["run.device=gpu" if text == f"run.device={given.device}" and gpus else text for text in more]
     command += [str(PACKAGE / "__main__.py"), "train", "--config", "toy/adaptsegnet_multi", "-o", *more]
-    found = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])}
     limit = max(30.0, given.seconds_left() + 30)
-    done = subprocess.run(command, capture_output=True, text=True, env=found, timeout=limit)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit)
     if done.returncode:
         return Finding(FAILED, f"two processes ended with code {done.returncode}: {last_line(done, given.folder)}")
     apart = distance(arrays_of(given, "alone"), arrays_of(given, "together"))
