@@ -77,7 +77,7 @@ pages: setup  ## write the generated pages of docs/ anew
 docs:  ## build the searchable site of docs/ in site/, with every link and anchor checked; needs no network to read
 	@tools/setup_env.sh .venv docs
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
-	@echo "site/index.html opens by double click; for the search: $(PY) -m http.server -d site"
+	@echo "site/index.html opens by double click, with its search"
 
 types: setup  ## check the package's type hints
 	$(PY) -m mypy

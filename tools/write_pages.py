@@ -14,6 +14,7 @@ def main() -> int:
     from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
+    from paddle_adaptseg.lab.api import api_page
     from paddle_adaptseg.lab.badges import badges
     from paddle_adaptseg.lab.measured import filled, measured_page
     from paddle_adaptseg.lab.reference import configuration_page
@@ -21,6 +22,7 @@ def main() -> int:
 
     root = Path(__file__).resolve().parent.parent
     pages = {"model_zoo.md": zoo_page, "configuration.md": configuration_page, "toy_self_training.md": measured_page}
+    pages["api.md"] = api_page
     for name, text in ((name, write()) for name, write in pages.items()):
         (root / "docs" / name).write_text(text, encoding="utf-8")
         print(root / "docs" / name)
