@@ -13,11 +13,11 @@ help:  ## list the targets
 setup:  ## create .venv with Paddle for this machine (CPU or GPU); quick when nothing changed
 	@tools/setup_env.sh .venv
 
-demo: setup  ## train source-only, AdaptSegNet, then self-training on a generated street-scene pair and compare them (minutes)
+demo: setup  ## train source-only, AdaptSegNet, then self-training on a generated street-scene pair and compare them (a few minutes)
 	@$(PY) tools/demo.py
 
-demo-seeds: setup  ## the demo's recipe over three seeds, with its table in docs/toy_seeds.md (slow)
-	@$(PY) tools/demo.py --seeds 0,1,2 --table docs/toy_seeds.md
+demo-seeds: setup  ## the demo's recipe over three seeds, with its table in checkpoint/toy/seeds.md (slow)
+	@$(PY) tools/demo.py --seeds 0,1,2 --table checkpoint/toy/seeds.md
 
 test:  ## run the test suite
 	@tools/setup_env.sh .venv test
@@ -77,7 +77,7 @@ pages: setup  ## write the generated pages of docs/ anew
 docs:  ## build the searchable site of docs/ in site/, with every link and anchor checked; needs no network to read
 	@tools/setup_env.sh .venv docs
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
-	@echo "site/index.html opens by double click; for the search: $(PY) -m http.server -d site"
+	@echo "site/index.html opens by double click, with its search"
 
 types: setup  ## check the package's type hints
 	$(PY) -m mypy

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from paddle_adaptseg.__main__ import usage
 from paddle_adaptseg.config.loading import dump, load_config
 from paddle_adaptseg.core import runtime
 from paddle_adaptseg.core.errors import UserError
@@ -72,6 +73,7 @@ ABSENT = (
     "name no image",
     "no images of",
     "No such file",
+    "is neither a folder of images",
 )
 SHRINK = ("data.validation.size=[96,48]", "data.workers=0")
 
@@ -112,7 +114,7 @@ def words_of(command: str) -> list[str]:
         words = [words[0], *words[tool:]]
     if words[1:3] == ["-m", "paddle_adaptseg"]:
         words = ["paddle-adaptseg", *words[3:]]
-    if words[0] == "paddle-adaptseg" and len(words) > 1:
+    if words[0] == "paddle-adaptseg" and len(words) > 1 and not words[1].startswith("-"):
         words = ["python", f"tools/{SCRIPTS.get(words[1], words[1].replace('-', '_'))}.py", *words[2:]]
     return words
 
@@ -125,6 +127,9 @@ def check(command: str, world: Path, monkeypatch, capsys) -> None:
     if words[0] == "make":
         done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+        return
+    if words == ["paddle-adaptseg", "--help"]:
+        assert "commands:" in usage()
         return
     if words[0] == "pip":
         assert words[1] == "install"
@@ -226,7 +231,18 @@ def run(tool, arguments, world, monkeypatch, capsys) -> None:
     assert code in (0, None) or any(absent in capsys.readouterr().out for absent in ABSENT)
 
 
-HOW: dict[str, Callable] = {"train": plan, "compare": stop_before_training, "sweep": stop_before_training}
+def doctor_of_one_check(tool, arguments, world, monkeypatch, capsys) -> None:
+    """The whole takes three minutes, and on a busy machine it may end before every check: tests/test_doctor.py."""
+    assert call(monkeypatch, tool, arguments if "--only" in arguments else ["--only", "disk", *arguments]) in (0, 1)
+    assert "written: " in capsys.readouterr().out
+
+
+HOW: dict[str, Callable] = {
+    "doctor": doctor_of_one_check,
+    "train": plan,
+    "compare": stop_before_training,
+    "sweep": stop_before_training,
+}
 
 
 def make_input(path: Path) -> None:

@@ -29,6 +29,16 @@ def test_jobs_train_side_by_side_and_the_figure_shows_them(toy_root, tmp_path, m
     with Image.open(tmp_path / "demo.png") as sheet:
         assert sheet.size[0] == 5 * (2 * 96 + 4) + 4
         assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 100
+    demo.animation(jobs, demo.Comparison(0, {name: matrix(7) for name in demo.METHODS}), tmp_path / "demo.gif")
+    with Image.open(tmp_path / "demo.gif") as frames:
+        assert frames.n_frames == len(demo.METHODS) + 1 and frames.info["loop"] == 0
+        first = np.asarray(frames.convert("RGB"))
+        frames.seek(frames.n_frames - 1)
+        last = np.asarray(frames.convert("RGB"))
+    half = first.shape[1] // 2 - 4
+    assert (first[:, :half] == last[:, :half]).all() and (first != last).any(), "the images stay, the labels change"
+    shown = {tuple(colour) for colour in last[-70:].reshape(-1, 3)}
+    assert len(shown & set(CITYSCAPES_19.colours)) == len(CITYSCAPES_19), "the legend has the colour of every class"
 
 
 def test_a_failing_job_is_reported_with_its_last_line(toy_root, tmp_path):

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pages
 import pytest
+import site_chinese
 from PIL import Image
 
 from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.optim import OPTIMISERS
 from paddle_adaptseg.config.schema import Component, Config
+from paddle_adaptseg.lab.api import api_page, missing
 from paddle_adaptseg.lab.reference import configuration_page, fields, keywords
 from paddle_adaptseg.lab.reference_keys import KEYWORDS, MEANINGS, OPTIMISER_KEYS
 from paddle_adaptseg.lab.reference_self_training import VALUE_KEYS, VALUES
@@ -93,6 +95,28 @@ def test_links_between_pages_lead_somewhere(path):
 def test_the_search_finds_the_words_of_the_field_in_headings(word, page, heading):
     assert word in heading.lower()
     assert heading in re.findall(r"^#+ (.*)$", (DOCS / page).read_text(encoding="utf-8"), re.M)
+
+
+def test_the_page_of_the_python_interface_has_every_public_name_and_is_up_to_date():
+    assert not missing()
+    assert (DOCS / "api.md").read_text(encoding="utf-8") == api_page(), "run: make pages"
+    assert re.findall(r"^### (.*)$", api_page(), re.M)[:3] == ["load_config", "override", "register"]
+
+
+def test_the_site_lists_every_page_and_names_it_in_chinese():
+    text, titles = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"), site_chinese.TITLES
+    listed = re.findall(r"^ +- (?:\w+: )?(\S+\.md)$", text[text.index("\nnav:") :], re.M)
+    own = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+    assert own <= set(listed) and len(set(listed)) == len(listed)
+    assert {page for page in listed if not page.startswith("zh/")} - {"index.md"} <= set(titles)
+    assert set(re.findall(r"^  - (\w[\w ]*):", text[text.index("\nnav:") :], re.M)) - {"中文"} <= set(titles)
+
+
+def test_the_site_searches_without_a_server_and_loads_nothing_from_elsewhere():
+    text = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    (script,) = re.findall(r"polyfills: \[(.*?)\]", text)
+    assert "- offline" in text and "iframe-worker" in script and (DOCS / script).is_file()
+    assert not re.search(r"https?://", text)
 
 
 def test_every_key_of_a_configuration_has_a_meaning_and_the_page_is_up_to_date():

@@ -1,13 +1,16 @@
-"""The page of measured scores: what it computes from them, and that it is up to date."""
+"""Measured scores in pages: what is computed from them, and that every page shows those of docs/measured.json."""
 
 from __future__ import annotations
 
 import json
+import re
 
+import pages
 import pytest
 from conftest import ROOT
 
-from paddle_adaptseg.lab.measured import SCORES, differences, group_table, measured_page
+from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.lab.measured import MARK, SCORES, demo_table, differences, filled, group_table, measured_page
 
 
 def group(rows, seeds=(0, 1)):
@@ -46,3 +49,34 @@ def test_the_page_is_up_to_date():
 def test_a_group_that_is_compared_with_nothing_it_holds_is_an_error():
     with pytest.raises(KeyError, match="plain"):
         group_table(group([{"name": "other", "steps": 1, "scores": [1.0, 2.0]}]))
+
+
+@pytest.mark.parametrize("path", pages.PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_page_shows_the_measured_numbers(path):
+    text = path.read_text(encoding="utf-8")
+    assert text == filled(text), "run: make pages"
+    assert len(MARK.findall(text)) == text.count("<!-- / -->"), "a mark without its end"
+
+
+def test_a_number_of_the_demo_stands_in_no_page_without_a_mark():
+    data = json.loads(SCORES.read_text(encoding="utf-8"))
+    scores = {f"{x:.2f}" for row in data["groups"][0]["rows"] for x in row["scores"]}
+    for path in pages.PAGES:
+        if path.name != "toy_self_training.md":  # written as a whole
+            unmarked = MARK.sub("", path.read_text(encoding="utf-8"))
+            assert not scores & set(re.findall(r"\d+\.\d\d", unmarked)), path
+
+
+def test_marks_are_filled_and_a_name_that_is_not_measured_is_an_error(tmp_path):
+    assert filled("at <!-- memory.resnet101 -->0<!-- / --> GB") == "at <!-- memory.resnet101 -->7.9<!-- / --> GB"
+    with pytest.raises(ConfigError, match="unknown measured value 'memory.resnet110'.*memory.resnet101"):
+        filled("<!-- memory.resnet110 -->0<!-- / -->")
+
+
+def test_the_table_of_the_demo_computes_means_and_lifts():
+    scores = {"source_only": [30.0, 32.0], "adapted": [40.0, 46.0], "self_training": [41.0, 47.0]}
+    assert demo_table(scores, [0, 1]).splitlines()[2:] == [
+        "| 0 | 30.00 | 40.00 | +10.00 | 41.00 | +11.00 |",
+        "| 1 | 32.00 | 46.00 | +14.00 | 47.00 | +15.00 |",
+        "| mean | 31.00 | 43.00 | +12.00 | 44.00 | +13.00 |",
+    ]

@@ -12,6 +12,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parent.parent
 START = {"README.md": "index.md", "README_zh.md": "zh/index.md"}
 SHOWN = {".yml": "yaml", ".py": "python", ".cff": "yaml", "": "text"}  # files that become a page with their text
+UNSEARCHED = "---\nsearch: {exclude: true}\n---\n"  # code and lists of files: a search is for pages
 LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
 
 
@@ -23,6 +24,8 @@ def inside(path: str) -> Optional[str]:
         return path[len("docs/") :]
     if not (ROOT / path).exists():
         return None
+    if (ROOT / path / "README.md").is_file():
+        path = f"{path}/README.md"
     ending = "/index.md" if (ROOT / path).is_dir() else ".md" if Path(path).suffix in SHOWN else ""
     return f"repository/{path}{ending}"
 
@@ -46,11 +49,13 @@ def content_of(path: str, wanted: set[str]) -> str | bytes:
     """What the site shows of a file or folder of the repository."""
     file = ROOT / path
     if file.is_dir():
-        return f"# {path}\n\n" + "\n".join(f"- `{entry.name}`" for entry in sorted(file.iterdir()) if entry.suffix)
+        return f"{UNSEARCHED}# {path}\n\n" + "\n".join(
+            f"- `{entry.name}`" for entry in sorted(file.iterdir()) if entry.suffix
+        )
     if path.endswith(".md"):
         return relinked(file.read_text(encoding="utf-8"), path, wanted)
     if file.suffix in SHOWN:
-        return f"# {path}\n\n```{SHOWN[file.suffix]}\n{file.read_text(encoding='utf-8')}```\n"
+        return f"{UNSEARCHED}# {path}\n\n```{SHOWN[file.suffix]}\n{file.read_text(encoding='utf-8')}```\n"
     return file.read_bytes()
 
 

@@ -14,15 +14,25 @@ def main() -> int:
     from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
-    from paddle_adaptseg.lab.measured import measured_page
+    from paddle_adaptseg.lab.api import api_page
+    from paddle_adaptseg.lab.badges import badges
+    from paddle_adaptseg.lab.measured import filled, measured_page
     from paddle_adaptseg.lab.reference import configuration_page
     from paddle_adaptseg.weights.zoo import zoo_page
 
-    docs = Path(__file__).resolve().parent.parent / "docs"
+    root = Path(__file__).resolve().parent.parent
     pages = {"model_zoo.md": zoo_page, "configuration.md": configuration_page, "toy_self_training.md": measured_page}
+    pages["api.md"] = api_page
     for name, text in ((name, write()) for name, write in pages.items()):
-        (docs / name).write_text(text, encoding="utf-8")
-        print(docs / name)
+        (root / "docs" / name).write_text(text, encoding="utf-8")
+        print(root / "docs" / name)
+    for name, text in badges(root).items():
+        (root / "docs/images" / name).write_text(text, encoding="utf-8")
+    for page in [*root.glob("*.md"), *(root / "docs").rglob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        if (new := filled(text)) != text:
+            page.write_text(new, encoding="utf-8")
+            print(page)
     return 0
 
 

@@ -18,6 +18,7 @@ from paddle_adaptseg.evaluation.measure import evaluate_model
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
 from paddle_adaptseg.evaluation.predictor import PLAIN, Predictor
 from paddle_adaptseg.evaluation.visual import colourise, grid
+from paddle_adaptseg.lab.animation import write_animation
 from paddle_adaptseg.lab.launch import Job, run_jobs
 from paddle_adaptseg.weights.load import load_model
 
@@ -25,7 +26,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "toy"
 METHODS = {"source-only": "source_only", "adapted": "adaptsegnet_multi", "self-training": "adaptsegnet_self_training"}
 STAGES = (("source-only", "adapted"), ("self-training",))  # the last one starts from the adapted network
 TITLES = {"adapted": "AdaptSegNet multi"}  # in the table over seeds
-ROWS = 6  # images in the figure
+ROWS, ANIMATED = 6, 3  # images in the figure and in the animation
 
 
 @dataclass(frozen=True)
@@ -86,17 +87,33 @@ def steps(jobs: dict[str, Job]) -> str:
 
 def figure(jobs: dict[str, Job], path: Path) -> None:
     """A grid of target image, ground truth and all predictions."""
+    space = label_space(next(iter(jobs.values())).config)
+    rows = [[image, *(colourise(label, space) for label in labels)] for image, *labels in _predictions(jobs)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grid(rows, ["target image", "ground truth", *METHODS], scale=2)).save(path)
+
+
+def animation(jobs: dict[str, Job], comparison: Comparison, path: Path) -> None:
+    """The same as an animated GIF file of the first images, with the scores and the colours of the classes."""
+    images, ground_truth, *labels = zip(*_predictions(jobs)[:ANIMATED])
+    titles = {
+        f"{TITLES.get(name, name)}: {comparison.miou(name):.2f} mIoU": shown for name, shown in zip(METHODS, labels)
+    }
+    space = label_space(next(iter(jobs.values())).config)
+    write_animation(images, {**titles, "ground truth": ground_truth}, space, path)
+
+
+def _predictions(jobs: dict[str, Job]) -> list[tuple[np.ndarray, ...]]:
+    """Target image, ground truth and the labels of every method, for the first images."""
     config = next(iter(jobs.values())).config
     models = [load_model(_last_weights(job.config))[0] for job in jobs.values()]
     predictors = [Predictor(model, config.data.pixels, PLAIN.within(config.eval)) for model in models]
-    files, space = open_validation(config), label_space(config)
-    rows = []
+    files, found = open_validation(config), []
     for index in range(min(ROWS, len(files))):
         image, ground_truth = files.image(index), files.label(index)
         labels = [predictor.scaled_logits(image).labels(ground_truth.shape) for predictor in predictors]
-        rows.append([image, *(colourise(np.asarray(label), space) for label in (ground_truth, *labels))])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid(rows, ["target image", "ground truth", *METHODS], scale=2)).save(path)
+        found.append((image, ground_truth, *map(np.asarray, labels)))
+    return found
 
 
 def seeds_table(comparisons: Sequence[Comparison]) -> str:

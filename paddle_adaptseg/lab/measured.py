@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-SCORES = Path(__file__).resolve().parents[2] / "docs" / "toy_self_training.json"
+from paddle_adaptseg.config.conversion import lookup
+
+SCORES = Path(__file__).resolve().parents[2] / "docs" / "measured.json"
+MARK = re.compile(r"(<!-- (\S+) -->)(.*?)(<!-- / -->)", re.S)  # <!-- demo.adapted.mean -->43.39<!-- / -->
+DEMO = {
+    "source only": "source_only",
+    "AdaptSegNet, multi level": "adapted",
+    "AdaptSegNet, then self-training": "self_training",
+    "AdaptSegNet, then the adversary again": "again",
+}
 
 
 def measured_page(path: Path = SCORES) -> str:
@@ -42,3 +52,48 @@ def differences(scores: Sequence[float], base: Sequence[float]) -> str:
     if len(apart) == 1:
         return f"{apart[0]:+.2f}"
     return f"{np.mean(apart):+.2f} ({' '.join(f'{x:+.2f}' for x in apart)})"
+
+
+def filled(text: str, path: Path = SCORES) -> str:
+    """A page's text with the measured value between each pair of marks."""
+    known = values(json.loads(path.read_text(encoding="utf-8")))
+    return MARK.sub(lambda mark: mark[1] + lookup(known, mark[2], "measured value") + mark[4], text)
+
+
+def values(data: Mapping[str, Any]) -> dict[str, str]:
+    """What pages may show, by name: single numbers, and tables with empty lines around them."""
+    scores = {DEMO[row["name"]]: row["scores"] for row in data["groups"][0]["rows"] if row["name"] in DEMO}
+    found = {"demo.table": f"\n\n{demo_table(scores, data['groups'][0]['seeds'])}\n\n",
+             "methods.table": f"\n\n{methods_table(data['methods'])}\n\n"}  # fmt: skip
+    for name, by_seed in scores.items():
+        found[f"demo.{name}.mean"] = f"{np.mean(by_seed):.2f}"
+        found.update({f"demo.{name}.{seed}": f"{x:.2f}" for seed, x in zip(data["groups"][0]["seeds"], by_seed)})
+    for row in data["methods"]:
+        found.update({f"methods.{row['name']}.{key}": f"{row[key]:.1f}" for key in ("mean", "min", "max")})
+    for group in ("memory", "visualdl"):
+        found.update({f"{group}.{key}": f"{x:.1f}" for key, x in data[group].items() if key != "note"})
+    return found
+
+
+def demo_table(scores: Mapping[str, Sequence[float]], seeds: Sequence[int]) -> str:
+    """Scores of the demo by seed, and their lifts over source-only."""
+    base = scores["source_only"]
+    lines = ["| seed | source-only | AdaptSegNet multi | lift | then self-training | lift |", "|" + "---|" * 6]
+    for name, pick in [*((str(seed), (lambda x, i=i: x[i])) for i, seed in enumerate(seeds)), ("mean", np.mean)]:
+        cells = [
+            f"{pick(scores[other]):.2f} | {pick(scores[other]) - pick(base):+.2f}"
+            for other in ("adapted", "self_training")
+        ]
+        lines.append(f"| {name} | {pick(base):.2f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def methods_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Every method of the comparison over seeds, best first."""
+    lines = ["| method | mean | min | max | lift | lift by seed | seconds |", "|" + "---|" * 7]
+    for row in rows:
+        lifts = " ".join(f"{x:+.1f}" for x in row["lifts"])
+        lift = "" if row["lift"] is None else f"{row['lift']:+.1f}"
+        scores = " | ".join(f"{row[key]:.1f}" for key in ("mean", "min", "max"))
+        lines.append(f"| {row['name']} | {scores} | {lift} | {lifts} | {row['seconds']} |")
+    return "\n".join(lines)

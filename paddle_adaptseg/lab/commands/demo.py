@@ -30,7 +30,8 @@ def main() -> int:
         Path(args.table).write_text(text + demo.seeds_table(comparisons) + "\n", encoding="utf-8")
     path = first["adapted"].folder.parent / "demo.png"
     demo.figure(first, path)
-    print(f"\nfigure:      {path}")
+    demo.animation(first, comparisons[0], path.with_suffix(".gif"))
+    print(f"\nfigures:     {path}, {path.with_suffix('.gif')}")
     print(f"checkpoints: {', '.join(str(job.folder) for job in first.values())}")
     print(f"curves:      {runtime.program('visualdl')} --logdir {path.parent}")
     print(demo.steps(first))
