@@ -26,6 +26,9 @@ from paddle_adaptseg.training.run import build_state  # noqa: E402
 from paddle_adaptseg.training.step import train_step  # noqa: E402
 
 
+ACCELERATED = contextlib.ExitStack()  # kept, or the session would end with the line that opens it
+
+
 def changes(case: common.Case, size: int) -> list[str]:
     """What is random in the papers' steps is off."""
     same = ["method.augment=null", "data.batch_size=1", "schedule.warmup=0", "schedule.warmup_ratio=0.0"]
@@ -38,7 +41,8 @@ def build(case: common.Case, size: int, way: str):
     config = load_config(ROOT / f"configs/{case.config}.yml", changes(case, size))
     state = build_state(config)
     runtime.keep_freed_memory()
-    (contextlib.nullcontext() if way == "plain" else accelerate(state.method)).__enter__()
+    if way != "plain":
+        ACCELERATED.enter_context(accelerate(state.method))
     for name, parameter in state.method.segmenter.named_parameters():
         if not name.endswith(("_mean", "_variance")):
             parameter.set_value(common.weights(name, tuple(parameter.shape)))
