@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from paddle_adaptseg.methods.base import Clock  # noqa: E402
 from paddle_adaptseg.training.run import build_state  # noqa: E402
 from paddle_adaptseg.training.step import train_step  # noqa: E402
 
+ACCELERATED = contextlib.ExitStack()  # kept, or the session would end with the line that opens it
 CONFIG = ROOT / "configs/gta5_cityscapes/adaptsegnet_multi.yml"
 
 
@@ -31,7 +33,7 @@ def build(source: tuple[int, int], target: tuple[int, int]):
     config = load_config(CONFIG)
     state = build_state(config)
     runtime.keep_freed_memory()
-    accelerate(state.method).__enter__()
+    ACCELERATED.enter_context(accelerate(state.method))
     for name, parameter in state.method.named_parameters():
         parameter.set_value(common.weights(name, tuple(parameter.shape)))
     plain = state.method.losses

@@ -19,6 +19,7 @@ from paddle_adaptseg.cpu.operations import output_shape, takes
 from paddle_adaptseg.cpu.pooling import pooled, window_of
 from paddle_adaptseg.cpu.residual import residual
 from paddle_adaptseg.cpu.switch import on_cpu, paused, wants_own_gradient
+from paddle_adaptseg.cpu.token_layers import FAST_TOKENS
 from paddle_adaptseg.cpu.unit import Unit, normed
 from paddle_adaptseg.models.deeplabv2 import PyramidHead
 from paddle_adaptseg.models.resnet import Bottleneck, ResNet
@@ -79,6 +80,7 @@ FAST: Mapping[type, type] = {
     Bottleneck: FastBottleneck,
     ResNet: FastResNet,
     PyramidHead: FastPyramidHead,
+    **FAST_TOKENS,
 }
 
 

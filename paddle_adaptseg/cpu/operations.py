@@ -1,4 +1,4 @@
-"""The oneDNN operations that a residual network needs: convolution, batch norm, sums and ReLU, forward and backward.
+"""The oneDNN operations that networks need: convolution, norms, sums, ReLU, GELU and products, forward and backward.
 
 Each is made once for each geometry and computes on maps whose channels lie last. What goes in may lie otherwise; what
 comes out lies as the tensor given for it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ctypes import byref, c_float, c_void_p
 from functools import lru_cache
+from math import prod
 from typing import Callable, Optional
 
 from paddle_adaptseg.cpu.library import Refused, dims, free_layout, layout, opened
@@ -17,7 +18,7 @@ from paddle_adaptseg.cpu.onednn import Operation
 # Values of the C interface (dnnl_types.h).
 _TRAINING, _INFERENCE, _BACKWARD = 64, 96, 128
 _DIRECT, _ADD, _RELU, _RELU_OF_RESULT, _MAX = 1, 0x1FFF0, 0x20, 0x100, 0x1FF
-_SOFTMAX = 0x30000
+_SOFTMAX, _GELU = 0x30000, 0x31
 _PER_PIXEL = {"times": 0x1FFF1, "minus": 0x1FFF5}
 _GIVEN_STATISTICS, _SCALE_AND_SHIFT, _THEN_RELU = 1, 2 | 4, 8
 
@@ -33,7 +34,7 @@ def convolution(kind: str, geometry: Geometry, bias: bool, slope: Optional[float
     """forward: src, weights[, bias] to dst, with a ReLU of this slope. backward_data, backward_weights: without it."""
     lib = opened()
     src, kernel, strides, padding, dilation = geometry
-    shift = layout(kernel[:1]) if bias else None
+    shift = layout((prod(kernel[:-3]),)) if bias else None
     kernels = free_layout(kernel)
     maps = layout(src, last=True), layout(output_shape(geometry), last=True)
     numbers = [dims(values) for values in (strides, [d - 1 for d in dilation], padding, padding)]
@@ -49,7 +50,7 @@ def convolution(kind: str, geometry: Geometry, bias: bool, slope: Optional[float
         primitive = lib.make("convolution_backward_data", *head, maps[0], kernels, maps[1], *tail)
         return Operation(primitive, ["diff_src"], hint)
     primitive = lib.make("convolution_backward_weights", *head, maps[0], kernels, shift, maps[1], *tail)
-    skips = kernel[2:] == (1, 1) and max(strides) > 1
+    skips = kernel[-2:] == (1, 1) and max(strides) > 1
     if not skips and not lib.name(primitive).startswith(_GENERAL):
         return Operation(primitive, ["diff_weights", "diff_bias"], hint)
     # AVX2 has no kernel of its own for channels last. AVX-512's for a strided 1x1 writes past its workspace when there
@@ -69,12 +70,12 @@ def takes(geometry: Geometry) -> bool:
 
 
 def output_shape(geometry: Geometry) -> tuple[int, ...]:
-    """Shape of a convolution's result."""
+    """Shape of a convolution's result; a kernel of several groups has their number first."""
     src, kernel, strides, padding, dilation = geometry
     size = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(src[2:], kernel[2:], strides, padding, dilation)
+        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(src[2:], kernel[-2:], strides, padding, dilation)
     ]
-    return (src[0], kernel[0], *size)
+    return (src[0], prod(kernel[:-3]), *size)
 
 
 @lru_cache(maxsize=1024)
@@ -170,6 +171,55 @@ def per_pixel(kind: str, shape: tuple[int, ...]) -> Operation:
     """src times or minus other, which has one channel, to dst, all in rows; dst may be src."""
     lib, maps, pixels = opened(), layout(shape), layout((shape[0], 1, *shape[2:]))
     return Operation(lib.make("binary", lib.engine, _PER_PIXEL[kind], maps, pixels, maps), ["dst"], last=False)
+
+
+@lru_cache(maxsize=256)
+def softmax_backward(shape: tuple[int, ...]) -> Operation:
+    """diff_dst and dst, softmax's result over axis 1, to diff_src, which may be diff_dst; all in rows."""
+    lib, hint, rows = opened(), softmax_of(shape), layout(shape)
+    numbers = _SOFTMAX, rows, rows, rows, 1, hint.primitive.description
+    return Operation(lib.make("softmax_backward", lib.engine, *numbers), ["diff_src"], hint, last=False)
+
+
+@lru_cache(maxsize=256)
+def layer_norm(shape: Pair, epsilon: float) -> Operation:
+    """src [tokens, channels], scale and shift to dst; mean and variance of every token."""
+    lib, rows = opened(), layout(shape)
+    numbers = _TRAINING, rows, rows, layout(shape[:1]), c_float(epsilon), _SCALE_AND_SHIFT
+    return Operation(lib.make("layer_normalization_forward", lib.engine, *numbers), ["dst"])
+
+
+@lru_cache(maxsize=256)
+def layer_norm_backward(shape: Pair, epsilon: float) -> Operation:
+    """diff_dst, src, mean, variance, scale and shift to diff_src (which may be diff_dst), diff_scale, diff_shift."""
+    lib, hint, rows = opened(), layer_norm(shape, epsilon), layout(shape)
+    numbers = _BACKWARD, rows, rows, rows, layout(shape[:1]), c_float(epsilon), _SCALE_AND_SHIFT
+    primitive = lib.make("layer_normalization_backward", lib.engine, *numbers, hint.primitive.description)
+    return Operation(primitive, ["diff_src"], hint)
+
+
+@lru_cache(maxsize=256)
+def gelu(shape: Pair) -> Operation:
+    """src to dst, which may be src; in rows."""
+    lib, rows = opened(), layout(shape)
+    numbers = _TRAINING, _GELU, rows, rows, c_float(0), c_float(0)
+    return Operation(lib.make("eltwise_forward", lib.engine, *numbers), ["dst"])
+
+
+@lru_cache(maxsize=256)
+def gelu_backward(shape: Pair) -> Operation:
+    """diff_dst and src, GELU's input, to diff_src, which may be diff_dst; in rows."""
+    lib, hint, rows = opened(), gelu(shape), layout(shape)
+    numbers = _GELU, rows, rows, rows, c_float(0), c_float(0), hint.primitive.description
+    return Operation(lib.make("eltwise_backward", lib.engine, *numbers), ["diff_src"], hint)
+
+
+@lru_cache(maxsize=256)
+def product(tokens: int, fan_in: int, fan_out: int) -> Operation:
+    """src [tokens, inputs] times weights [inputs, outputs] plus bias [1, outputs] to dst."""
+    lib = opened()
+    parts = (tokens, fan_in), (fan_in, fan_out), (1, fan_out), (tokens, fan_out)
+    return Operation(lib.make("matmul", lib.engine, *map(layout, parts)), ["dst"], chosen=())
 
 
 def _window(window: Window) -> list:

@@ -19,9 +19,15 @@ _PAUSED = threading.local()
 @paddle.jit.not_to_static
 def on_cpu(x: Tensor, *others: Tensor) -> bool:
     """Whether oneDNN can take a map and these parameters: float32 on the CPU, and no program is being traced."""
+    return x.ndim == 4 and takes_over(x, *others)
+
+
+@paddle.jit.not_to_static
+def takes_over(x: Tensor, *others: Tensor) -> bool:
+    """The same for a tensor of any shape."""
     if not SESSIONS or not paddle.in_dynamic_mode() or library() is None or getattr(_PAUSED, "now", False):
         return False
-    if x.ndim != 4 or x.size == 0 or wants_own_gradient(x):
+    if x.size == 0 or wants_own_gradient(x):
         return False
     return all(t.place.is_cpu_place() and t.dtype == paddle.float32 for t in (x, *others))
 

@@ -46,6 +46,8 @@ EPSILON = 1e-6
 class SelfAttention(nn.Layer):
     """Self-attention of tokens [N, L, width]."""
 
+    attend = staticmethod(attention)
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
@@ -54,7 +56,7 @@ class SelfAttention(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, axis=-1))
-        return self.proj(reshape_like(attention(q, k, v), x))
+        return self.proj(reshape_like(self.attend(q, k, v), x))
 
 
 class MLP(nn.Layer):

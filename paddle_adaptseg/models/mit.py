@@ -52,6 +52,8 @@ class PatchEmbedding(nn.Layer):
 class EfficientAttention(nn.Layer):
     """Self-attention whose keys and values come from a map that is `reduction` times smaller."""
 
+    attend = staticmethod(attention)
+
     def __init__(self, width: int, heads: int, reduction: int) -> None:
         super().__init__()
         if width % heads:
@@ -67,7 +69,7 @@ class EfficientAttention(nn.Layer):
             seen = self.norm(channels_last(self.sr(channels_first(x))))
         k, v = self.kv(seen).chunk(2, axis=-1)
         q, k, v = (split_heads(part, self.heads) for part in (self.q(x), k, v))
-        return self.proj(reshape_like(attention(q, k, v), x))
+        return self.proj(reshape_like(self.attend(q, k, v), x))
 
 
 class MixFFN(nn.Layer):

@@ -1,0 +1,123 @@
+"""Layers of transformers that oneDNN computes where it can, and that are Paddle's own everywhere else, as in layers.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Optional
+
+import paddle
+from paddle import Tensor, nn
+
+from paddle_adaptseg.cpu import tokens
+from paddle_adaptseg.cpu.switch import takes_over
+from paddle_adaptseg.models.dinov2 import MLP, SelfAttention
+from paddle_adaptseg.models.mit import EfficientAttention, MixFFN
+from paddle_adaptseg.models.transformer import attention
+
+LEAST = 2**14  # numbers; with fewer it takes longer to ask oneDNN than to compute
+LEAST_SCORES = 2**20  # with fewer, computing them again saves little memory
+
+
+class FastLayerNorm(nn.LayerNorm):
+    """Layer norm over the last axis."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = _attempt_norm(self, x)
+        return nn.LayerNorm.forward(self, x) if y is None else y
+
+
+class FastLinear(nn.Linear):
+    """A linear layer with its bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = _attempt_linear(self, x)
+        return nn.Linear.forward(self, x) if y is None else y
+
+
+class FastMLP(MLP):
+    """Two linear layers and a GELU as one operation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = _attempt_mlp(self, x)
+        return MLP.forward(self, x) if y is None else y
+
+
+class FastMixFFN(MixFFN):
+    """Two linear layers, a depthwise convolution and a GELU as one operation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = _attempt_mix(self, x)
+        return MixFFN.forward(self, x) if y is None else y
+
+
+@paddle.jit.not_to_static
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1]
+    return tokens.attention(q, k, v) if scores >= LEAST_SCORES and takes_over(q, k, v) else attention(q, k, v)
+
+
+class FastEfficientAttention(EfficientAttention):
+    """Attention by blocks."""
+
+    attend = staticmethod(_attend)
+
+
+class FastSelfAttention(SelfAttention):
+    """Attention by blocks."""
+
+    attend = staticmethod(_attend)
+
+
+FAST_TOKENS: Mapping[type, type] = {
+    nn.LayerNorm: FastLayerNorm,
+    nn.Linear: FastLinear,
+    MLP: FastMLP,
+    MixFFN: FastMixFFN,
+    EfficientAttention: FastEfficientAttention,
+    SelfAttention: FastSelfAttention,
+}
+
+
+@paddle.jit.not_to_static
+def _attempt_norm(norm: nn.LayerNorm, x: Tensor) -> Optional[Tensor]:
+    if norm.weight is None or norm.bias is None or list(norm._normalized_shape) != [x.shape[-1]]:
+        return None
+    if x.size < LEAST or not takes_over(x, norm.weight, norm.bias):
+        return None
+    return tokens.normalised(x, norm.weight, norm.bias, norm._epsilon)
+
+
+@paddle.jit.not_to_static
+def _attempt_linear(layer: nn.Linear, x: Tensor) -> Optional[Tensor]:
+    if x.ndim < 2 or x.size < LEAST or layer.bias is None or not takes_over(x, layer.weight, layer.bias):
+        return None
+    return tokens.linear(x, layer.weight, layer.bias)
+
+
+@paddle.jit.not_to_static
+def _attempt_mlp(layer: MLP, x: Tensor) -> Optional[Tensor]:
+    parts = (layer.fc1, layer.fc2)
+    if x.size < LEAST or not _untouched(*parts):
+        return None
+    (first, second) = ((part.weight, part.bias) for part in parts)
+    return tokens.mlp(x, first, second) if takes_over(x, *first, *second) else None
+
+
+@paddle.jit.not_to_static
+def _attempt_mix(layer: MixFFN, x: Tensor) -> Optional[Tensor]:
+    parts = (layer.fc1, layer.fc2, layer.dwconv)
+    if x.size < LEAST or x.ndim != 4 or not _untouched(*parts):
+        return None
+    first, second, kernel = ((part.weight, part.bias) for part in parts)
+    return tokens.mlp(x, first, second, kernel) if takes_over(x, *first, *second, *kernel) else None
+
+
+def _untouched(*layers: nn.Layer) -> bool:
+    """Whether nothing else happens when layers are called, and all have a bias."""
+    return all(
+        not layer._forward_pre_hooks
+        and not layer._forward_post_hooks
+        and "forward" not in vars(layer)
+        and layer.bias is not None
+        for layer in layers
+    )
