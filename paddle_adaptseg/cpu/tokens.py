@@ -107,7 +107,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             found.append(paddle.concat(parts) if len(parts) > 1 else parts[0])
 
         def gradient(dy: Tensor) -> Found:
-            of_heads = [_of_head(*parts, scale) for parts in _heads(q, k, v, dy)]
+            of_heads = [_of_head(hq, hk, hv, hd, scale) for hq, hk, hv, hd in _heads(q, k, v, dy)]
             return _chosen(wanted, *(_from_heads(parts, x.shape) for parts, x in zip(zip(*of_heads), (q, k, v))))
 
         return _from_heads(found, [*q.shape[:3], v.shape[3]]), gradient

@@ -77,14 +77,13 @@ def values(data: Mapping[str, Any]) -> dict[str, str]:
 
 def demo_table(scores: Mapping[str, Sequence[float]], seeds: Sequence[int]) -> str:
     """Scores of the demo by seed, and their lifts over source-only."""
-    base = scores["source_only"]
     lines = ["| seed | source-only | AdaptSegNet multi | lift | then self-training | lift |", "|" + "---|" * 6]
-    for name, pick in [*((str(seed), (lambda x, i=i: x[i])) for i, seed in enumerate(seeds)), ("mean", np.mean)]:
-        cells = [
-            f"{pick(scores[other]):.2f} | {pick(scores[other]) - pick(base):+.2f}"
-            for other in ("adapted", "self_training")
-        ]
-        lines.append(f"| {name} | {pick(base):.2f} | " + " | ".join(cells) + " |")
+    with_mean = {name: [*values, float(np.mean(values))] for name, values in scores.items()}
+    for place, name in enumerate([*map(str, seeds), "mean"]):
+        before = with_mean["source_only"][place]
+        after = [with_mean[other][place] for other in ("adapted", "self_training")]
+        cells = [f"{score:.2f} | {score - before:+.2f}" for score in after]
+        lines.append(f"| {name} | {before:.2f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
