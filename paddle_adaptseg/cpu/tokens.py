@@ -1,8 +1,8 @@
 """What transformers do to tokens: linear layers, layer norm, MLPs and attention, each with a gradient of its own.
 
 Paddle's CPU gradients of layer norm, GELU and biases run on one core and take ten times as long as oneDNN's, its
-depthwise convolution wants other layouts than the layers around it, and attention keeps a matrix of tokens by tokens for
-each head (docs/performance.md). Here tokens stay in rows, and what can be computed again cheaply is not kept.
+depthwise convolution wants other layouts than the layers around it, and attention keeps a matrix of tokens by tokens
+for each head (docs/performance.md). Here tokens stay in rows, and what can be computed again cheaply is not kept.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def mlp(x: Tensor, first: Sequence[Tensor], second: Sequence[Tensor], between: Sequence[Tensor] = ()) -> Tensor:
-    """Two linear layers (weight, bias) and a GELU between them; before it a depthwise convolution, if `between` has one.
+    """Two linear layers (weight, bias) with a GELU between; before it a depthwise convolution, if `between` has one.
 
     With a convolution tokens are [N, rows, columns, channels]. The result of the GELU is not kept.
     """
