@@ -18,8 +18,9 @@ GROUPS = {
 }
 START = """# Python interface
 
-Written by `make pages` from docstrings. Names without a module are those of the package: `from paddle_adaptseg import load_config`.
-[The README](../README.md) shows a few lines that train and predict, [the notebooks](../notebooks/README.md) show more, and
+Written by `make pages` from docstrings. Names without a module are those of the package:
+`from paddle_adaptseg import load_config`. [The README](../README.md) shows a few lines that train and predict,
+[the notebooks](../notebooks/README.md) show more, and
 [extending](extending.md) tells how to add methods, networks and data sets of your own.
 """
 
@@ -44,7 +45,7 @@ def entry(name: str) -> str:
     ]
     if inspect.isclass(found):
         methods = [(key, value) for key, value in vars(found).items() if _is_told(key, value)]
-        lines += [f"- `{key}`: {inspect.getdoc(value).splitlines()[0]}" for key, value in methods]
+        lines += [f"- `{key}`: {(inspect.getdoc(value) or key).splitlines()[0]}" for key, value in methods]
         lines += [""] * bool(methods)
     return "\n".join(lines)
 

@@ -77,14 +77,11 @@ def values(data: Mapping[str, Any]) -> dict[str, str]:
 
 def demo_table(scores: Mapping[str, Sequence[float]], seeds: Sequence[int]) -> str:
     """Scores of the demo by seed, and their lifts over source-only."""
-    base = scores["source_only"]
     lines = ["| seed | source-only | AdaptSegNet multi | lift | then self-training | lift |", "|" + "---|" * 6]
-    for name, pick in [*((str(seed), (lambda x, i=i: x[i])) for i, seed in enumerate(seeds)), ("mean", np.mean)]:
-        cells = [
-            f"{pick(scores[other]):.2f} | {pick(scores[other]) - pick(base):+.2f}"
-            for other in ("adapted", "self_training")
-        ]
-        lines.append(f"| {name} | {pick(base):.2f} | " + " | ".join(cells) + " |")
+    columns = [list(scores[name]) for name in ("source_only", "adapted", "self_training")]
+    rows = [*zip(*columns), tuple(float(np.mean(column)) for column in columns)]
+    for name, (base, *others) in zip([*map(str, seeds), "mean"], rows):
+        lines.append(f"| {name} | {base:.2f} | " + " | ".join(f"{x:.2f} | {x - base:+.2f}" for x in others) + " |")
     return "\n".join(lines)
 
 
