@@ -105,7 +105,7 @@ def test_the_page_of_the_python_interface_has_every_public_name_and_is_up_to_dat
 
 def test_the_site_lists_every_page_and_names_it_in_chinese():
     text, titles = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"), site_chinese.TITLES
-    listed = re.findall(r"^ +- (?:\w+: )?(\S+\.md)$", text[text.index("\nnav:") :], re.M)
+    listed = re.findall(r"^ +- (?:[\w ]+: )?(\S+\.md)$", text[text.index("\nnav:") :], re.M)
     own = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
     assert own <= set(listed) and len(set(listed)) == len(listed)
     assert {page for page in listed if not page.startswith("zh/")} - {"index.md"} <= set(titles)
