@@ -112,6 +112,23 @@ def test_the_site_lists_every_page_and_names_it_in_chinese():
     assert set(re.findall(r"^  - (\w[\w ]*):", text[text.index("\nnav:") :], re.M)) - {"中文"} <= set(titles)
 
 
+def lists_after_text(text: str) -> list[str]:
+    """First items of lists that follow a line without an empty one between: the site shows them as plain text."""
+    found, before, inside = [], "", False
+    for line in text.splitlines():
+        if re.match(r"[-*] |1\. ", line) and before.strip() and not inside and not re.match(r"[-*#] |  |\d\. ", before):
+            found.append(line)
+        inside ^= line.strip().startswith("```")
+        before = line
+    return found
+
+
+@pytest.mark.parametrize("path", pages.PAGES, ids=lambda p: str(p.relative_to(DOCS.parent)))
+def test_an_empty_line_stands_before_every_list(path):
+    assert not lists_after_text(path.read_text(encoding="utf-8"))
+    assert lists_after_text("text\n- one\n- two") == ["- one"] and not lists_after_text("text\n\n- one\n  more\n- two")
+
+
 def test_the_site_searches_without_a_server_and_loads_nothing_from_elsewhere():
     text = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
     (script,) = re.findall(r"polyfills: \[(.*?)\]", text)
