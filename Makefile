@@ -5,7 +5,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 test-gpu test-paddleseg \
-  test-reference doctor bench bench-step bench-loading bench-evaluation pages docs types lint release clean
+  test-reference doctor bench bench-step bench-loading bench-evaluation pages parity docs types lint release clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -70,6 +70,10 @@ test-paddleseg:  ## install PaddleSeg into .venv and run the tests with its netw
 	@tools/setup_env.sh .venv paddleseg
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps paddleseg==2.8.0
 	$(PY) -m pytest tests/test_paddleseg.py tests/test_models.py
+
+parity:  ## replay every figure of the originals and write how far this project is from each (minutes)
+	@tools/setup_env.sh .venv test
+	$(PY) tests/parity_table.py
 
 pages: setup  ## write the generated pages of docs/ anew
 	@$(PY) tools/write_pages.py

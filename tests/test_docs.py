@@ -105,11 +105,28 @@ def test_the_page_of_the_python_interface_has_every_public_name_and_is_up_to_dat
 
 def test_the_site_lists_every_page_and_names_it_in_chinese():
     text, titles = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"), site_chinese.TITLES
-    listed = re.findall(r"^ +- (?:\w+: )?(\S+\.md)$", text[text.index("\nnav:") :], re.M)
+    listed = re.findall(r"^ +- (?:[\w ]+: )?(\S+\.md)$", text[text.index("\nnav:") :], re.M)
     own = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
     assert own <= set(listed) and len(set(listed)) == len(listed)
     assert {page for page in listed if not page.startswith("zh/")} - {"index.md"} <= set(titles)
     assert set(re.findall(r"^  - (\w[\w ]*):", text[text.index("\nnav:") :], re.M)) - {"中文"} <= set(titles)
+
+
+def lists_after_text(text: str) -> list[str]:
+    """First items of lists that follow a line without an empty one between: the site shows them as plain text."""
+    found, before, inside = [], "", False
+    for line in text.splitlines():
+        if re.match(r"[-*] |1\. ", line) and before.strip() and not inside and not re.match(r"[-*#] |  |\d\. ", before):
+            found.append(line)
+        inside ^= line.strip().startswith("```")
+        before = line
+    return found
+
+
+@pytest.mark.parametrize("path", pages.PAGES, ids=lambda p: str(p.relative_to(DOCS.parent)))
+def test_an_empty_line_stands_before_every_list(path):
+    assert not lists_after_text(path.read_text(encoding="utf-8"))
+    assert lists_after_text("text\n- one\n- two") == ["- one"] and not lists_after_text("text\n\n- one\n  more\n- two")
 
 
 def test_the_site_searches_without_a_server_and_loads_nothing_from_elsewhere():

@@ -12,6 +12,7 @@ from conftest import ROOT
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
 
 LIMIT = 24 * 2**30  # bytes
+SECONDS = 3600  # after which it hangs
 STEP = """
 import resource, sys
 from paddle_adaptseg.core import runtime
@@ -33,6 +34,6 @@ def test_a_step_of_mic_on_hrda_at_true_size_stays_within_24_gib(tmp_path):
     ]  # fmt: skip
     command = [sys.executable, "-c", STEP, str(ROOT / "configs/gta5_cityscapes/mic_hrda_mit_b0.yml"), *overrides]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=3600, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     assert int(done.stdout.split()[-1]) < LIMIT, done.stdout

@@ -45,7 +45,7 @@ def entry(name: str) -> str:
     ]
     if inspect.isclass(found):
         methods = [(key, value) for key, value in vars(found).items() if _is_told(key, value)]
-        lines += [f"- `{key}`: {(inspect.getdoc(value) or '').splitlines()[0]}" for key, value in methods]
+        lines += [f"- `{key}`: {(inspect.getdoc(value) or key).splitlines()[0]}" for key, value in methods]
         lines += [""] * bool(methods)
     return "\n".join(lines)
 

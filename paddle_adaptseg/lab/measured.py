@@ -78,12 +78,10 @@ def values(data: Mapping[str, Any]) -> dict[str, str]:
 def demo_table(scores: Mapping[str, Sequence[float]], seeds: Sequence[int]) -> str:
     """Scores of the demo by seed, and their lifts over source-only."""
     lines = ["| seed | source-only | AdaptSegNet multi | lift | then self-training | lift |", "|" + "---|" * 6]
-    with_mean = {name: [*values, float(np.mean(values))] for name, values in scores.items()}
-    for place, name in enumerate([*map(str, seeds), "mean"]):
-        before = with_mean["source_only"][place]
-        after = [with_mean[other][place] for other in ("adapted", "self_training")]
-        cells = [f"{score:.2f} | {score - before:+.2f}" for score in after]
-        lines.append(f"| {name} | {before:.2f} | " + " | ".join(cells) + " |")
+    columns = [list(scores[name]) for name in ("source_only", "adapted", "self_training")]
+    rows = [*zip(*columns), tuple(float(np.mean(column)) for column in columns)]
+    for name, (base, *others) in zip([*map(str, seeds), "mean"], rows):
+        lines.append(f"| {name} | {base:.2f} | " + " | ".join(f"{x:.2f} | {x - base:+.2f}" for x in others) + " |")
     return "\n".join(lines)
 
 
