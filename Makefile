@@ -13,7 +13,7 @@ help:  ## list the targets
 setup:  ## create .venv with Paddle for this machine (CPU or GPU); quick when nothing changed
 	@tools/setup_env.sh .venv
 
-demo: setup  ## train source-only and AdaptSegNet on a generated street-scene pair and compare them (6 minutes)
+demo: setup  ## train source-only, AdaptSegNet, then self-training on a generated street-scene pair and compare them (minutes)
 	@$(PY) tools/demo.py
 
 demo-seeds: setup  ## the demo's recipe over three seeds, with its table in docs/toy_seeds.md (slow)

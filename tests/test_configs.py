@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pages import shallow
 
 from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.core import runtime
@@ -23,26 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted(p for p in (ROOT / "configs").rglob("*.yml") if "_base_" not in p.parts)
 
 
-def shallow(path):
-    """Overrides that make a network small enough to be built in a moment."""
-    if "toy" in path.parts or any(word in path.stem for word in ("vgg", "mobilenet")):
-        return []
-    parts, where = load_config(path).model.params, "model"
-    if "network" in parts:
-        parts, where = parts["network"], "model.network"
-    backbone = parts.get("backbone", {}).get("name", "")
-    return {"mit": [f"{where}.backbone.depths=[1,1,1,1]"], "din": [f"{where}.backbone.depth=1"]}.get(
-        backbone[:3], [f"{where}.depths=[1,1,1,1]"]
-    )
-
-
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
 def test_an_experiment_loads_builds_and_tells_what_to_expect(path):
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert all(any(f"# {word}" in line for line in header) for word in ("Paper:", "Command:", "Expected:", "Hardware:"))
     command = next(line for line in header if "# Command:" in line)
     assert str(path.relative_to(ROOT)) in command or path.stem == "adaptsegnet_multi"
-    config = load_config(path, shallow(path))
+    config = load_config(path, shallow(str(path)))
     names = label_space(config).names
     make_segmenter = lambda *weights: build_model(config.model, len(names))  # noqa: E731
     trained = lambda path: Trained(make_segmenter(), config.data.pixels, names)  # noqa: E731

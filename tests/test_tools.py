@@ -227,3 +227,14 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
     (tmp_path / "file").touch()
     done = tool("eval", "--restore-from", folder / "best.pdparams", "--report", tmp_path / "file" / "report")
     assert done.returncode == 2 and "cannot write" in done.stderr and "mIoU" not in done.stdout
+
+
+def test_every_default_stands_in_the_help(capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=20, help="images")
+    parser.add_argument("--root", default="dataset/toy")
+    parser.add_argument("--flag", action="store_true", help="a switch")
+    with pytest.raises(SystemExit):
+        parse(parser, ["--help"])
+    shown = capsys.readouterr().out
+    assert "images (default: 20)" in shown and "(default: dataset/toy)" in shown and "a switch\n" in shown

@@ -60,8 +60,10 @@ def main() -> int:
         subprocess.run([sys.executable, "-m", "venv", fresh], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel.resolve()], check=True)
         found = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}  # what it depends on is not installed twice
-        output = subprocess.run([python, "-c", USE], check=True, text=True, cwd=fresh, env=found, capture_output=True)
-        print(output.stdout.strip())
+        used = subprocess.run([python, "-c", USE], text=True, cwd=fresh, env=found, capture_output=True)
+        if used.returncode:
+            raise UserError(f"the wheel cannot be used: {used.stderr.strip()[-2000:]}")
+        print(used.stdout.strip())
     print("built: " + ", ".join(str(path) for path in sorted(folder.iterdir())))
     return 0
 

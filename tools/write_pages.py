@@ -14,11 +14,13 @@ def main() -> int:
     from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
+    from paddle_adaptseg.lab.measured import measured_page
     from paddle_adaptseg.lab.reference import configuration_page
     from paddle_adaptseg.weights.zoo import zoo_page
 
     docs = Path(__file__).resolve().parent.parent / "docs"
-    for name, text in {"model_zoo.md": zoo_page(), "configuration.md": configuration_page()}.items():
+    pages = {"model_zoo.md": zoo_page, "configuration.md": configuration_page, "toy_self_training.md": measured_page}
+    for name, text in ((name, write()) for name, write in pages.items()):
         (docs / name).write_text(text, encoding="utf-8")
         print(docs / name)
     return 0

@@ -41,7 +41,7 @@ class Interruption:
         self.hours, self.began = hours, time.monotonic()
         self.spent = Reason(f"the time budget of {hours:g} hours (run.max_hours) is used up", 0)
         self.reasons = (*SIGNALS.values(), self.spent)
-        self.agreed = False  # all processes know that the run should end
+        self._agreed = False  # all processes know that the run should end
         self.noted = False  # a signal came to this process
         self._before: dict[int, Any] = {}
 
@@ -60,6 +60,11 @@ class Interruption:
             self.reason = self.spent
         return self.reason is not None
 
+    @property
+    def agreed(self) -> bool:
+        """Whether all processes know that the run should end; one alone asks nobody."""
+        return self.requested() if distributed.world() == 1 else self._agreed
+
     def votes(self) -> list[float]:
         """Whether this process should end, for each reason; summed over all processes they are for agree()."""
         self.requested()
@@ -69,7 +74,7 @@ class Interruption:
         """Where any process should end, all should, for the same reason."""
         chosen = next((reason for reason, vote in zip(self.reasons, votes) if vote), None)
         self.reason = chosen or self.reason  # a signal that comes meanwhile is for the next time
-        self.agreed = chosen is not None
+        self._agreed = chosen is not None
 
     def check(self) -> None:
         """Break off if the run should end."""

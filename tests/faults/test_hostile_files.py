@@ -146,7 +146,7 @@ def test_what_no_reader_should_raise_ends_a_training_too(tiny, monkeypatch, work
     def fail(self, index, size):
         raise KeyError("a surprise")
 
-    monkeypatch.setattr(DomainFiles, "pair", fail)
+    monkeypatch.setattr(DomainFiles, "reading", fail)
     with pytest.raises(DataError, match="cannot read '.*images/0000..png': KeyError: 'a surprise'"):
         fit(tiny("toy/source_only", f"data.workers={workers}"))
 

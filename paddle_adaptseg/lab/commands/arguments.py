@@ -19,7 +19,11 @@ def add_override(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; what follows `-o` and holds no '=' is no setting but the next argument."""
+    """Parse the command line; what follows `-o` and holds no '=' is the next argument. `--help` names every default."""
+    for action in parser._actions:
+        named = isinstance(action.default, (str, int, float)) and action.default not in ("", 0, argparse.SUPPRESS)
+        if named and "default" not in (action.help or ""):
+            action.help = f"{action.help} (default: {action.default})".removeprefix("None ")
     return parser.parse_args(list(_one_each(sys.argv[1:] if words is None else words)))
 
 
