@@ -13,7 +13,8 @@ from paddle_adaptseg.core import runtime
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.training import memory, plan
 from paddle_adaptseg.training.counters import allocated, watched
-from paddle_adaptseg.training.memory import Estimate, estimate, passes_of, random_batch, sizes_of
+from paddle_adaptseg.training.memory import Estimate, estimate, random_batch, sizes_of
+from paddle_adaptseg.training.passes import passes_of
 from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.training.start import build_state
 from paddle_adaptseg.training.step import train_step
@@ -41,6 +42,9 @@ SMALL = {  # a second or two each
         "model.crop=[320,320]", "model.attention_width=16", "data.augment.crop=[640,640]", "data.batch_size=1"]),
     "without a source, with labelled target images": ("toy/source_free.yml", [
         "data.target.size=[448,256]", "data.target_labelled={list: some.txt}", "run.restore_from=some.pdparams"]),
+    "attention among all tokens, recomputed": (DACS, [
+        model(VIT.replace("320", "480"), "{name: light}"), "data.augment.crop=[480,480]", "data.batch_size=1",
+        "run.recompute=true"]),
     "attention among all tokens": (DACS, [model(VIT, "{name: light}"), "data.augment.crop=[320,320]",
                                           "data.batch_size=1"]),
 }  # fmt: skip
@@ -49,6 +53,9 @@ TRUE = {  # a minute or more each
         "gta5_cityscapes/adaptsegnet_multi.yml", ["data.source.size=[320,192]", "data.target.size=[256,128]"]),
     "DAFormer on MiT-B0": (DACS, [model("{name: mit_b0}"), FD, "data.augment.crop=[256,256]"]),
     "DAFormer on MiT-B2": (DACS, [model("{name: mit_b2}"), FD, "data.augment.crop=[256,256]", "data.batch_size=1"]),
+    "VFM-UDA's network, recomputed": (DACS, [
+        model(DINO.replace("256", "512"), "{name: light}"), "data.augment.crop=[512,512]", "data.batch_size=1",
+        "run.recompute=true"]),
     "VFM-UDA's network": (DACS, [model(DINO, "{name: light}"), "data.augment.crop=[256,256]", "data.batch_size=1"]),
 }  # fmt: skip
 

@@ -5,21 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import paddle
 
 from paddle_adaptseg.evaluation.logits import on_gpu
-
-
-@dataclass
-class Watch:
-    """What was allocated inside watched()."""
-
-    before: int = 0
-    kept: int = 0
-    peak: int = 0
 
 
 def allocated() -> int:
@@ -36,16 +26,49 @@ def most_allocated() -> int:
     return paddle.base.core.host_memory_stat_peak_value("Allocated", 0)
 
 
+class Watch:
+    """The most that is allocated above what was there `before`, in parts that mark() ends.
+
+    Paddle 2.6 cannot reset its peak, so an empty tensor, whose pages nobody touches, first raises what is allocated to
+    the peak so far.
+    """
+
+    def __init__(self) -> None:
+        self.before, self.parts, self.kept = allocated(), list[int](), 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a part."""
+        self.held = allocated() - self.before
+        self.raised = paddle.empty([max(0, most_allocated() - allocated()) + 1], dtype="uint8")
+        self.level = allocated()
+
+    def end(self) -> None:
+        """End a part."""
+        self.parts.append(self.held + most_allocated() - self.level)
+        del self.raised
+
+    def mark(self) -> None:
+        """End a part and begin the next one."""
+        self.end()
+        self.begin()
+
+    def now(self) -> int:
+        """Bytes above what was there before."""
+        return self.held + allocated() - self.level
+
+    @property
+    def peak(self) -> int:
+        """The most in all parts."""
+        return max(self.parts)
+
+
 @contextlib.contextmanager
 def watched() -> Iterator[Watch]:
-    """Inside, the most that is allocated at once is found. Paddle 2.6 cannot reset its peak, so an empty tensor, whose
-    pages nobody touches, first raises what is allocated to the peak so far."""
-    watch = Watch(before=allocated())
-    raised = paddle.empty([max(0, most_allocated() - watch.before) + 1], dtype="uint8")
-    level = allocated()
+    """Inside, the most that is allocated at once is found."""
+    watch = Watch()
     yield watch
-    watch.peak = most_allocated() - level
-    del raised
+    watch.end()
 
 
 def capacity() -> int:

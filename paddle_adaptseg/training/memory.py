@@ -21,9 +21,9 @@ from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.evaluation.logits import on_gpu
 from paddle_adaptseg.methods.base import Clock, Method
-from paddle_adaptseg.training.counters import allocated, watched
-from paddle_adaptseg.training.precision import Precision
-from paddle_adaptseg.training.step import TrainState, backward
+from paddle_adaptseg.training.counters import allocated
+from paddle_adaptseg.training.passes import Pass, passes_of
+from paddle_adaptseg.training.step import TrainState
 
 EQUAL = ((0, 0), (1, 1), (2, 2), (3, 3))  # which sides source and target have in turn, where they are of one size
 UNEQUAL = ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (0, 2), (0, 3))
@@ -64,36 +64,6 @@ class Estimate:
             f"configs/_base_/memory/gpu_{card}gb.yml to the end of the file's base list, or see docs/performance.md"
             "#less-memory"
         )
-
-
-@dataclass(frozen=True)
-class Pass:
-    """Bytes before a pass, kept for its backward pass, and needed at its peak beside both."""
-
-    before: int
-    kept: int
-    more: int
-
-
-def passes_of(state: TrainState, batches: Sequence[Batch], clock: Clock) -> list[Pass]:
-    """The passes of a step up to its optimisers, whose gradients stay."""
-    method, found = state.method, list[Pass]()
-    method.train()
-    with watched() as watch:
-        for part in method.parts():
-            part.before_step(batches, clock)
-    found.append(Pass(watch.before, 0, watch.peak))
-    groups = iter(method.all_losses(batches[-1], clock))
-    while True:
-        with watched() as watch:
-            level = allocated()
-            terms = next(groups, None)
-            if terms is None:
-                return found
-            watch.kept = allocated() - level
-            backward(terms, 1.0, Precision())
-            terms.clear()
-        found.append(Pass(watch.before, watch.kept, watch.peak - watch.kept))
 
 
 def random_batch(state: TrainState, config: Config, sizes: Sequence[Sequence[int]]) -> Batch:
@@ -202,8 +172,10 @@ def extended(small: SmallSteps, config: Config) -> Estimate:
     for number, passes in enumerate(zip(*small.passes)):
         held = extrapolated(small.sizes, [p.before + p.kept for p in passes], sizes, GROWTH)
         more = extrapolated(small.sizes, [p.more for p in passes], sizes, GROWTH[:2])
+        again = [[p.before + most for p, most in zip(passes, part)] for part in zip(*(p.again for p in passes))]
+        most = max([held + more, *(extrapolated(small.sizes, part, sizes, GROWTH) for part in again)])
         makes_gradients = number <= 1 and config.schedule.iter_size == 1  # in the first pass there are none before
-        peaks.append(always + share * (held + more - always) - makes_gradients * small.gradients)
+        peaks.append(always + share * (most - always) - makes_gradients * small.gradients)
     return Estimate(int(max(*peaks, always)), small.fixed, small.gradients)
 
 
