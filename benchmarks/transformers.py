@@ -35,7 +35,13 @@ class Way(Peer):
         clean = {k: v for k, v in os.environ.items() if not k.startswith(CHOSEN)}
         if threads:
             clean["OMP_NUM_THREADS"] = str(threads)
-        command = [sys.executable, str(HERE / "peers" / self.script), f"--case={case}", f"--size={size}", f"--way={told}"]
+        command = [
+            sys.executable,
+            str(HERE / "peers" / self.script),
+            f"--case={case}",
+            f"--size={size}",
+            f"--way={told}",
+        ]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean
         )

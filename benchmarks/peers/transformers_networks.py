@@ -108,7 +108,9 @@ def conv_norm(fan_in: int, fan_out: int, kernel: int, dilation: int = 1, groups:
 class Fusion(nn.Module):
     def __init__(self, fan_in: int, width: int) -> None:
         super().__init__()
-        wide = [nn.Sequential(conv_norm(fan_in, fan_in, 3, d, fan_in), conv_norm(fan_in, width, 1)) for d in (6, 12, 18)]
+        wide = [
+            nn.Sequential(conv_norm(fan_in, fan_in, 3, d, fan_in), conv_norm(fan_in, width, 1)) for d in (6, 12, 18)
+        ]
         self.aspp_modules = nn.ModuleList([conv_norm(fan_in, width, 1), *wide])
         self.bottleneck = conv_norm(4 * width, width, 3)
 

@@ -25,7 +25,6 @@ from paddle_adaptseg.methods.base import Clock  # noqa: E402
 from paddle_adaptseg.training.run import build_state  # noqa: E402
 from paddle_adaptseg.training.step import train_step  # noqa: E402
 
-
 ACCELERATED = contextlib.ExitStack()  # kept, or the session would end with the line that opens it
 
 

@@ -73,7 +73,8 @@ def output_shape(geometry: Geometry) -> tuple[int, ...]:
     """Shape of a convolution's result; a kernel of several groups has their number first."""
     src, kernel, strides, padding, dilation = geometry
     size = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(src[2:], kernel[-2:], strides, padding, dilation)
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(src[2:], kernel[-2:], strides, padding, dilation)
     ]
     return (src[0], prod(kernel[:-3]), *size)
 
