@@ -5,7 +5,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 test-gpu test-paddleseg \
-  test-reference doctor bench bench-step bench-loading bench-evaluation pages parity docs types lint release clean
+  test-reference doctor bench bench-step bench-transformers bench-loading bench-evaluation pages parity docs types lint release clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -49,6 +49,10 @@ bench:  ## measure training against plain PyTorch and plain Paddle in turn (abou
 
 bench-step: setup  ## measure a toy step against Paddle's own operations
 	$(PY) benchmarks/step.py configs/toy/adaptsegnet_multi.yml configs/toy/advent.yml configs/toy/adversarial_v3plus.yml
+
+bench-transformers:  ## measure DAFormer's and VFM-UDA's steps against plain PyTorch in turn (half an hour on a quiet machine)
+	@tools/setup_env.sh .venv test
+	$(PY) benchmarks/transformers.py
 
 bench-loading: setup  ## measure reading and scoring against the originals' way
 	$(PY) benchmarks/loading.py

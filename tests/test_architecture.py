@@ -22,7 +22,12 @@ MAY_IMPORT = {
     "methods": CONFIG | {"data.batch", "methods", "models.discriminator", "models.layers", "models.segmenter"},
     "weights": CONFIG | {"data", "models", "weights"},
     # the accelerator knows what it replaces; nothing that it replaces knows it
-    "cpu": {"core.runtime", "cpu", "methods.losses", "models.deeplabv2", "models.resnet"},
+    "cpu": {
+        "core.runtime",
+        "cpu",
+        "methods.losses",
+        *(f"models.{n}" for n in ("deeplabv2", "dinov2", "mit", "resnet", "transformer")),
+    },
     "evaluation": CONFIG | {"cpu", "data", "evaluation", "methods.losses", "models", "weights"},
     "deploy": CONFIG | {"data", "deploy", "evaluation", "models", "weights"},
     "training": CONFIG | {"cpu", "data", "evaluation", "methods", "models", "training", "weights"},

@@ -204,7 +204,7 @@ def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
     checks["run.cudnn_autotune"] = (run.cudnn_autotune, not fastest, "be left out, or false, with run.deterministic")
     checks["run.timeout"] = (run.timeout, run.timeout > 0, "be more than 0")
     checks["data.timeout"] = (data.timeout, data.timeout > 0, "be more than 0")
-    for key, least in (("log_every", 1), ("save_every", 1), ("keep", 1), ("eval_every", 0), ("seed", 0),
+    for key, least in (("log_every", 1), ("save_every", 1), ("keep", 1), ("eval_every", 0), ("profile", 0), ("seed", 0),
                        ("max_hours", 0), ("max_nonfinite", 0)):  # fmt: skip
         value = getattr(run, key)
         checks[f"run.{key}"] = (value, value >= least, f"be at least {least}")

@@ -225,6 +225,7 @@ class Run:
     loss_scale: float = 65536.0  # of fp16's losses at the start; from then on it follows the gradients
     recompute: Stages = Stages()  # whose blocks keep only their input and run forward twice: less memory, more time
     baseline: str = ""  # folder of a source-only run; evaluations then report the difference from it
+    profile: int = 0  # steps of which a timeline and a table of stages are written
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from paddle_adaptseg.core.errors import ConfigError, UserError
 
@@ -152,6 +152,16 @@ def seed_step(seed: int, step: int, rank: int = 0) -> None:
     import paddle
 
     paddle.seed((seed * 1_000_003 + rank * 15_485_863 + step) % (2**31))
+
+
+PROFILES: list[Any] = []  # the one that is being taken (training/profile.py)
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Inside, time belongs to a stage of a step where a profile is being taken (`run.profile`); also a decorator."""
+    with PROFILES[0].timed(name) if PROFILES else contextlib.nullcontext():
+        yield
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Layers of transformers that oneDNN computes where it can, and that are Paddle's own elsewhere, as in layers.py."""
+"""Layers of transformers that oneDNN computes where it can, and that are Paddle's own everywhere else (layers.py)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What transformers do to tokens: linear layers, layer norm, MLPs and attention, each with a gradient of its own.
 
-Paddle's CPU gradients of layer norm, GELU and biases run on one core and take ten times as long as oneDNN's, its
-depthwise convolution wants other layouts than the layers around it, and attention keeps a matrix of tokens by tokens
-for each head (docs/performance.md). Here tokens stay in rows, and what can be computed again cheaply is not kept.
+Paddle's CPU gradients of layer norm, GELU and biases take up to twenty times as long as oneDNN's, its depthwise
+convolution wants other layouts than the layers around it, and attention keeps a matrix of tokens by tokens for each
+head (docs/performance.md). Here tokens stay in rows, and what can be computed again cheaply is not kept.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def mlp(x: Tensor, first: Sequence[Tensor], second: Sequence[Tensor], between: Sequence[Tensor] = ()) -> Tensor:
-    """Two linear layers (weight, bias) with a GELU between; before it a depthwise convolution, if `between` has one.
+    """Two linear layers (weight, bias) and a GELU between them; `between`: a depthwise convolution before the GELU.
 
     With a convolution tokens are [N, rows, columns, channels]. The result of the GELU is not kept.
     """
@@ -107,7 +107,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             found.append(paddle.concat(parts) if len(parts) > 1 else parts[0])
 
         def gradient(dy: Tensor) -> Found:
-            of_heads = [_of_head(hq, hk, hv, hd, scale) for hq, hk, hv, hd in _heads(q, k, v, dy)]
+            of_heads = [_of_head(scale, *parts) for parts in _heads(q, k, v, dy)]
             return _chosen(wanted, *(_from_heads(parts, x.shape) for parts, x in zip(zip(*of_heads), (q, k, v))))
 
         return _from_heads(found, [*q.shape[:3], v.shape[3]]), gradient
@@ -115,7 +115,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return differentiable(operation, q, k, v)
 
 
-def _of_head(q: Tensor, k: Tensor, v: Tensor, dy: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def _of_head(scale: float, q: Tensor, k: Tensor, v: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of one head's queries, keys and values."""
     found, dk, dv = [], None, None
     for part, d_part in zip(_blocks(q, k), _blocks(dy, k)):

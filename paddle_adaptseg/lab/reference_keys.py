@@ -84,6 +84,7 @@ MEANINGS: Mapping[str, str] = {
     "run.timeout": "seconds that one of [several processes](scaling.md) waits for the others before it ends",
     "run.sync_norm": "batch statistics over the images of all ranks; needs GPUs",
     "run.baseline": "folder of a source-only run; evaluations then report the difference from it",
+    "run.profile": "so many steps, after the first two, are [profiled](performance.md#profile-of-a-run); 0: none",
 }
 OPTIMISER_KEYS: Mapping[str, str] = {
     "lr": "learning rate, before the schedule's factor and those of parameter groups",

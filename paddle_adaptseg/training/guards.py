@@ -14,6 +14,7 @@ import paddle
 
 from paddle_adaptseg.config.schema import Run
 from paddle_adaptseg.core.errors import CheckpointError, TrainingError, shorten
+from paddle_adaptseg.core.runtime import stage
 from paddle_adaptseg.methods.base import Method
 from paddle_adaptseg.training.optim import Player
 
@@ -37,6 +38,7 @@ class Measured:
     numbers: paddle.Tensor  # [losses + gradients] float32; a gradient's is finite where all of it is
 
 
+@stage("checks")
 def measure(
     collected: Sequence[tuple[str, paddle.Tensor]], players: Mapping[str, Player], step: int, files: Sequence[str]
 ) -> Measured:
@@ -48,6 +50,7 @@ def measure(
     return Measured(step, tuple(files), names, tuple(name for name, _ in found), numbers)
 
 
+@stage("checks")
 def read(measured: Sequence[Measured]) -> list[np.ndarray]:
     """The numbers of several steps, in one copy from the device to the host."""
     together = paddle.concat([m.numbers for m in measured]).numpy().astype(np.float64)

@@ -15,6 +15,7 @@ import paddle
 
 from paddle_adaptseg.config.schema import Run
 from paddle_adaptseg.core.errors import ConfigError, TrainingError
+from paddle_adaptseg.core.runtime import stage
 from paddle_adaptseg.training.optim import Player
 
 DTYPES: Mapping[str, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -62,6 +63,7 @@ class Precision:
         """A loss as its backward pass starts from it."""
         return loss if self.scaler is None else self.scaler.scale(loss)
 
+    @stage("optimiser")
     def step(self, players: Mapping[str, Player], step: int) -> str:
         """Step all players and drop their gradients; returns why no weight was changed, if it was so."""
         together = AllPlayers(players)

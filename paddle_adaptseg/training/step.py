@@ -134,6 +134,10 @@ def run_steps(
     schedule, run, log_every = config.schedule, config.run, config.run.log_every
     guard = Guard(run, state.method, state.players)
     state.deferred = defers(run)
+    if run.profile:
+        from paddle_adaptseg.training.profile import profiled
+
+        after = profiled(after, state.method, config, state.step)
     while state.step < schedule.stop:
         watch = (state.step + 1) % log_every == 0 or state.step + 1 == schedule.stop
         clock = Clock(state.step, schedule.horizon, watch)
@@ -168,15 +172,16 @@ def train_step(
     report = StepReport({}, set_learning_rates(state.players, poly(clock.step, schedule)))
     state.method.train()
     state.method.observed.clear()
-    step_batches = [next(batches) for _ in range(schedule.iter_size)]
-    with state.precision.casting():
+    with runtime.stage("loader wait"):
+        step_batches = [next(batches) for _ in range(schedule.iter_size)]
+    with runtime.stage("labels"), state.precision.casting():
         for part in state.method.parts():
             part.before_step(step_batches, clock)
     collected = [pair for batch in step_batches for pair in accumulate(state, clock, batch, 1 / schedule.iter_size)]
     files = tuple(name for batch in step_batches for name in batch.files)
     report.checked = check_step(state, measure(collected, state.players, clock.step + 1, files), report, votes)
     report.note = state.precision.step(state.players, clock.step + 1)
-    with paddle.no_grad():
+    with runtime.stage("after the step"), paddle.no_grad():
         for part in state.method.parts():
             part.after_step(clock)
     if clock.watch:
@@ -195,7 +200,7 @@ def accumulate(state: TrainState, clock: Clock, batch: Batch, share: float) -> l
     collected: list[tuple[str, paddle.Tensor]] = []
     groups = state.method.all_losses(batch, clock)
     while True:
-        with state.precision.casting():
+        with runtime.stage("forward"), state.precision.casting():
             terms = next(groups, None)
         if terms is None:
             return collected
@@ -224,6 +229,7 @@ def check_step(
     return [(measured.step, losses)]
 
 
+@runtime.stage("backward")
 def backward(terms: Terms, share: float, precision: Precision) -> None:
     """Gradients of the weighted sum times the share of one part of an accumulated batch."""
     total = sum(term.weight * term.loss for term in terms.values())
