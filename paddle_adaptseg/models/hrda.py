@@ -20,7 +20,7 @@ from paddle import Tensor, nn
 from paddle_adaptseg.config.schema import Component
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.models import build_model
-from paddle_adaptseg.models.layers import resize
+from paddle_adaptseg.models.layers import resize, with_zeros
 from paddle_adaptseg.models.segmenter import Box, Outputs, ParamGroup, Segmenter, at_image_size
 
 COMPARED = ("context", "all")
@@ -212,7 +212,7 @@ def stride(size: Sequence[int], logits: Tensor) -> int:
 def placed(part: Tensor, box: Box, grid: Sequence[int], step: int) -> Tensor:
     """Logits of a part of the image among zeros on the grid of the whole."""
     top, left = box.top // step, box.left // step
-    return F.pad(part, [left, grid[1] - left - part.shape[3], top, grid[0] - top - part.shape[2]])
+    return with_zeros(part, left, grid[1] - left - part.shape[3], top, grid[0] - top - part.shape[2])
 
 
 def fuse(

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_adaptseg.models.deeplabv3plus import conv_norm
-from paddle_adaptseg.models.layers import NormPolicy
+from paddle_adaptseg.models.layers import NormPolicy, with_zeros
 from paddle_adaptseg.models.transformer import attention, reshape_like
 
 
@@ -49,7 +48,7 @@ class InterlacedAttention(nn.Layer):
         rows, columns = -(-height // high), -(-width // wide)
         top, left = (rows * high - height) // 2, (columns * wide - width) // 2
         bottom, right = rows * high - height - top, columns * wide - width - left
-        x = F.pad(x, [left, right, top, bottom])
+        x = with_zeros(x, left, right, top, bottom)
         x = x.reshape([batch, channels, rows, high, columns, wide]).transpose([0, 3, 5, 1, 2, 4])
         x = self.global_relation(x.reshape([-1, channels, rows, columns]))
         x = x.reshape([batch, high, wide, channels, rows, columns]).transpose([0, 4, 5, 3, 1, 2])

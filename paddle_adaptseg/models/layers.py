@@ -208,3 +208,13 @@ def inference(layer: nn.Layer) -> Iterator[None]:
     finally:
         for sub, training in before:
             sub.training = training
+
+
+def with_zeros(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
+    """A map [N, C, H, W] with zeros around it, by joining: paddle2onnx 2.1 pads with whatever it finds in memory."""
+    for axis, before, after in ((3, left, right), (2, top, bottom)):
+        shapes = [[count if place == axis else n for place, n in enumerate(x.shape)] for count in (before, after)]
+        parts = [paddle.zeros(shape, x.dtype) for shape in shapes[:1] if before]
+        parts += [x, *(paddle.zeros(shape, x.dtype) for shape in shapes[1:] if after)]
+        x = paddle.concat(parts, axis=axis) if len(parts) > 1 else x
+    return x
