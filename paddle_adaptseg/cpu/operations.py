@@ -38,10 +38,9 @@ def convolution(kind: str, geometry: Geometry, bias: bool, slope: Optional[float
     src, kernel, strides, padding, dilation = geometry
     shift = layout((prod(kernel[:-3]),)) if bias else None
     kernels = free_layout(kernel)
-    free, chosen = (free_layout(src), free_layout(output_shape(geometry))), _ALL
-    maps = free
-    if not collides(geometry):
-        maps, chosen = (layout(src, last=True), layout(output_shape(geometry), last=True)), _KERNELS
+    free, wide = (free_layout(src), free_layout(output_shape(geometry))), collides(geometry)
+    maps = free if wide else (layout(src, last=True), layout(output_shape(geometry), last=True))
+    chosen: Sequence[str] = _ALL if wide else _KERNELS
     numbers = [dims(values) for values in (strides, [d - 1 for d in dilation], padding, padding)]
     if kind == "forward":
         described = maps[0], kernels, shift, maps[1]
