@@ -9,7 +9,7 @@ from paddle import nn
 from test_cpu import compare, randomised
 
 from paddle_adaptseg.config.schema import Component
-from paddle_adaptseg.cpu import accelerate, library, token_layers, tokens
+from paddle_adaptseg.cpu import accelerate, library, operations, token_layers, tokens
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.dinov2 import MLP, SelfAttention
 from paddle_adaptseg.models.mit import EfficientAttention, MixFFN
@@ -91,3 +91,9 @@ def test_attention_by_blocks_keeps_no_scores(monkeypatch):
     plain, ours = (way(q * 1.0, q * 2.0, q * 3.0) for way in (attention, tokens.attention))
     np.testing.assert_allclose(ours.numpy(), plain.numpy(), 1e-5, 1e-5)
     assert set(taken) == {(4, 64)}  # four queries at once
+
+
+def test_a_kernel_of_which_channels_collide_in_the_cache_leaves_layouts_to_onednn_and_is_paddles():
+    network = nn.Sequential(nn.Conv2D(1024, 8, 3, padding=1, bias_attr=False), nn.BatchNorm2D(8), nn.ReLU())
+    assert operations.collides(((1, 1024, 6, 7), (8, 1024, 3, 3), (1, 1), (1, 1), (1, 1)))
+    compare(network, paddle.randn([1, 1024, 6, 7]))

@@ -29,6 +29,8 @@ _QUERIES: Mapping[str, int] = {
     "src": 129,
     "weights": 131,
     "diff_weights": 132,
+    "dst": 133,
+    "diff_src": 130,
     "diff_dst": 134,
     "workspace": 135,
     "scratchpad": 136,
