@@ -55,6 +55,8 @@ def test_what_a_view_moves_is_moved_back():
 
 @pytest.mark.parametrize("count", [-1, 3])
 def test_more_sure_views_than_there_are_is_one_line(count):
-    with pytest.raises(ConfigError, match=r"method.pseudo_labels.surest must be between 0 \(all\) and 2 views") as caught:
+    with pytest.raises(
+        ConfigError, match=r"method.pseudo_labels.surest must be between 0 \(all\) and 2 views"
+    ) as caught:
         PseudoLabels(views=("plain", "vivid"), surest=count).check("method.pseudo_labels")
     assert "\n" not in str(caught.value)

@@ -46,7 +46,7 @@ VIEWS: Mapping[str, View] = {
 
 
 def surest(views: Sequence[Tensor], count: int, valid: Optional[Tensor] = None) -> Tensor:
-    """The mean of the `count` views [N, C, H, W] of each image with the least entropy over its valid pixels [N, H, W]."""
+    """The mean of those `count` views [N, C, H, W] of each image with the least entropy over valid pixels [N, H, W]."""
     unsure = paddle.stack([-(p * p.clip(min=1e-9).log()).sum(axis=1) for p in views])
     unsure = (unsure if valid is None else unsure * valid).sum(axis=[2, 3])
     rank = unsure.argsort(axis=0).argsort(axis=0)  # of each view of each image, 0 is the surest
