@@ -7,7 +7,7 @@ import pytest
 from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.methods.augment import from_unit, to_unit
-from paddle_adaptseg.methods.teacher import PseudoLabels
+from paddle_adaptseg.methods.teacher import MeanTeacher, PseudoLabels, Teacher
 from paddle_adaptseg.methods.views import VIEWS, surest
 
 SURE, UNSURE = [0.9, 0.05, 0.05], [0.4, 0.3, 0.3]
@@ -42,6 +42,23 @@ def test_vivid_and_dull_views_change_brightness_and_saturation_and_nothing_else(
         colour = np.array([0.4, 0.3, 0.2]) * bright
         grey = colour @ [0.299, 0.587, 0.114]
         np.testing.assert_allclose(found, grey + vivid * (colour - grey), atol=1e-5)
+
+
+class SurerOfVividImages(paddle.nn.Layer):
+    """The more vivid an image, the further apart are its logits."""
+
+    def main(self, image):
+        return 20.0 * (image - image.mean(axis=1, keepdim=True))
+
+
+@pytest.mark.parametrize("count, expected", [(1, ["vivid"]), (2, ["plain", "vivid"]), (0, ["plain", "dull", "vivid"])])
+def test_a_teacher_labels_a_dull_image_from_the_views_that_it_is_sure_of(count, expected):
+    network, pixels = SurerOfVividImages(), Pixels(order="rgb", mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+    image = 0.3 + 0.1 * paddle.rand([2, 3, 4, 6])
+    rule = PseudoLabels(views=("plain", "dull", "vivid"), surest=count)
+    found = MeanTeacher(network, Teacher(), rule, pixels).probability(image)
+    each = [paddle.nn.functional.softmax(network.main(VIEWS[name].change(image, pixels)), axis=1) for name in expected]
+    np.testing.assert_allclose(found.numpy(), (sum(each) / len(each)).numpy(), atol=1e-6)
 
 
 def test_what_a_view_moves_is_moved_back():
