@@ -214,7 +214,7 @@ class MeanTeacher(nn.Layer):
         if not labels:
             return
         with paddle.no_grad():
-            valid = [blanked(paddle.ones_like(batch.target_image[:, :1]), batch.target_areas).squeeze(1)
+            valid = [blanked(paddle.ones_like(batch.target_image)[:, :1], batch.target_areas).squeeze(1)
                      for batch in batches]  # fmt: skip
             seen = [labels_of(self.probability(batch.target_image, shown), self.rule.threshold)
                     for batch, shown in zip(batches, valid)]  # fmt: skip
