@@ -148,7 +148,7 @@ def test_a_student_learns_to_agree_with_its_teacher(distil, tmp_path):
 
 def test_a_teacher_with_other_pixels_sees_the_same_image():
     class Seeing(paddle.nn.Layer):
-        levels, seg_weights = ("main",), {}
+        levels, seg_weights, cropped = ("main",), {}, ()
 
         def forward(self, image):
             self.image = image
