@@ -154,6 +154,9 @@ def test_a_teacher_with_other_pixels_sees_the_same_image():
             self.image = image
             return {"main": image}
 
+        def main(self, image):
+            return self.forward(image)["main"]
+
     student, teacher = Pixels("rgb", (120, 120, 120), (60, 60, 60)), Pixels()
     image = paddle.to_tensor(np.random.default_rng(0).integers(0, 256, [1, 8, 8, 3]).astype("uint8"))
     network = Seeing()
