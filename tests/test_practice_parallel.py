@@ -18,7 +18,8 @@ pytestmark = pytest.mark.skipif(not paddle.distributed.is_available(), reason="t
 SIZE = "split: all, size: [96, 48]"
 MODES = {
     "source_free": ("toy/source_free", [LOW, "run.restore_from=WEIGHTS", "method.entropy=0.1", "method.diversity=0.1"]),
-    "distil": ("toy/distil", ["method.teacher_weights=WEIGHTS", "method.seg_weights={main: 1.0}"]),
+    "distil": ("toy/distil", ["method.teacher_weights=WEIGHTS", "method.seg_weights={main: 1.0}",
+                              "method.taught_on=both", "optim.segmenter.name=sgd", "optim.segmenter.lr=0.02"]),
     "target_labelled": ("toy/self_training", [LOW, "method.ramp.start=0", "data.target_labelled={count: 3}"]),
     "sources": ("toy/source_only", ["data.source=null", *(
         f"data.sources.{name}={{dataset: gta5, root: ROOT/GTA5, share: {share}, {SIZE}}}" for name, share in

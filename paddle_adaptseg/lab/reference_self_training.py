@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from paddle_adaptseg.methods.additions import IMAGES, MASKS
 from paddle_adaptseg.methods.augment import CONVENTIONS, Strong
 from paddle_adaptseg.methods.self_training import EVALUATED, MIXES, ORIGINS
-from paddle_adaptseg.methods.teacher import UPDATES, VIEWS, WEIGHTS, PseudoLabels, Teacher
+from paddle_adaptseg.methods.teacher import UPDATES, WEIGHTS, PseudoLabels, Teacher
+from paddle_adaptseg.methods.views import VIEWS
 from paddle_adaptseg.training.optim import BATCH_RULES
 
 
@@ -63,6 +64,7 @@ VALUE_KEYS: Mapping[str, str] = {
     "weight": f"what a pixel counts: the share of sure ones of the {_one_of(WEIGHTS[:2])}, or by `pixel` 1 or 0",
     "margins": "rows, or shares below 1, at the top, bottom, left and right that count for nothing",
     "views": f"what the teacher sees, of which probabilities are averaged: {_one_of(VIEWS)}",
+    "surest": "so many views of each image count, those of the least entropy; 0: all",
     "brightness": "another share for the brightness",
     "jitter": "brightness, contrast and saturation vary by up to this share, hue by this share of the colour circle",
     "hue": "another share for the hue",

@@ -110,7 +110,7 @@ class MaskedConsistency(Addition):
             network, follows, rule = self._make()
             follows = (follows or (its.follows if its else DEFAULT_TEACHER)).check("method.masked.teacher")
             rule = (rule or (its.rule if its else DEFAULT_PSEUDO_LABELS)).check("method.masked.pseudo_labels")
-            self.teacher = MeanTeacher(network, follows, rule)
+            self.teacher = MeanTeacher(network, follows, rule, self.pixels)
         elif its is None and self.images != "source":
             raise ConfigError("method.masked.teacher is missing: this method has none of its own; {} is that of MIC")
 

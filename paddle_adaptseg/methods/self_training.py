@@ -54,7 +54,7 @@ class SelfTraining(Method):
             if value not in known:
                 raise ConfigError(f"method.{key}: unknown '{value}': {suggest(value, known)}")
         follows, rule = teacher.check("method.teacher"), pseudo_labels.check("method.pseudo_labels")
-        self.teacher = MeanTeacher(make_segmenter(), follows, rule)
+        self.teacher = MeanTeacher(make_segmenter(), follows, rule, pixels)
         self.strong = None if augment is None else augment.check("method.augment")
         self.weak = None if weak is None else weak.check("method.weak")
         self.mix, self.classes_from, self.source_mean, self.evaluated = mix, classes_from, source_mean, evaluate

@@ -70,7 +70,7 @@ class SourceFree(Method):
         if teacher.check("method.teacher").modes.get("norms", mode) != mode:
             raise ConfigError(f"method.teacher.modes.norms contradicts method.statistics={statistics}: leave it out")
         follows = dataclasses.replace(teacher, modes={**teacher.modes, "norms": mode})
-        self.teacher = MeanTeacher(make_segmenter(), follows, pseudo_labels.check("method.pseudo_labels"))
+        self.teacher = MeanTeacher(make_segmenter(), follows, pseudo_labels.check("method.pseudo_labels"), pixels)
         self.register_buffer("shares", paddle.full([len(names)], 1.0 / len(names)))  # of the classes, in predictions
         self.seen: list[Tensor] = []  # of this step: the shares times the pixels that they are of
         self.strong = None if augment is None else augment.check("method.augment")

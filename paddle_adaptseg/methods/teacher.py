@@ -7,24 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Callable, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import paddle
 from paddle import Tensor, nn
 
+from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.core import distributed
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data.batch import Batch, Borders
 from paddle_adaptseg.methods.losses import softmax
 from paddle_adaptseg.methods.padding import blanked
+from paddle_adaptseg.methods.views import VIEWS, surest
 from paddle_adaptseg.models.segmenter import Segmenter
 
 NORMS = (nn.layer.norm._BatchNormBase, nn.SyncBatchNorm)
 PARTS, MODES = ("norms", "dropout"), ("train", "eval")
 WEIGHTS, UPDATES = ("batch", "image", "pixel"), ("before", "after")
-# How a teacher sees an image; each is undone by doing it again. What it predicts is the mean of the probabilities.
-VIEWS: Mapping[str, Callable[[Tensor], Tensor]] = {"plain": lambda x: x, "mirror": lambda x: x.flip(axis=[-1])}
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,15 @@ class PseudoLabels:
 
     `weight`: the share of sure pixels, one number for the batch (the originals) or for each image, or 1 for sure
     pixels and 0 for others. `margins` (top, bottom, left, right) weigh 0: rows, or shares of the image below 1; those
-    of the picture that it was cut from are `data.target_margins`. `views`: [plain, mirror] averages both (VFM-UDA).
+    of the picture that it was cut from are `data.target_margins`. `views`: [plain, mirror] averages both (VFM-UDA);
+    `surest`: 1 takes of each image only the view of the least entropy, 0 all.
     """
 
     threshold: float = 0.968
     weight: str = "batch"
     margins: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     views: tuple[str, ...] = ("plain",)
+    surest: int = 0
 
     def check(self, path: str) -> PseudoLabels:
         """Refuse values that mean nothing."""
@@ -126,6 +128,8 @@ class PseudoLabels:
         for view in self.views:
             if view not in VIEWS:
                 raise ConfigError(f"{path}.views: unknown '{view}': {suggest(view, VIEWS)}")
+        if not 0 <= self.surest <= len(self.views):
+            raise ConfigError(f"{path}.surest must be between 0 (all) and {len(self.views)} views, not {self.surest}")
         return self
 
 
@@ -189,9 +193,9 @@ def common_share(sure: Sequence[Tensor], valid: Sequence[Tensor]) -> Tensor:
 class MeanTeacher(nn.Layer):
     """A network that follows a student and labels the target for it. All of it is in the state of its method."""
 
-    def __init__(self, network: Segmenter, follows: Teacher, rule: PseudoLabels) -> None:
+    def __init__(self, network: Segmenter, follows: Teacher, rule: PseudoLabels, pixels: Pixels) -> None:
         super().__init__()
-        self.network, self.follows, self.rule = freeze(network), follows, rule
+        self.network, self.follows, self.rule, self.pixels = freeze(network), follows, rule, pixels
         self.found: dict[int, Pseudo] = {}
 
     def set_modes(self) -> None:
@@ -210,9 +214,10 @@ class MeanTeacher(nn.Layer):
         if not labels:
             return
         with paddle.no_grad():
-            seen = [labels_of(self.probability(batch.target_image), self.rule.threshold) for batch in batches]
-            valid = [blanked(paddle.ones_like(sure).unsqueeze(1), batch.target_areas).squeeze(1)
-                     for (_, sure), batch in zip(seen, batches)]  # fmt: skip
+            valid = [blanked(paddle.ones_like(batch.target_image)[:, :1], batch.target_areas).squeeze(1)
+                     for batch in batches]  # fmt: skip
+            seen = [labels_of(self.probability(batch.target_image, shown), self.rule.threshold)
+                    for batch, shown in zip(batches, valid)]  # fmt: skip
             share = common_share([sure for _, sure in seen], valid) if self.rule.weight == "batch" else None
             for batch, (label, sure), shown in zip(batches, seen, valid):
                 label = paddle.where(shown > 0, label, paddle.full_like(label, IGNORE))
@@ -222,10 +227,12 @@ class MeanTeacher(nn.Layer):
                 self.found[id(batch)] = Pseudo(label, weight, mean)
 
     @paddle.no_grad()
-    def probability(self, image: Tensor) -> Tensor:
-        """Class probabilities [N, C, H, W], the mean of those of all views."""
+    def probability(self, image: Tensor, valid: Optional[Tensor] = None) -> Tensor:
+        """Class probabilities [N, C, H, W], the mean of those of all views or of each image's surest."""
         views = [VIEWS[name] for name in self.rule.views]
-        seen = [view(softmax(self.network.main(view(image)))) for view in views]
+        seen = [view.undo(softmax(self.network.main(view.change(image, self.pixels)))) for view in views]
+        if 0 < self.rule.surest < len(seen):
+            return surest(seen, self.rule.surest, valid)
         return seen[0] if len(seen) == 1 else sum(seen) / len(seen)
 
     def labels(self, batch: Batch) -> Pseudo:
