@@ -12,7 +12,7 @@ from paddle_adaptseg.config.loading import load_config, override
 from paddle_adaptseg.core import runtime
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.training import memory, plan
-from paddle_adaptseg.training.counters import allocated, watched
+from paddle_adaptseg.training.counters import allocated, most_allocated, reset_most_allocated, watched
 from paddle_adaptseg.training.memory import Estimate, estimate, random_batch, sizes_of
 from paddle_adaptseg.training.passes import passes_of
 from paddle_adaptseg.training.run import fit
@@ -140,6 +140,17 @@ def test_what_is_watched_is_the_most_that_was_allocated_inside():
             found = paddle.zeros([size]) + paddle.ones([size])
         assert watch.peak == pytest.approx(3 * 4 * size, rel=0.01)
         del found
+
+
+@pytest.mark.skipif(not reset_most_allocated(), reason="Paddle 2.6 cannot reset its peak")
+def test_many_watched_parts_do_not_raise_what_is_allocated():
+    with watched() as watch:
+        for _ in range(50):
+            found = paddle.zeros([100_000])
+            del found
+            watch.mark()
+        assert most_allocated() - watch.before < 2 * 400_000
+    assert watch.peak == pytest.approx(400_000, rel=0.01)
 
 
 def test_a_dry_run_tells_the_memory_and_names_the_preset_of_a_gpu_that_is_too_small(tiny, monkeypatch):

@@ -26,11 +26,20 @@ def most_allocated() -> int:
     return paddle.base.core.host_memory_stat_peak_value("Allocated", 0)
 
 
+def reset_most_allocated() -> bool:
+    """Begin most_allocated() anew; false where Paddle cannot."""
+    if on_gpu():
+        reset = getattr(paddle.device.cuda, "reset_max_memory_allocated", None)
+        return reset is not None and reset() is None
+    reset = getattr(paddle.base.core, "host_memory_stat_reset_peak_value", None)
+    return reset is not None and reset("Allocated", 0) is None
+
+
 class Watch:
     """The most that is allocated above what was there `before`, in parts that mark() ends.
 
-    Paddle 2.6 cannot reset its peak, so an empty tensor, whose pages nobody touches, first raises what is allocated to
-    the peak so far.
+    Paddle 2.6 cannot reset its peak: there an empty tensor, whose pages nobody touches, first raises what is allocated
+    to the peak so far. Every part makes it larger, so parts must be few.
     """
 
     def __init__(self) -> None:
@@ -40,7 +49,8 @@ class Watch:
     def begin(self) -> None:
         """Begin a part."""
         self.held = allocated() - self.before
-        self.raised = paddle.empty([max(0, most_allocated() - allocated()) + 1], dtype="uint8")
+        above = 0 if reset_most_allocated() else max(0, most_allocated() - allocated()) + 1
+        self.raised = paddle.empty([above], dtype="uint8") if above else None
         self.level = allocated()
 
     def end(self) -> None:

@@ -12,7 +12,7 @@ from paddle import nn
 
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.base import Clock, Method
-from paddle_adaptseg.models.recompute import blocks_of
+from paddle_adaptseg.models.recompute import is_block
 from paddle_adaptseg.training.counters import Watch, watched
 from paddle_adaptseg.training.precision import Precision
 from paddle_adaptseg.training.step import TrainState, backward
@@ -54,12 +54,14 @@ def passes_of(state: TrainState, batches: Sequence[Batch], clock: Clock) -> list
 
 @contextlib.contextmanager
 def marked(method: Method, watch: Watch) -> Iterator[None]:
-    """Inside, the work of blocks that recompute is watched layer by layer, in both directions.
+    """Inside, blocks that recompute are watched layer by layer in both directions: the last of each stage, beside which
+    most is kept.
 
     What is needed of one layer grows with the powers of an area, which the most of many different ones does not.
     """
-    blocks = [block for block in blocks_of(method.segmenter) if "forward" in vars(block)]
-    layers = [layer for block in blocks for layer in block.sublayers() if not layer.sublayers()]
+    named = [(name, layer) for name, layer in method.segmenter.named_sublayers() if is_block(layer)]
+    last = {name.rpartition(".")[0]: block for name, block in named if "forward" in vars(block)}
+    layers = [layer for block in last.values() for layer in block.sublayers() if not layer.sublayers()]
 
     def after(layer: nn.Layer, given: Any, made: paddle.Tensor) -> None:
         if not made.stop_gradient:  # in the second run: nothing is kept of the first one
