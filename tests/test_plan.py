@@ -12,6 +12,7 @@ from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.schema import Roots
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.data.pairs import list_items
+from paddle_adaptseg.training import plan as plan_module
 from paddle_adaptseg.training.plan import plan_run
 from paddle_adaptseg.training.run import fit
 
@@ -75,3 +76,11 @@ def test_the_between_city_pair_finds_its_images_by_city_and_keeps_the_scored_one
         lists = {key: str(ROOT / getattr(domain, key)) for key in ("list", "exclude") if getattr(domain, key)}
         counts[part] = len(list_items(replace(domain, **lists), labelled).items)
     assert counts == {"source": 9, "target": 9, "validation": 90}
+
+
+def test_a_plan_goes_on_where_memory_cannot_be_counted(tiny, monkeypatch):
+    def none_left(*_):
+        raise MemoryError("(ResourceExhausted) Fail to alloc memory")
+
+    monkeypatch.setattr(plan_module, "estimate", none_left)
+    assert "memory: not counted" in plan_run(tiny("toy/source_only")).text()

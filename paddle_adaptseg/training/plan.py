@@ -62,10 +62,19 @@ def plan_run(config: Config, resume: Optional[str] = None, overwrite: bool = Fal
         plan.attempt(lambda: _start(state, config, resume, overwrite))
         if config.run.baseline:
             plan.attempt(lambda: f"baseline: {last_score(config.run.baseline):.2f} mIoU ({config.run.baseline})")
+        _count_memory(plan, state, config)
+    return plan
+
+
+def _count_memory(plan: Plan, state: TrainState, config: Config) -> None:
+    """What a step takes. Counting takes memory itself, the more the more was counted before (Paddle 2.6)."""
+    try:
         memory = estimate(state, config)
+    except MemoryError:
+        plan.lines.append("memory: not counted, because this process has no memory left to count with")
+        return
     plan.lines.append(memory.text())
     plan.problems += filter(None, [memory.problem(capacity())])
-    return plan
 
 
 def describe(state: TrainState, config: Config) -> Iterator[str]:
