@@ -5,6 +5,7 @@ A command is a module of lab/commands with a function `main`. It is loaded when 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from typing import Callable
@@ -48,7 +49,8 @@ def main() -> None:
     """Run the command that the first argument names."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help", "help"):
-        print(usage())
+        with contextlib.suppress(BrokenPipeError):  # `--help | head`
+            print(usage(), flush=True)
     elif name in ("-V", "--version"):
         print(f"paddle-adaptseg {importlib.import_module('paddle_adaptseg').__version__}")
     elif name in COMMANDS:
