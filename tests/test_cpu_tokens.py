@@ -10,6 +10,8 @@ from test_cpu import compare, randomised
 
 from paddle_adaptseg.config.schema import Component
 from paddle_adaptseg.cpu import accelerate, library, operations, token_layers, tokens
+from paddle_adaptseg.evaluation.options import PLAIN
+from paddle_adaptseg.evaluation.programs import logits_program
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.dinov2 import MLP, SelfAttention
 from paddle_adaptseg.models.mit import EfficientAttention, MixFFN
@@ -97,3 +99,16 @@ def test_a_kernel_of_which_channels_collide_in_the_cache_leaves_layouts_to_onedn
     network = nn.Sequential(nn.Conv2D(1024, 8, 3, padding=1, bias_attr=False), nn.BatchNorm2D(8), nn.ReLU())
     assert operations.collides(((1, 1024, 6, 7), (8, 1024, 3, 3), (1, 1), (1, 1), (1, 1)))
     compare(network, paddle.randn([1, 1024, 6, 7]))
+
+
+def test_a_program_is_traced_inside_a_session_too():
+    head, backbone = {"name": "daformer", "channels": 16, "embed_dims": 16}, {"name": "mit", "depths": [1, 1, 1, 1]}
+    small = {"embed_dims": [8, 16, 16, 16], "num_heads": [1, 1, 2, 2]}
+    network = build_model(Component("encode_decode", {"backbone": {**backbone, **small}, "head": head}), 5)
+    network.eval()
+    image = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    with paddle.no_grad():
+        expected = network.logits(paddle.to_tensor(image))["main"].numpy()
+    with accelerate(network):
+        found = logits_program(network, PLAIN, (64, 64))(image)
+    np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())

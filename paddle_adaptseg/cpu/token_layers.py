@@ -53,7 +53,8 @@ class FastMixFFN(MixFFN):
 @paddle.jit.not_to_static
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores = q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1]
-    return tokens.attention(q, k, v) if scores >= LEAST_SCORES and takes_over(q, k, v) else attention(q, k, v)
+    ours = paddle.in_dynamic_mode() and scores >= LEAST_SCORES and takes_over(q, k, v)
+    return tokens.attention(q, k, v) if ours else attention(q, k, v)
 
 
 class FastEfficientAttention(EfficientAttention):
@@ -79,17 +80,23 @@ FAST_TOKENS: Mapping[type, type] = {
 
 
 @paddle.jit.not_to_static
+def _large(x: Tensor) -> bool:
+    """Whether it is worth while; never while a program is traced, where sizes are no numbers."""
+    return paddle.in_dynamic_mode() and x.size >= LEAST
+
+
+@paddle.jit.not_to_static
 def _attempt_norm(norm: nn.LayerNorm, x: Tensor) -> Optional[Tensor]:
     if norm.weight is None or norm.bias is None or list(norm._normalized_shape) != [x.shape[-1]]:
         return None
-    if x.size < LEAST or not takes_over(x, norm.weight, norm.bias):
+    if not _large(x) or not takes_over(x, norm.weight, norm.bias):
         return None
     return tokens.normalised(x, norm.weight, norm.bias, norm._epsilon)
 
 
 @paddle.jit.not_to_static
 def _attempt_linear(layer: nn.Linear, x: Tensor) -> Optional[Tensor]:
-    if x.ndim < 2 or x.size < LEAST or layer.bias is None or not takes_over(x, layer.weight, layer.bias):
+    if x.ndim < 2 or not _large(x) or layer.bias is None or not takes_over(x, layer.weight, layer.bias):
         return None
     return tokens.linear(x, layer.weight, layer.bias)
 
@@ -97,7 +104,7 @@ def _attempt_linear(layer: nn.Linear, x: Tensor) -> Optional[Tensor]:
 @paddle.jit.not_to_static
 def _attempt_mlp(layer: MLP, x: Tensor) -> Optional[Tensor]:
     parts = (layer.fc1, layer.fc2)
-    if x.size < LEAST or not _untouched(*parts):
+    if not _large(x) or not _untouched(*parts):
         return None
     (first, second) = ((part.weight, part.bias) for part in parts)
     return tokens.mlp(x, first, second) if takes_over(x, *first, *second) else None
@@ -106,7 +113,7 @@ def _attempt_mlp(layer: MLP, x: Tensor) -> Optional[Tensor]:
 @paddle.jit.not_to_static
 def _attempt_mix(layer: MixFFN, x: Tensor) -> Optional[Tensor]:
     parts = (layer.fc1, layer.fc2, layer.dwconv)
-    if x.size < LEAST or x.ndim != 4 or not _untouched(*parts):
+    if not _large(x) or x.ndim != 4 or not _untouched(*parts):
         return None
     first, second, kernel = ((part.weight, part.bias) for part in parts)
     return tokens.mlp(x, first, second, kernel) if takes_over(x, *first, *second, *kernel) else None
