@@ -200,7 +200,7 @@ def test_the_tool_ends_with_1_and_names_what_failed(tmp_path):
     done = subprocess.run([*tool, "--only", "machine", "VisualDL"], capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0 and "nothing failed (2 of 2 checks are ok" in done.stdout, done.stdout + done.stderr
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r}); import _cli; from pathlib import Path; "
-    code += "import paddle_adaptseg.data.loader as l; l.SHARED = Path('/proc'); import doctor; _cli.run(doctor.main)"
+    code += "import paddle_adaptseg.data.loader as l; l.SHARED = Path('/proc'); _cli.run('doctor')"
     command = [sys.executable, "-c", code, *tool[2:], "--only", "shared memory"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 1 and "failed: shared memory (0 of 1" in done.stdout, done.stdout + done.stderr

@@ -32,6 +32,7 @@ SMALL = {
     "deeplabv3plus_mobilenetv2": {"width": 16},
     "small_v3plus": {"width": 8},
 }
+SMALL["hrda"] = {"network": {"name": "encode_decode", **SMALL["encode_decode"]}, "crop": [64, 64], "attention_width": 8}
 
 
 def build(name, **params):
@@ -42,13 +43,13 @@ def build(name, **params):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_come_at_image_size_for_every_level(name):
-    model = build(name)
+    model, size = build(name), [66, 98] if name == "hrda" else [33, 49]
     model.eval()
     with paddle.no_grad():
-        out = model(paddle.randn([1, 3, 33, 49]))
-        wide = model(paddle.randn([1, 3, 33, 49]), size=(40, 60))
+        out = model(paddle.randn([1, 3, *size]))
+        wide = model(paddle.randn([1, 3, *size]), size=(40, 60))
     assert set(out) == set(model.levels)
-    assert all(x.shape == [1, 5, 33, 49] for x in out.values())
+    assert all(x.shape == [1, 5, *size] for x in out.values())
     assert all(x.shape == [1, 5, 40, 60] for x in wide.values())
 
 

@@ -108,7 +108,7 @@ def test_named_sizes_are_those_of_the_papers(name):
     elif kind == "mit":
         assert sum(size["depths"]) == {"mit_b1": 8, "mit_b3": 28, "mit_b4": 41, "mit_b5": 52}[name]
     else:
-        assert (size["width"], size["depth"]) == {"b": (768, 12), "l": (1024, 24)}[name[10]]
+        assert (size["width"], size["depth"]) == {"b": (768, 12), "l": (1024, 24), "g": (1536, 40)}[name[10]]
 
 
 def test_sizes_of_input_follow_vfm_uda_or_the_next_multiples():
