@@ -118,7 +118,7 @@ def test_our_evaluations_evaluate(elsewhere, toy_root, monkeypatch, capsys):
             paths = words[words.index("--restore-from") + 1 :]
             for path in paths[: next((i for i, word in enumerate(paths) if word.startswith("-")), len(paths))]:
                 pages.prepare(Path(path), line, run)
-        own = tuple(key for key in SHRINK if "config" in line and not ("depths" in key and "vgg" in line))
+        own = (*pages.config_of(words), *SHRINK) if "--config" in words else ()
         try:
             assert call(monkeypatch, line, *own) == 0
             scored += "mIoU:" in capsys.readouterr().out
