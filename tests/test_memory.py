@@ -60,12 +60,19 @@ TRUE = {  # a minute or more each
 }  # fmt: skip
 
 
+def bytes_told(config, precision="fp32"):
+    """Bytes of a step as they are told in a process that has nothing else."""
+    gc.collect()
+    before = allocated()
+    with runtime.fresh_names():
+        state = build_state(config)
+        return estimate(state, override(config, f"run.precision={precision}")).total - before
+
+
 def told_and_measured(path, overrides):
     """Bytes, and those that two steps really took at their peak."""
     config = load_config(ROOT / "configs" / path, overrides)
-    gc.collect()
-    with runtime.fresh_names():
-        told = estimate(build_state(config), config)
+    told = bytes_told(config)
     gc.collect()
     before = allocated()
     with runtime.fresh_names():
@@ -74,7 +81,7 @@ def told_and_measured(path, overrides):
         with watched() as watch:
             for number in range(2):
                 train_step(state, Clock(number, 2), config.schedule, iter([batch] * config.schedule.iter_size))
-    return told.total, watch.before + watch.peak - before
+    return told, watch.before + watch.peak - before
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -93,11 +100,10 @@ def test_what_is_told_of_the_papers_networks_is_what_a_step_takes(name):
 def test_recomputation_accumulation_and_half_precision_are_told(tiny):
     def told(*more, precision="fp32"):
         config = tiny("toy/adaptsegnet_multi", "data.source.size=[192,160]", "model.width=16", *more)
-        with runtime.fresh_names():
-            return estimate(build_state(config), override(config, f"run.precision={precision}")).total
+        return bytes_told(config, precision)
 
     plain = told()
-    assert told("run.recompute=true") < 1.05 * told("run.recompute=[stage3]") < 1.05 * plain
+    assert told("run.recompute=true") < told("run.recompute=[stage3]") < plain
     assert told("data.batch_size=1", "schedule.iter_size=2") < plain
     assert told(precision="bf16") < 0.7 * plain
 

@@ -8,6 +8,7 @@ it is at any other one. Whatever a method, a network or an optimiser holds is co
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ def run_small_steps(state: TrainState, config: Config) -> SmallSteps:
             batch = random_batch(state, config, probe)
             return passes_of(state, [batch] * config.schedule.iter_size, clock)
 
+    gc.collect()  # what is freed in between would be taken for a growth
     run(probes[0])
     for player in state.players.values():
         player.step()
