@@ -60,6 +60,13 @@ def program(name: str) -> str:
     return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
+def child_environment(**more: str) -> dict[str, str]:
+    """The environment of a process of ours, which imports this very package wherever it starts."""
+    above = str(Path(__file__).resolve().parents[2])
+    found = os.pathsep.join(filter(None, [above, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": found, **more}
+
+
 def cpu_count() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

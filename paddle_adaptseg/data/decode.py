@@ -18,6 +18,7 @@ from paddle_adaptseg.data.windows import image_window
 MAX_PIXELS = 64_000_000  # eight times the largest street scene; more is a decompression bomb
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # _open refuses, and names the file
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")  # of image files
 TAIL = 4096  # bytes at the end of a JPEG among which its end mark must be
 
 

@@ -18,12 +18,11 @@ from paddle_adaptseg.core import distributed
 from paddle_adaptseg.core.errors import ConfigError, DataError, suggest
 from paddle_adaptseg.core.files import confirm, write_atomically, writing
 from paddle_adaptseg.core.labels import LabelSpace
-from paddle_adaptseg.data.decode import decode_rgb
+from paddle_adaptseg.data.decode import SUFFIXES, decode_rgb
 from paddle_adaptseg.data.files import Ref
 from paddle_adaptseg.deploy.runners import Runner
 from paddle_adaptseg.evaluation.visual import overlay, palette_image
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
@@ -86,9 +85,9 @@ def find_media(inputs: Sequence[str]) -> tuple[list[Union[ImageFile, Video]], li
 def _expand(text: str) -> list[Union[ImageFile, Video]]:
     path = Path(text)
     if path.is_dir():
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES + VIDEOS and p.is_file())
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES + VIDEOS and p.is_file())
         if not inside:
-            raise DataError(f"folder '{path}' holds no images or videos ({', '.join(IMAGES + VIDEOS)})")
+            raise DataError(f"folder '{path}' holds no images or videos ({', '.join(SUFFIXES + VIDEOS)})")
         return [_item(p, str(p.relative_to(path).with_suffix(""))) for p in inside]
     if path.exists():
         return [_item(path, path.stem)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,12 +17,11 @@ from tqdm import tqdm
 
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core.errors import TrainingError
-from paddle_adaptseg.core.runtime import cpu_count, visible_gpus
+from paddle_adaptseg.core.runtime import child_environment, cpu_count, visible_gpus
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 SECONDS = "seconds"  # file in a run's folder: how long its (last) process trained
 TRAIN = ("-m", "paddle_adaptseg", "train")
-ABOVE = str(Path(__file__).resolve().parents[2])  # where the package lies
 
 
 @dataclass(frozen=True)
@@ -100,14 +98,13 @@ def _start(job: Job, place: dict[str, str]) -> subprocess.Popen:
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / SECONDS).unlink(missing_ok=True)
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
-    found = os.pathsep.join(filter(None, [ABOVE, os.environ.get("PYTHONPATH")]))
     with (job.folder / "console.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, *TRAIN, *job.arguments],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **place, "PYTHONPATH": found},
+            env=child_environment(**place),
             # However this process ends, none of its trainings keeps running in a folder that the next one resumes.
             preexec_fn=(lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)) if libc else None,
         )

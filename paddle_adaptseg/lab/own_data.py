@@ -14,10 +14,9 @@ from paddle_adaptseg.config.yamltree import parse_tree, read_text, write_tree
 from paddle_adaptseg.core.errors import DataError, shorten
 from paddle_adaptseg.core.files import write_atomically
 from paddle_adaptseg.core.labels import CITYSCAPES_19, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS
-from paddle_adaptseg.data.decode import decode_ids
+from paddle_adaptseg.data.decode import SUFFIXES, decode_ids
 from paddle_adaptseg.data.files import Ref
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 LOOKED_AT = 20  # labels whose ids are listed where no classes are named
 KNOWN: Mapping[str, Mapping[int, str]] = {"cityscapes": CITYSCAPES_IDS, "cityscapes_train_ids": CITYSCAPES_TRAIN_IDS}
 
@@ -28,11 +27,11 @@ def images_below(folder: Path) -> list[Path]:
         lines = [line.strip() for line in folder.read_text(encoding="utf-8").splitlines() if line.strip()]
         found = [path if path.is_absolute() else folder.parent / path for path in map(Path, lines)]
     elif folder.is_dir():
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES and path.is_file())
+        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     else:
         raise DataError(f"'{folder}' is neither a folder of images nor a text file that lists them")
     if not found:
-        raise DataError(f"'{folder}' holds no images ({', '.join(IMAGES)})")
+        raise DataError(f"'{folder}' holds no images ({', '.join(SUFFIXES)})")
     return found
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from paddle_adaptseg.methods.additions import IMAGES, MASKS
 from paddle_adaptseg.methods.augment import CONVENTIONS, Strong
-from paddle_adaptseg.methods.self_training import EVALUATED, MIXES, ORIGINS
+from paddle_adaptseg.methods.self_training import MIXES, ORIGINS
+from paddle_adaptseg.methods.taught import EVALUATED
 from paddle_adaptseg.methods.teacher import UPDATES, WEIGHTS, PseudoLabels, Teacher
 from paddle_adaptseg.methods.views import VIEWS
 from paddle_adaptseg.training.optim import BATCH_RULES

@@ -25,17 +25,14 @@ from paddle_adaptseg.data import label_space, open_labelled
 from paddle_adaptseg.data.augment import normalise
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.reading import spread
+from paddle_adaptseg.evaluation.visual import at_size, heat
 from paddle_adaptseg.methods.losses import entropy_map
 from paddle_adaptseg.models.layers import inference
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights.load import load_model
 
-CELL, COLUMNS, TOGETHER = (
-    (320, 160),
-    2,
-    8,
-)  # size of a picture on the sheet, suggestions beside one another, images read
-HOT = np.array([[0, 0, 40], [120, 0, 120], [230, 60, 30], [255, 220, 60]], np.float64)  # certain to uncertain
+CELL, COLUMNS = (320, 160), 2  # size of a picture on the sheet, suggestions beside one another
+TOGETHER = 8  # images read at once
 
 
 @dataclass(frozen=True)
@@ -121,10 +118,8 @@ def contact_sheet(model: Segmenter, config: Config, files: DomainFiles, found: S
     with inference(model):
         for number, each in enumerate(found, 1):
             image = files.image(each.index)
-            heat = _entropy(model, config, image)[0][0].numpy().clip(0.0, 1.0)
-            colours = np.stack([np.interp(heat, np.linspace(0, 1, len(HOT)), channel) for channel in HOT.T], axis=-1)
-            pair = [Image.fromarray(array.astype(np.uint8)).resize(CELL) for array in (image, colours)]
-            cell = Image.fromarray(np.hstack([np.asarray(part) for part in pair]))
+            unsure = heat(_entropy(model, config, image)[0][0].numpy())
+            cell = Image.fromarray(np.hstack([at_size(array, CELL, smooth=True) for array in (image, unsure)]))
             title = f"{number}  {each.name.rsplit('/', 1)[-1]}"
             ImageDraw.Draw(cell).text((4, 2), title, (255, 255, 0), stroke_width=2, stroke_fill=(0, 0, 0))
             cells.append(np.asarray(cell))

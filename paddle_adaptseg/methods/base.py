@@ -73,10 +73,9 @@ class Method(nn.Layer):
     """Base of all methods: a segmenter trained on labelled source images, each level with its weight.
 
     A constructor names what it needs of `segmenter`, `classes`, `make_segmenter`, `pixels`, `seed`, `names` and
-    `trained`; its
-    other keywords come from the configuration. Everything a method remembers is a sublayer or buffer, so
-    `state_dict()` is complete. `observed` holds this step's extra readings for the log: scalars, and class maps under
-    names ending in `_prediction`.
+    `trained`; its other keywords come from the configuration. Everything a method remembers is a sublayer or buffer,
+    so `state_dict()` is complete. `observed` holds this step's extra readings for the log: scalars, and class maps
+    under names ending in `_prediction`.
     """
 
     uses_target = True

@@ -92,10 +92,7 @@ class Distil(Method):
             if self.pixels != self.teacher_pixels:
                 seen = from_unit(to_unit(image, self.pixels), self.teacher_pixels)
             wanted = self.teacher.main(seen).detach()
-            if self.strong is not None:
-                keys = places(batch, clock)
-                whether, how = self.choices.colours(COLOURS, keys, clock, self.strong.together)
-                image = self.strong(image, self.pixels, whether, how)
+            image = self.choices.coloured(image, self.strong, self.pixels, COLOURS, places(batch, clock), clock)
         logits, factor = self.segmenter(image, **self.crop(image, clock, domain)), self.ramp(clock.step)
         if clock.watch:
             agrees = joined(logits["main"], areas).argmax(axis=1) == joined(wanted, areas).argmax(axis=1)

@@ -14,29 +14,23 @@ from paddle import Tensor
 
 from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.core import distributed
-from paddle_adaptseg.core.errors import ConfigError, suggest
+from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.augment import DEFAULT_AUGMENT, Strong, mirror
-from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
+from paddle_adaptseg.methods.base import Clock, Ramp, Term, Terms
 from paddle_adaptseg.methods.choices import COLOURS, WEAK_SOURCE, WEAK_TARGET, Choices, positions
 from paddle_adaptseg.methods.losses import MEANS, covered, labelled, level_loss
 from paddle_adaptseg.methods.mixing import VALUES, choose_half, paste, pasted_pixels, present_values
 from paddle_adaptseg.methods.readings import Balance, distance
-from paddle_adaptseg.methods.teacher import (
-    DEFAULT_PSEUDO_LABELS,
-    DEFAULT_TEACHER,
-    MeanTeacher,
-    PseudoLabels,
-    Teacher,
-    copy_network,
-)
+from paddle_adaptseg.methods.taught import EVALUATED, Taught
+from paddle_adaptseg.methods.teacher import DEFAULT_PSEUDO_LABELS, DEFAULT_TEACHER, MeanTeacher, PseudoLabels, Teacher
 from paddle_adaptseg.models.segmenter import Segmenter
 
-MIXES, ORIGINS, EVALUATED = ("classmix", "none"), ("batch", "image"), ("student", "teacher")
+MIXES, ORIGINS = ("classmix", "none"), ("batch", "image")
 
 
-class SelfTraining(Method):
+class SelfTraining(Taught):
     """A mean teacher labels the target for the student; the defaults are DAFormer's step."""
 
     def __init__(
@@ -49,10 +43,8 @@ class SelfTraining(Method):
     ) -> None:  # fmt: skip
         super().__init__(segmenter, seg_weights)
         self.weights = self.check_levels(weights, "method.weights")
-        for key, value, known in (("mix", mix, MIXES), ("classes_from", classes_from, ORIGINS),
-                                  ("source_mean", source_mean, MEANS), ("evaluate", evaluate, EVALUATED)):  # fmt: skip
-            if value not in known:
-                raise ConfigError(f"method.{key}: unknown '{value}': {suggest(value, known)}")
+        self.check_words(mix=(mix, MIXES), classes_from=(classes_from, ORIGINS), source_mean=(source_mean, MEANS),
+                         evaluate=(evaluate, EVALUATED))  # fmt: skip
         follows, rule = teacher.check("method.teacher"), pseudo_labels.check("method.pseudo_labels")
         self.teacher = MeanTeacher(make_segmenter(), follows, rule, pixels)
         self.strong = None if augment is None else augment.check("method.augment")
@@ -61,18 +53,6 @@ class SelfTraining(Method):
         self.pixels, self.ramp, self.choices = pixels, ramp or Ramp(), Choices(seed)
         self.balance = Balance(names)
         self.common_values = paddle.zeros([1, VALUES])  # which label values occur in the common batch
-
-    @property
-    def eval_model(self) -> Segmenter:
-        return self.teacher.network if self.evaluated == "teacher" else self.segmenter
-
-    def loaded(self) -> None:
-        copy_network(self.segmenter, self.teacher.network)
-
-    def train(self, *mode: bool) -> Method:
-        super().train(*mode)
-        self.teacher.set_modes()
-        return self
 
     def before_step(self, batches: Sequence[Batch], clock: Clock) -> None:
         active = self.ramp(clock.step) > 0
@@ -85,9 +65,6 @@ class SelfTraining(Method):
         self.balance.add(sources, [self.teacher.labels(batch).label for batch in batches])
         if self.mix == "classmix" and self.classes_from == "batch":
             self.common_values = common_values(sources)
-
-    def after_step(self, clock: Clock) -> None:
-        self.teacher.after_step(self.segmenter, clock.step)
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
         source = self.weakly(batch.source_image, WEAK_SOURCE, batch, clock)

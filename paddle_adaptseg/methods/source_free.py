@@ -17,7 +17,7 @@ from paddle import Tensor
 
 from paddle_adaptseg.config.schema import Pixels
 from paddle_adaptseg.core import distributed
-from paddle_adaptseg.core.errors import ConfigError, suggest
+from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.methods.augment import DEFAULT_AUGMENT, Strong, mirror
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms
@@ -26,22 +26,16 @@ from paddle_adaptseg.methods.choices import positions as places
 from paddle_adaptseg.methods.losses import level_loss, mean_entropy, softmax
 from paddle_adaptseg.methods.padding import joined, positions
 from paddle_adaptseg.methods.readings import distance
-from paddle_adaptseg.methods.teacher import (
-    DEFAULT_PSEUDO_LABELS,
-    NORMS,
-    MeanTeacher,
-    PseudoLabels,
-    Teacher,
-    copy_network,
-)
+from paddle_adaptseg.methods.taught import EVALUATED, Taught
+from paddle_adaptseg.methods.teacher import DEFAULT_PSEUDO_LABELS, NORMS, MeanTeacher, PseudoLabels, Teacher
 from paddle_adaptseg.models.segmenter import Segmenter
 
-STATISTICS, EVALUATED = ("target", "start"), ("student", "teacher")
+STATISTICS = ("target", "start")
 SLOW = Teacher(decay=0.999, ramp=0, update="after")
 MEMORY, MOST = 0.9, 10.0  # of the classes' shares, in steps; weight of a rare class
 
 
-class SourceFree(Method):
+class SourceFree(Taught):
     """A teacher's labels, certain and diverse predictions, and the target's batch statistics; starts from weights.
 
     `statistics`: batch norm takes those of the `target`, or keeps those of the `start` weights.
@@ -59,9 +53,7 @@ class SourceFree(Method):
     ) -> None:  # fmt: skip
         super().__init__(segmenter, None)
         self.weights = self.check_levels(weights, "method.weights")
-        for key, value, known in (("statistics", statistics, STATISTICS), ("evaluate", evaluate, EVALUATED)):
-            if value not in known:
-                raise ConfigError(f"method.{key}: unknown '{value}': {suggest(value, known)}")
+        self.check_words(statistics=(statistics, STATISTICS), evaluate=(evaluate, EVALUATED))
         if min(entropy, diversity, balance) < 0:
             raise ConfigError(
                 f"method: entropy, diversity and balance must be 0 or more, not {entropy}, {diversity}, {balance}"
@@ -78,16 +70,8 @@ class SourceFree(Method):
         self.statistics, self.evaluated = statistics, evaluate
         self.pixels, self.ramp, self.choices = pixels, ramp or Ramp(), Choices(seed)
 
-    @property
-    def eval_model(self) -> Segmenter:
-        return self.teacher.network if self.evaluated == "teacher" else self.segmenter
-
-    def loaded(self) -> None:
-        copy_network(self.segmenter, self.teacher.network)
-
     def train(self, *mode: bool) -> Method:
         super().train(*mode)
-        self.teacher.set_modes()
         for layer in self.segmenter.sublayers() if self.statistics == "start" else ():
             if isinstance(layer, NORMS):
                 layer.training = False
@@ -97,11 +81,11 @@ class SourceFree(Method):
         self.teacher.before_step(self.segmenter, batches, clock.step, True)
 
     def after_step(self, clock: Clock) -> None:
-        self.teacher.after_step(self.segmenter, clock.step)
+        super().after_step(clock)
         found = paddle.stack(self.seen).sum(axis=0)
         self.seen.clear()
         if distributed.world() > 1:
-            found = paddle.to_tensor(distributed.all_reduce_array(found.numpy()))
+            found = distributed.sum_on_device(found).astype(found.dtype)
         paddle.assign(MEMORY * self.shares + (1 - MEMORY) * found / found.sum(), output=self.shares)
 
     def losses(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
@@ -128,13 +112,10 @@ class SourceFree(Method):
         """Target images with other colours, some of them mirrored, with the teacher's labels and weights."""
         pseudo, image = self.teacher.labels(batch), batch.target_image
         label, weight = pseudo.label, self.balanced(pseudo.label, pseudo.weight)
-        if self.strong is not None:
-            keys = places(batch, clock)
-            whether, how = self.choices.colours(COLOURS, keys, clock, self.strong.together)
-            image = self.strong(image, self.pixels, whether, how)
-            if batch.target_areas is None:
-                flags = self.choices.mirrored(batch, clock, self.strong.mirror_chance)
-                image, label, weight, _ = mirror(flags, image, label, weight, label)
+        image = self.choices.coloured(image, self.strong, self.pixels, COLOURS, places(batch, clock), clock)
+        if self.strong is not None and batch.target_areas is None:
+            flags = self.choices.mirrored(batch, clock, self.strong.mirror_chance)
+            image, label, weight, _ = mirror(flags, image, label, weight, label)
         return image, label, weight
 
     def balanced(self, label: Tensor, weight: Tensor) -> Tensor:

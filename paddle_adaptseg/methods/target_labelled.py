@@ -38,10 +38,7 @@ class TargetLabelled(Addition):
         if factor == 0.0:
             return
         image, label = batch.labelled_image, batch.labelled_label
-        if self.strong is not None:
-            keys = positions(batch, clock)
-            whether, how = self.choices.colours(LABELLED_COLOURS, keys, clock, self.strong.together)
-            image = self.strong(image, self.pixels, whether, how)
+        image = self.choices.coloured(image, self.strong, self.pixels, LABELLED_COLOURS, positions(batch, clock), clock)
         logits = self.host.segmenter(image, **self.host.crop(image, clock, "labelled"))
         weights = self.weights or {}
         seen = {level: covered(logits, level, label) for level in weights}

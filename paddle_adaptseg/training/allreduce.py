@@ -24,7 +24,7 @@ from paddle_adaptseg.core.errors import ConfigError, DataError, TrainingError
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.methods.base import Method, Terms
 from paddle_adaptseg.training.guards import Measured, NotFinite, check_finite, mean_losses, read
-from paddle_adaptseg.training.optim import Player
+from paddle_adaptseg.training.optim import Player, common_batch
 
 
 @paddle.no_grad()
@@ -121,11 +121,6 @@ def check_sync_norm(config: Config, gpu: bool) -> None:
             "run.sync_norm=true needs GPUs (Paddle's SyncBatchNorm has no CPU form): leave it out, or choose "
             "model.norm=frozen"
         )
-
-
-def common_batch(config: Config) -> int:
-    """Images of each domain in a step of all processes."""
-    return config.data.batch_size * config.schedule.iter_size * distributed.world()
 
 
 def describe_global_batch(config: Config) -> str:

@@ -34,10 +34,14 @@ def poly(step: int, schedule: Schedule) -> float:
     return decayed * (1.0 - (1.0 - step / schedule.warmup) * (1.0 - schedule.warmup_ratio))
 
 
+def common_batch(config: Config) -> int:
+    """Images of each domain in a step of all processes."""
+    return config.data.batch_size * config.schedule.iter_size * distributed.world()
+
+
 def batch_factor(config: Config) -> float:
-    """What the number of images in a step, those of all processes, does to every learning rate."""
-    images = config.data.batch_size * config.schedule.iter_size * distributed.world()
-    return lookup(BATCH_RULES, config.schedule.batch_rule, "schedule.batch_rule")(images)
+    """What the number of images in a step does to every learning rate."""
+    return lookup(BATCH_RULES, config.schedule.batch_rule, "schedule.batch_rule")(common_batch(config))
 
 
 BATCH_RULES: Mapping[str, Callable[[int], float]] = {"fixed": lambda images: 1.0, "sqrt": math.sqrt}

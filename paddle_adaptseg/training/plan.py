@@ -14,10 +14,11 @@ from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.pairs import list_items
 from paddle_adaptseg.evaluation.protocol import class_sets
 from paddle_adaptseg.training import checkpoint
-from paddle_adaptseg.training.allreduce import check_sync_norm, common_batch, describe_global_batch, reduced
+from paddle_adaptseg.training.allreduce import check_sync_norm, describe_global_batch, reduced
 from paddle_adaptseg.training.counters import capacity
 from paddle_adaptseg.training.guards import last_score
 from paddle_adaptseg.training.memory import estimate
+from paddle_adaptseg.training.optim import common_batch
 from paddle_adaptseg.training.start import build_state, set_start, starting_point
 from paddle_adaptseg.training.step import TrainState
 

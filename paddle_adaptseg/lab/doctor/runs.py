@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ import paddle
 
 from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.core.runtime import child_environment
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
 from paddle_adaptseg.lab.doctor.checks import CONFIGS, FAILED, OK, PACKAGE, SKIPPED, Finding, Given, judge
 from paddle_adaptseg.lab.doctor.figures import load_figures, replay
@@ -139,7 +139,7 @@ def two_processes(given: Given) -> Finding:
     command = [sys.executable, "-m", "paddle.distributed.launch", "--log_dir", str(given.folder / "launcher")]
     command += ["--devices", "0,1"] if gpus else ["--nproc_per_node", "2"]
     command += ["--backend", "gloo"] if paddle.device.is_compiled_with_cuda() and not gpus else []
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])}
+    environment = child_environment()
     if not environment.get("CUDA_VISIBLE_DEVICES"):
         environment.pop("CUDA_VISIBLE_DEVICES", None)  # Paddle's launcher takes an empty list for a list of devices
     more = overrides(given, "together", "model.norm=group", "data.batch_size=1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -12,9 +11,10 @@ from typing import Any, Optional
 
 from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.core.runtime import child_environment
 from paddle_adaptseg.data import TrainData
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
-from paddle_adaptseg.lab.doctor.checks import CONFIGS, FAILED, PACKAGE, SKIPPED, Finding, Given, judge
+from paddle_adaptseg.lab.doctor.checks import CONFIGS, FAILED, SKIPPED, Finding, Given, judge
 from paddle_adaptseg.lab.doctor.recipe import sizes
 
 RECIPES = ("adaptsegnet_multi", "dacs", "clan", "source_only")  # of GTA5 to Cityscapes
@@ -44,16 +44,15 @@ def recipe(given: Given, name: str) -> dict[str, Any]:
     steps = "4" if given.on_gpu else "1"
     config, limit = load_config(path), max(10.0, min(LONGEST, given.seconds_left() - 10))
     command = [sys.executable, "-m", "paddle_adaptseg.lab.doctor.recipe", str(path), given.device, str(shrink), steps]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit)
+        done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), timeout=limit)
     except subprocess.TimeoutExpired:
         return {"too slow": limit}
     if done.returncode:
         out = "out of memory" in done.stderr.lower() or "ResourceExhausted" in done.stderr or done.returncode == -9
         return {"does not fit": True} if out else {"failed": (done.stderr.strip().splitlines() or ["?"])[-1][:200]}
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    height, width = sizes(config, shrink)["source"]
+    (width, height), _ = sizes(config, shrink)
     seconds = found["seconds"] * shrink**2
     hours = seconds * config.schedule.stop / 3600
     return {"step": found["seconds"], "peak": found["peak"], "size": [width, height], "hours": hours,
