@@ -14,23 +14,23 @@ from paddle_adaptseg.core.errors import Stopped, UserError
 from paddle_adaptseg.core.files import ADVICE
 
 COMMANDS = {  # name: (module in lab/commands, what it does)
-    "adapt": ("adapt", "adapt to your own pictures in one command"),
-    "init": ("init", "write a commented configuration for your own pictures"),
-    "demo": ("demo", "train and compare on a generated pair of street-scene data sets, in minutes on a CPU"),
-    "train": ("train", "train a configuration, or continue a run"),
+    "adapt": ("adapt", "adapt a network to your own images in one command"),
+    "init": ("init", "write a commented configuration for your own images"),
+    "demo": ("demo", "train and compare on generated street scenes, in minutes on a CPU"),
+    "train": ("train", "train a configuration, or resume a run"),
     "eval": ("eval", "evaluate weights or every checkpoint of a run: IoU, mIoU, a report"),
     "predict": ("predict", "label images, folders, videos or a camera"),
     "export": ("export", "export a network for Paddle Inference or ONNX"),
-    "convert": ("convert", "convert weights of other projects"),
+    "convert": ("convert", "convert or check weights of other projects"),
     "check-dataset": ("check_dataset", "read every file of a data set and list what is wrong"),
-    "prepare": ("prepare", "store images at training size, so that they are read faster"),
+    "prepare": ("prepare", "store images at training size for faster loading"),
     "compare": ("compare", "train several configurations over several seeds"),
-    "sweep": ("sweep", "train a grid over any keys of a configuration"),
+    "sweep": ("sweep", "train once for each combination of values of any keys"),
     "suggest-labels": ("suggest_labels", "suggest which target images to label next"),
-    "side-by-side": ("side_by_side", "compare a distilled network with its teacher: size and speed"),
+    "side-by-side": ("side_by_side", "compare size and speed of a distilled network and its teacher"),
     "compute-iou": ("compute_iou", "IoU of saved predictions against label files"),
-    "doctor": ("doctor", "check in three minutes whether this machine trains right, and how fast"),
-    "make-toy": ("make_toy", "write the generated pair of data sets"),
+    "doctor": ("doctor", "check in three minutes whether this machine trains correctly, and how fast"),
+    "make-toy": ("make_toy", "generate the toy data sets that the demo trains on"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Adapt a network to your own pictures: source images with labels, target images without."""
+"""Adapt a network to your own images: source images with labels, target images without."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     """The flags of `adapt` and `init`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--source-images", metavar="DIR", help="labelled images (a folder, or a text file with a list)")
-    parser.add_argument("--source-labels", metavar="DIR", help="their labels: images of ids, named as the images")
-    parser.add_argument("--target", metavar="DIR", help="images without labels")
+    parser.add_argument("--source-labels", metavar="DIR", help="their labels: images of class ids with the same names")
     parser.add_argument(
-        "--classes", default="", metavar="FILE", help="YAML file of the classes and their ids; cityscapes; "
-        "cityscapes_train_ids; default: a draft is written for you to complete"
+        "--target", metavar="DIR", help="target images without labels (a folder, or a text file with a list)"
+    )
+    parser.add_argument(
+        "--classes", default="", metavar="FILE", help="YAML file of the classes and their ids, or cityscapes, or "
+        "cityscapes_train_ids; default: write a draft for you to complete"
     )  # fmt: skip
-    parser.add_argument("--output", default="checkpoint/adapt", metavar="DIR", help="default: checkpoint/adapt")
-    parser.add_argument("--recipe", default="", help="small, dacs or daformer; default: what --weights are for")
-    parser.add_argument("--weights", default="", metavar="FILE", help="start weights, e.g. mit_b5.pth")
-    parser.add_argument("--size", metavar="WxH", help="of images in training; default: by recipe and image shape")
-    parser.add_argument("--steps", type=int, default=0, help="default: by recipe (small: 2000, others: 40000)")
-    parser.add_argument("--validation-images", metavar="DIR", help="labelled target images, only to score with")
+    parser.add_argument(
+        "--output", default="checkpoint/adapt", metavar="DIR", help="folder for all results (default: checkpoint/adapt)"
+    )
+    parser.add_argument(
+        "--recipe", default="", help="small, dacs or daformer; default: chosen by --weights, else small"
+    )
+    parser.add_argument("--weights", default="", metavar="FILE", help="initial weights, e.g. mit_b5.pth")
+    parser.add_argument("--size", metavar="WxH", help="size of training images; default: by recipe and image shape")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="training steps; default: by recipe (small: 2000, others: 40000)"
+    )
+    parser.add_argument("--validation-images", metavar="DIR", help="labelled target images, used only for scores")
     parser.add_argument("--validation-labels", metavar="DIR", help="their labels")
     return parser
 
@@ -53,7 +61,9 @@ def request_of(parser: argparse.ArgumentParser, args: argparse.Namespace):
 
 def main() -> int:
     parser = parser_of(__doc__)
-    parser.add_argument("--overwrite", action="store_true", help="start anew where a run is; default: continue it")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="start again in a folder that holds a run; default: resume it"
+    )
     args = parse(parser)
     from paddle_adaptseg.core import runtime
 
@@ -77,5 +87,5 @@ def main() -> int:
     page, lines = report_unlabelled(config, Path(args.output) / "report")
     print("\n".join([*lines, f"report: {page}"]))
     program = f"{runtime.program('paddle-adaptseg')}"
-    print(f"label pictures with it: {program} predict --model {result.output} --output predictions PICTURES")
+    print(f"label images with it: {program} predict --model {result.output} --output predictions IMAGES")
     return 0

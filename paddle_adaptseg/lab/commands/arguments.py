@@ -1,4 +1,4 @@
-"""What several commands share: whole numbers with commas, and `-o KEY=VALUE`."""
+"""What several commands share: integers with commas, and `-o KEY=VALUE`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from collections.abc import Iterator, Sequence
 
 
 def numbers(text: str) -> list[int]:
-    """Whole numbers with commas between them, for argparse."""
+    """Integers with commas between them, for argparse."""
     return [int(part) for part in text.split(",")]
 
 
 def add_override(parser: argparse.ArgumentParser) -> None:
     """Add `-o KEY=VALUE [KEY=VALUE ...]`."""
-    text = "settings that go before the configuration's, e.g. -o data.workers=0 run.seed=1"
+    text = "override keys of the configuration, e.g. -o data.workers=0 run.seed=1"
     parser.add_argument("-o", "--override", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; what follows `-o` and holds no '=' is the next argument. `--help` names every default."""
     for action in parser._actions:
+        if action.type is int and action.metavar is None:
+            action.metavar = "N"
         named = isinstance(action.default, (str, int, float)) and action.default not in ("", 0, argparse.SUPPRESS)
         if named and "default" not in (action.help or ""):
             action.help = f"{action.help} (default: {action.default})".removeprefix("None ")

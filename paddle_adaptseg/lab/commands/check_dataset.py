@@ -9,13 +9,17 @@ from paddle_adaptseg.lab.commands.arguments import add_override, parse
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", nargs="?", help="a name of the catalog or a YAML file of your own")
-    parser.add_argument("root", nargs="*", help="its folder or archives")
-    parser.add_argument("--split", help="default: the data set's first")
+    parser.add_argument(
+        "dataset", nargs="?", help="name of a known data set (docs/datasets.md), or a YAML file of your own"
+    )
+    parser.add_argument("root", nargs="*", help="its folder or zip archives")
+    parser.add_argument("--split", help="split to check; default: the data set's first")
     parser.add_argument("--unlabelled", action="store_true", help="do not check labels")
     parser.add_argument("--config", help="check source, target and validation of this configuration instead")
     add_override(parser)
-    parser.add_argument("--limit", type=int, help="read at most so many images of each, evenly spread; default: all")
+    parser.add_argument(
+        "--limit", type=int, help="read at most this many images of each domain, evenly spread; default: all"
+    )
     parser.add_argument("--sheets", default="checkpoint/check", help="folder for contact sheets")
     args = parse(parser)
     if bool(args.config) == bool(args.dataset) or (args.dataset and not args.root):

@@ -10,11 +10,19 @@ from paddle_adaptseg.lab.commands.arguments import add_override, numbers, parse
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("configs", nargs="+", help="YAML files; their names are the table's rows")
-    parser.add_argument("--seeds", default="0,1,2", type=numbers, help="comma-separated")
+    parser.add_argument("configs", nargs="+", help="YAML files; the table has a row for each")
+    parser.add_argument("--seeds", default="0,1,2", type=numbers, help="seeds, comma-separated")
     parser.add_argument("--output", default="checkpoint/compare", help="folder of all runs and results")
-    parser.add_argument("--baseline", help="the row over which lift is counted; default: source_only, if it is there")
-    parser.add_argument("--parallel", type=int, default=0, help="trainings at once; default: a GPU each, or a core")
+    parser.add_argument(
+        "--baseline",
+        help="configuration over which the lift (gain in mIoU) is computed; default: source_only, if given",
+    )
+    parser.add_argument(
+        "--parallel",
+        type=int,
+        default=0,
+        help="trainings at the same time; default: one for each GPU, else for each core",
+    )
     add_override(parser)
     args = parse(parser)
     from paddle_adaptseg.core import runtime

@@ -11,9 +11,9 @@ from paddle_adaptseg.lab.commands.arguments import parse
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("gt_dir", help="folder with label files, e.g. Cityscapes gtFine/val")
-    parser.add_argument("pred_dir", help="folder with predictions, e.g. what eval.py --save wrote")
-    parser.add_argument("--dataset", default="cityscapes", help="whose label files they are")
-    parser.add_argument("--classes", default="cityscapes_19", help="what the predictions' indices mean")
+    parser.add_argument("pred_dir", help="folder with predictions, e.g. the one of eval --save")
+    parser.add_argument("--dataset", default="cityscapes", help="data set that the label files belong to")
+    parser.add_argument("--classes", default="cityscapes_19", help="classes that the predicted indices stand for")
     parser.add_argument("--protocols", default="", help="comma-separated class sets to report; default: all classes")
     args = parse(parser)
     from paddle_adaptseg.core import runtime

@@ -1,4 +1,4 @@
-"""Convert weights of any known kind to this project's .pdparams, with a configuration inside; says what it found."""
+"""Convert weights of any known kind to a .pdparams file with a configuration inside, and print what they hold."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def check(path: Path, name: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", help="a .pth, .pt or .pdparams file")
-    parser.add_argument("output", nargs="?", help="where to write; without it the file is only inspected")
+    parser.add_argument("output", nargs="?", help=".pdparams file to write; without it the weights are only inspected")
     parser.add_argument(
         "--check",
         nargs="?",
         const="",
         metavar="ENTRY",
-        help="only compare with the model zoo; exit code 1 if it differs",
+        help="only compare with an entry of docs/model_zoo.md (default: the one that fits); exit code 1 if it differs",
     )
     parser.add_argument(
         "--config", help=f"YAML file; default: the configuration inside the file, else {DEFAULT_CONFIG}"

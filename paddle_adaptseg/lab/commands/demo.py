@@ -10,9 +10,11 @@ from paddle_adaptseg.lab.commands.arguments import numbers, parse
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", default="0", type=numbers, help="each has scenes and initial weights of its own")
+    parser.add_argument(
+        "--seeds", default="0", type=numbers, help="seeds, comma-separated; each has its own scenes and initial weights"
+    )
     parser.add_argument("--table", help="also write the table over seeds to this Markdown file")
-    parser.add_argument("--fresh", action="store_true", help="train again what is already trained")
+    parser.add_argument("--fresh", action="store_true", help="train again what is already trained; default: reuse it")
     args = parse(parser)
     from paddle_adaptseg.core import runtime
 

@@ -1,4 +1,4 @@
-"""Check in at most three minutes whether this machine trains right, and how fast; exit code 1 names what failed."""
+"""Check in at most three minutes whether this machine trains correctly, and how fast. Exit code 1 if a check failed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from paddle_adaptseg.lab.commands.arguments import parse
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--output", default="checkpoint/doctor", help="folder of doctor.json and doctor.md, on the disk of your runs"
+        "--output",
+        default="checkpoint/doctor",
+        help="folder for doctor.json and doctor.md, on the disk that your runs use",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, gpu or gpu:N")
     parser.add_argument(
-        "--seconds", type=float, default=180.0, help="time for all checks; those at the end are left out"
+        "--seconds", type=float, default=180.0, help="time for all checks; those that do not fit are skipped"
     )
     parser.add_argument(
-        "--only", nargs="+", default=[], metavar="CHECK", help="names of checks, as the page lists them"
+        "--only", nargs="+", default=[], metavar="CHECK", help="run only these checks (names: docs/hardware.md)"
     )
     args = parse(parser)
     from paddle_adaptseg.core import runtime

@@ -10,34 +10,58 @@ from paddle_adaptseg.lab.commands.arguments import add_override, parse
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--config": {"help": "YAML file; default: the configuration saved in the weights"},
-    "--save": {"metavar": "DIR", "help": "write label and colour PNGs of every target image there"},
+    "--save": {"metavar": "DIR", "help": "folder for label and colour PNGs of every target image"},
     "--step": {"help": "one checkpoint of a run's folder: best, latest or a number; default: all of them"},
-    "--domains": {"default": "", "help": "target, source or both with a comma between"},
-    "--protocols": {"default": "", "help": "class sets, e.g. cityscapes_19,synthia_16,synthia_13"},
-    "--resolution": {"choices": ["full", "training"], "default": "full", "help": "of the labels that are scored"},
-    "--limit": {"type": int, "help": "use at most so many images of a domain, evenly spread"},
-    "--baseline": {"metavar": "RUN_OR_WEIGHTS", "help": "also evaluate this and print the lift over it"},
-    "--report": {"metavar": "DIR", "help": "write a self-contained HTML page and PNGs there"},
-    "--watch": {"type": float, "metavar": "SECONDS", "help": "follow a running training until nothing new comes"},
-    "--last": {"type": int, "default": 5, "help": "how many last checkpoints are averaged (default 5)"},
-    "--flip": {"action": "store_true", "help": "average with the mirrored image"},
+    "--domains": {"default": "", "help": "target, source or target,source; default: target; for a run's folder both"},
+    "--protocols": {
+        "default": "",
+        "help": "class sets to report, e.g. cityscapes_19,synthia_16; default: the configuration's",
+    },
+    "--resolution": {
+        "choices": ["full", "training"],
+        "default": "full",
+        "help": "size of the labels that are scored; training: reduced to the input size",
+    },
+    "--limit": {
+        "type": int,
+        "help": "evaluate at most this many images of each domain; default: all of the target, 100 of the source",
+    },
+    "--baseline": {"metavar": "RUN_OR_WEIGHTS", "help": "also evaluate this and print the lift (gain in mIoU) over it"},
+    "--report": {"metavar": "DIR", "help": "folder for an HTML report with its figures"},
+    "--watch": {
+        "type": float,
+        "metavar": "SECONDS",
+        "help": "also evaluate new checkpoints of a running training; stop after this long without one",
+    },
+    "--last": {"type": int, "default": 5, "help": "number of last checkpoints in the mean (default: 5)"},
+    "--flip": {"action": "store_true", "help": "average over the image and its mirror image"},
     "--scales": {"default": "1", "help": "average over scales of the input, e.g. 0.75,1,1.25"},
     "--window": {"metavar": "WxH", "help": "slide a window of this size over the input"},
-    "--stride": {"metavar": "WxH", "help": "from window to window; default: they overlap by a third or more"},
-    "--average": {"choices": ["logits", "softmax"], "default": "logits", "help": "of overlapping windows"},
-    "--windows-at-once": {"type": int, "default": 1, "help": "windows that the network sees as one batch"},
-    "--levels": {"default": "main", "help": "levels to add, with weights: main=1,aux=0.5"},
+    "--stride": {"metavar": "WxH", "help": "distance between windows; default: they overlap by a third or more"},
+    "--average": {
+        "choices": ["logits", "softmax"],
+        "default": "logits",
+        "help": "what is averaged where windows overlap",
+    },
+    "--windows-at-once": {"type": int, "default": 1, "help": "windows in one batch"},
+    "--levels": {"default": "main", "help": "outputs of the network to add, with weights: main=1,aux=0.5"},
     "--backend": {"default": "auto", "help": "auto, eager or onednn (CPU)"},
-    "--precision": {"default": "fp32", "help": "fp32, bf16 (onednn, or a GPU) or fp16 (a GPU)"},
+    "--precision": {"default": "fp32", "help": "fp32, bf16 (oneDNN or GPU) or fp16 (GPU)"},
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--restore-from", required=True, nargs="+", help="a .pdparams file or the folder of a run; several: an ensemble"
+        "--restore-from",
+        required=True,
+        nargs="+",
+        metavar="MODEL",
+        help="a .pdparams file or a run's folder; several: an ensemble",
     )
-    parser.add_argument("--weights", type=float, nargs="+", default=[], help="weight of each model of an ensemble")
+    parser.add_argument(
+        "--weights", type=float, nargs="+", metavar="W", default=[], help="weight of each model of an ensemble"
+    )
     add_override(parser)
     for flag, settings in OPTIONS.items():
         parser.add_argument(flag, **settings)

@@ -10,11 +10,13 @@ from paddle_adaptseg.lab.commands.arguments import add_override, numbers, parse
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--restore-from", required=True, help="a .pdparams file or the folder of a run")
+    parser.add_argument("--restore-from", required=True, metavar="MODEL", help="a .pdparams file or a run's folder")
     parser.add_argument("--output", required=True, help="folder for the program, deploy.yml and the model card")
-    parser.add_argument("--format", default="paddle", help="paddle or onnx; paddleseg: weights and a configuration")
-    parser.add_argument("--size", default="", help="height,width or dynamic; default: the validation size")
-    parser.add_argument("--precision", default="fp32", help="fp32, fp16, or bf16 (paddle)")
+    parser.add_argument(
+        "--format", default="paddle", help="paddle, onnx, or paddleseg (weights and a PaddleSeg configuration)"
+    )
+    parser.add_argument("--size", default="", help="input size: HEIGHT,WIDTH or dynamic; default: the validation size")
+    parser.add_argument("--precision", default="fp32", help="fp32, fp16, or bf16 (bf16: format paddle only)")
     parser.add_argument("--config", help="YAML file; default: the configuration saved in the weights")
     add_override(parser)
     args = parse(parser)

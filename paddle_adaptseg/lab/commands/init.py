@@ -1,4 +1,4 @@
-"""Write a commented configuration for your own pictures, from flags or by asking; `train` then trains it."""
+"""Write a commented configuration for your own images, from flags or by asking; `train` then trains it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ QUESTIONS = {
     "source_images": "folder of the labelled images",
     "source_labels": "folder of their labels",
     "target": "folder of the images without labels",
-    "classes": "YAML file of the classes (empty: a draft is written; 'cityscapes': its ids)",
+    "classes": "YAML file of the classes, or cityscapes (empty: write a draft)",
     "weights": "start weights (empty: none)",
 }
 

@@ -11,15 +11,17 @@ from paddle_adaptseg.lab.commands.arguments import add_override, parse
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="weights, a run's folder, or an exported folder")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, patterns, videos, a camera")
-    parser.add_argument("--output", required=True, help="folder for the results, named as their inputs")
-    parser.add_argument("--write", default="label,color,overlay", help="of label,color,overlay,side (videos: side)")
+    parser.add_argument("--model", required=True, help="weights file, a run's folder, or an exported folder")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="image, folder, quoted pattern, video, camera number"
+    )
+    parser.add_argument("--output", required=True, help="folder for the results, which are named like the inputs")
+    parser.add_argument("--write", default="label,color,overlay", help="label, color, overlay, side; videos: only side")
     parser.add_argument("--window", metavar="WxH", help="slide a window of this size over each image")
-    parser.add_argument("--stride", metavar="WxH", help="from window to window; default: they overlap by a third")
-    parser.add_argument("--average", default="logits", help="of overlapping windows: logits or softmax")
-    parser.add_argument("--windows-at-once", type=int, default=1, help="that the network sees as one batch")
-    parser.add_argument("--full-size", action="store_true", help="do not resize images to the usual size; use --window")
+    parser.add_argument("--stride", metavar="WxH", help="distance between windows; default: overlap of a third or more")
+    parser.add_argument("--average", default="logits", help="what is averaged in the overlap: logits or softmax")
+    parser.add_argument("--windows-at-once", type=int, default=1, help="windows in one batch")
+    parser.add_argument("--full-size", action="store_true", help="do not resize images; large ones also need --window")
     parser.add_argument("--max-frames", type=int, help="stop a video or camera after this many frames")
     parser.add_argument("--config", help="YAML file; default: the configuration saved in the weights")
     add_override(parser)

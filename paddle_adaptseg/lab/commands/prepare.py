@@ -9,10 +9,10 @@ from paddle_adaptseg.lab.commands.arguments import add_override, parse
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True)
+    parser.add_argument("--config", required=True, help="YAML file")
     add_override(parser)
-    parser.add_argument("--format", default="png", help="png (compressed) or raw (largest, fastest)")
-    parser.add_argument("--domains", default="source,target", help="of source,target,validation")
+    parser.add_argument("--format", default="png", help="png (compressed) or raw (larger, faster)")
+    parser.add_argument("--domains", default="source,target", help="what to store: source, target, validation")
     args = parse(parser)
     from pathlib import Path
 

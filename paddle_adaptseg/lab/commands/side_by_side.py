@@ -10,11 +10,11 @@ from paddle_adaptseg.lab.commands.arguments import parse
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("student", metavar="RUN", help="the folder of a distillation's run, or a weights file")
-    parser.add_argument("--teacher", help="another teacher: a run's folder or a weights file")
-    parser.add_argument("--output", help="folder for the programs; default: RUN/exported")
-    parser.add_argument("--formats", default="paddle,onnx", help="of paddle,onnx")
-    parser.add_argument("--images", type=int, default=10, help="how often each is timed")
+    parser.add_argument("student", metavar="RUN", help="folder of a distillation run, or its weights file")
+    parser.add_argument("--teacher", help="a run's folder or a weights file; default: the teacher of the run")
+    parser.add_argument("--output", help="folder for the exported networks; default: RUN/exported")
+    parser.add_argument("--formats", default="paddle,onnx", help="formats to export, comma-separated")
+    parser.add_argument("--images", type=int, default=10, help="number of timed predictions of each network")
     args = parse(parser)
     from paddle_adaptseg.core import runtime
 

@@ -10,10 +10,10 @@ from paddle_adaptseg.lab.commands.arguments import add_override, parse
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", metavar="RUN", help="the folder of a run, or a weights file")
-    parser.add_argument("--count", type=int, default=20, help="images to suggest")
+    parser.add_argument("model", metavar="RUN", help="a run's folder, or a weights file")
+    parser.add_argument("--count", type=int, default=20, help="number of images to suggest")
     parser.add_argument("--output", help="folder for labels.txt and sheet.png; default: RUN/suggested")
-    parser.add_argument("--limit", type=int, help="look at so many images only, evenly spread")
+    parser.add_argument("--limit", type=int, help="consider at most this many images, evenly spread; default: all")
     add_override(parser)
     args = parse(parser)
     from paddle_adaptseg.core import runtime

@@ -1,4 +1,4 @@
-"""Train a grid over any keys of a configuration; results as CSV, Markdown, a figure and VisualDL HParams. Resumable."""
+"""Train every combination of the given values; results as CSV, Markdown, a figure and VisualDL HParams. Resumable."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from paddle_adaptseg.lab.commands.arguments import add_override, parse
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="YAML file")
-    parser.add_argument("--set", action="append", required=True, metavar="KEY=A,B,C", help="a key's values; repeatable")
+    parser.add_argument(
+        "--set", action="append", required=True, metavar="KEY=A,B,C", help="values of a key; can be repeated for a grid"
+    )
     parser.add_argument("--output", help="folder of all runs and results; default: checkpoint/sweep/<configuration>")
-    parser.add_argument("--parallel", type=int, default=0, help="trainings at once; default: a GPU each, or a core")
+    parser.add_argument(
+        "--parallel",
+        type=int,
+        default=0,
+        help="trainings at the same time; default: one for each GPU, else for each core",
+    )
     add_override(parser)
     args = parse(parser)
     from paddle_adaptseg.core import runtime
