@@ -18,7 +18,7 @@ DEMO = {
     "source only": "source_only",
     "AdaptSegNet, multi level": "adapted",
     "AdaptSegNet, then self-training": "self_training",
-    "AdaptSegNet, then the adversary again": "again",
+    "AdaptSegNet, then more adversarial training": "again",
 }
 
 
