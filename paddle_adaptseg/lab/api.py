@@ -10,7 +10,7 @@ from typing import Any
 GROUPS = {
     "Configure": ("load_config", "override", "register"),
     "Train": ("train", "fit"),
-    "Look": ("show_data", "show_run", "show_predictions", "show_report"),
+    "Show": ("show_data", "show_run", "show_predictions", "show_report"),
     "Evaluate": ("evaluate", "evaluate_request", "evaluation.Request", "evaluation.InferenceOptions"),
     "Predict and export": ("predict", "deploy.runners.Prediction", "deploy.export.export_model"),
     "On AI Studio": ("find_places", "check_room"),
@@ -21,7 +21,7 @@ START = """# Python interface
 Written by `make pages` from docstrings. Names without a module are those of the package:
 `from paddle_adaptseg import load_config`. [The README](../README.md) shows a few lines that train and predict,
 [the notebooks](../notebooks/README.md) show more, and
-[extending](extending.md) tells how to add methods, networks and data sets of your own.
+[extending](extending.md) shows how to add methods, networks and data sets of your own.
 """
 
 

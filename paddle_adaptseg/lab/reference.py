@@ -29,14 +29,14 @@ def type_text(hint: Any) -> str:
     """An annotation in words."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Union:
-        return f"{type_text(next(a for a in args if a is not type(None)))}, or nothing"
+        return f"{type_text(next(a for a in args if a is not type(None)))}, or null"
     if origin is tuple:
         inside = f"{type_text(args[0])}, ..." if args[-1] is Ellipsis else ", ".join(map(type_text, args))
         return f"[{inside}]"
     if origin is not None or hint is Ramp or dataclasses.is_dataclass(hint):
         return "mapping"
-    names = {bool: "true or false", int: "whole number", float: "number", str: "text", Roots: "text or list",
-             Stages: "true, false or list", Switch: "auto, on or off"}  # fmt: skip
+    names = {bool: "bool", int: "int", float: "float", str: "str", Roots: "str or list", Stages: "bool or list",
+             Switch: "auto, on or off"}  # fmt: skip
     return names.get(hint, "mapping")
 
 
@@ -76,8 +76,8 @@ def _table(rows: typing.Iterable[tuple[str, str, str]], meanings: Mapping[str, s
 
 
 OPTIM = (
-    "`optim` sets the optimiser and learning rate of each player: `{segmenter: {name: adamw, lr: 6e-5}}`.",
-    "Without a name `segmenter` has `sgd` and every other player `adam`. Another name replaces all keys at once.",
+    "`optim` sets the optimiser of each trained network: `{segmenter: {name: adamw, lr: 6e-5}}`. Without a name",
+    "`segmenter` uses `sgd`, and `discriminators` and all others use `adam`. Another name has its own defaults.",
     "`legacy_updates: true` on `sgd` is the same as `name: legacy_sgd`.",
 )
 SECTIONS = {"schedule": "schedule: learning rate, warm-up and number of steps"}
@@ -97,11 +97,12 @@ def configuration_page() -> str:
     lines = [
         "# Configuration",
         "",
-        "Written from the dataclasses and constructors that check configurations, by `make pages`.",
+        "All keys, their types and defaults. Written by `make pages` from the classes that check configurations.",
         "",
         "A configuration is a YAML file. Its `base:` files are merged from left to right, then the file itself, then",
-        "`-o key=value` from the command line. An unknown key, a wrong type or an impossible value is one line that",
-        "names the file and the key. Every run saves its resolved configuration as `config.yml`, itself a valid file.",
+        "`-o key=value` from the command line. Unknown keys, wrong types and impossible values are errors that",
+        "name the file and the key. Every run saves its complete configuration as `config.yml`, which is a valid",
+        "configuration file, too.",
         "",
         "```yaml",
         "base: [../_base_/data/gta5_cityscapes.yml, ../_base_/model/deeplabv2_resnet101.yml]",

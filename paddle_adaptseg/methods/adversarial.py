@@ -29,7 +29,7 @@ def least_size(discriminator_scale: float) -> int:
 
 
 class OutputAdversarial(Method):
-    """One discriminator per level in `weights`; one key is the single-level method, two the multi-level one.
+    """One discriminator for each level in `weights`: one level is the single-level method, two the multi-level one.
 
     The input of the discriminators has `discriminator_scale` times the image size: 1.0 in the papers; smaller
     values need less memory and time.
@@ -125,7 +125,7 @@ class OutputAdversarial(Method):
 
 
 class FeatureAdversarial(OutputAdversarial):
-    """The paper's ablation: one discriminator on the features that the main head reads (tune `weights.main` anew)."""
+    """The paper's ablation: one discriminator on the features that the main head reads (tune `weights.main`)."""
 
     def __init__(
         self,

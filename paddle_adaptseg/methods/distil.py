@@ -35,7 +35,7 @@ def divergence(logits: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tens
 
 
 class Distil(Method):
-    """The student predicts what a fixed, adapted teacher predicts on target and, with `images: both`, source images.
+    """The student predicts what a fixed, adapted teacher predicts on target and, with `taught_on: both`, source images.
 
     With `seg_weights` it also learns the source's labels. The teacher sees images as they are, the student with the
     colours of `augment`.

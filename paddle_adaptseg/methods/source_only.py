@@ -42,7 +42,7 @@ class SourceOnly(Method):
 
 
 class BNAdapt(Method):
-    """Source training whose batch-norm statistics also see the target: only the adversarial gradient is missing.
+    """Source training whose batch-norm statistics also see the target: AdaptSegNet without its adversarial gradient.
 
     The originals' "adversarial weight 0" is this, not source only.
     """

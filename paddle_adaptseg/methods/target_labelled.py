@@ -18,7 +18,7 @@ from paddle_adaptseg.methods.losses import covered, cross_entropy, labelled
 
 
 class TargetLabelled(Addition):
-    """Cross entropy on labelled target images; without `weights` each level weighs what it weighs on the source."""
+    """Cross entropy on labelled target images; the default of `weights` is each level's weight on the source."""
 
     def __init__(
         self, pixels: Pixels, seed: int, weights: Optional[dict[str, float]] = None, augment: Optional[Strong] = None,

@@ -29,7 +29,7 @@ WEIGHTS, UPDATES = ("batch", "image", "pixel"), ("before", "after")
 
 @dataclass(frozen=True)
 class Teacher:
-    """How a teacher follows the student. The defaults are DAFormer's; `ramp` 0 always takes `decay`.
+    """How a teacher follows the student. The defaults are DAFormer's; with `ramp` 0 `decay` is always used.
 
     `modes` says whether its batch norm takes the batch's statistics (train) and whether its dropout acts (train).
     """

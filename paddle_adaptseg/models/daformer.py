@@ -60,7 +60,7 @@ FUSIONS: Mapping[str, Callable[..., nn.Layer]] = {
 
 
 class DAFormerHead(nn.Layer):
-    """The features of four stages to logits at the first one's size.
+    """From the features of four stages to logits of the first one's size.
 
     `dilations` and `pool` are those of the fusions sepaspp and aspp, `kernel` that of conv, the last two isa's.
     """

@@ -185,7 +185,7 @@ class DeepLabV3Plus(Segmenter):
 
 
 class DeepLabV3PlusResNet(DeepLabV3Plus):
-    """On a ResNet whose last stage is dilated by 1, 2 and 4 times its rate; depths (3, 4, 6, 3) is ResNet-50."""
+    """DeepLabV3+ on a ResNet; the last stage is dilated by 1, 2 and 4 times its rate. (3, 4, 6, 3) is ResNet-50."""
 
     stride_in = "3x3"
 
@@ -206,7 +206,7 @@ class DeepLabV3PlusResNet(DeepLabV3Plus):
 
 
 class DeepLabV3PlusMobileNetV2(DeepLabV3Plus):
-    """On MobileNetV2, for devices at the edge."""
+    """DeepLabV3+ on MobileNetV2, for edge devices."""
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class LightHead(nn.Layer):
-    """The last stage's features to logits at four times its size."""
+    """From the last stage's features to logits of four times their size."""
 
     def __init__(self, classes: int, widths: Sequence[int]) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ EMBEDDINGS: Mapping[str, Callable[[int, int, NormPolicy], nn.Layer]] = {
 
 
 class SegFormerHead(nn.Layer):
-    """The features of four stages to logits at the first one's size.
+    """From the features of four stages to logits of the first one's size.
 
     `embedding`: what brings a stage to the common width: a linear layer, or (mmsegmentation) a convolution, norm and
     ReLU.
