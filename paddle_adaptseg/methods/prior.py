@@ -54,7 +54,7 @@ PRIORS: dict[str, Prior] = {
 
 
 class TargetPrior(Method):
-    """A loss on the target for every level in `weights`. With `guidance`, the aux head also learns what both heads agree on.
+    """A loss on the target for each level in `weights`. With `guidance` the aux head also learns what both agree on.
 
     Guidance is MaxSquare's multi-level form: where either head's confidence is above the threshold, `aux` learns the
     class of their mean, with the product of its weight on the source and that of `main` on the target.
