@@ -88,20 +88,20 @@ def zoo_page() -> str:
     lines = [
         "# Model zoo",
         "",
-        "Public checkpoints that the readers know, written from `paddle_adaptseg/weights/zoo.yml` by `make pages`.",
-        "Nothing is downloaded for you: fetch a file from its project, then check and convert it, or name it in",
-        "`--restore-from` directly.",
+        "Public weights that can be read here. Written from `paddle_adaptseg/weights/zoo.yml` by `make pages`.",
+        "Nothing is downloaded automatically: download a file from its project, then check and convert it, or use it",
+        "directly with `--restore-from`.",
         "",
         "```bash",
         "python tools/convert_weights.py FILE --check",
         "python tools/convert_weights.py FILE weights.pdparams",
         "```",
         "",
-        "Nothing in a file is run, and reading one takes little more time and memory than its size. What claims more,",
-        "or is no weights file at all (a web page, an archive, a cut download), is refused in one line that says so.",
+        "Code inside a file is never run. Files that are no weights (a web page, an archive, an incomplete download), and",
+        "files that would need much more memory than their size, are refused with an error of one line.",
         "",
-        "mIoU is what the authors published (paper or repository; ours: not run). sha256 is the beginning that the",
-        "file's own name carries. Empty: not known here.",
+        "mIoU was published by the authors (in the paper or repository); it was not measured here. sha256 is the first",
+        "part of the checksum, from the file name. Empty cells: not known.",
         "",
         "| Entry | What | Kind | File | sha256 | Tensors | Published mIoU | Licence |",
         "|---|---|---|---|---|---|---|---|",
@@ -112,7 +112,7 @@ def zoo_page() -> str:
             f"| {name} | [{entry.project}]({entry.home}): {entry.about} | {entry.kind} | {entry.file} | {entry.sha256} "
             f"| {entry.tensors or ''} | {scores} | {entry.licence} |"
         )
-    lines += ["", "## Kinds", "", "What the readers tell apart by names and shapes, and what each brings along.", ""]
-    lines += ["| Kind | What | Set by it |", "|---|---|---|"]
+    lines += ["", "## Kinds", "", "The kind of a file is recognised by the names and shapes of its tensors; it sets these keys.", ""]
+    lines += ["| Kind | What | Keys that it sets |", "|---|---|---|"]
     lines += [f"| {n} | {k.title} | {' '.join(f'`{o}`' for o in k.overrides())} |" for n, k in KINDS.items()]
     return "\n".join(lines) + "\n"
