@@ -97,7 +97,7 @@ def zoo_page() -> str:
         "python tools/convert_weights.py FILE weights.pdparams",
         "```",
         "",
-        "Code inside a file is never run. Files that are no weights (a web page, an archive, an incomplete download), and",
+        "Code inside a file is never run. Files that are no weights (a web page, an archive, a cut download), and",
         "files that would need much more memory than their size, are refused with an error of one line.",
         "",
         "mIoU was published by the authors (in the paper or repository); it was not measured here. sha256 is the first",
@@ -112,7 +112,13 @@ def zoo_page() -> str:
             f"| {name} | [{entry.project}]({entry.home}): {entry.about} | {entry.kind} | {entry.file} | {entry.sha256} "
             f"| {entry.tensors or ''} | {scores} | {entry.licence} |"
         )
-    lines += ["", "## Kinds", "", "The kind of a file is recognised by the names and shapes of its tensors; it sets these keys.", ""]
+    lines += [
+        "",
+        "## Kinds",
+        "",
+        "The kind of a file is recognised by the names and shapes of its tensors; it sets these keys.",
+        "",
+    ]
     lines += ["| Kind | What | Keys that it sets |", "|---|---|---|"]
     lines += [f"| {n} | {k.title} | {' '.join(f'`{o}`' for o in k.overrides())} |" for n, k in KINDS.items()]
     return "\n".join(lines) + "\n"
