@@ -81,6 +81,15 @@ def test_init_asks_for_what_is_missing(folders, monkeypatch, capsys):
     assert "class_77" in (folders / "out/data/classes.yml").read_text()
 
 
+def test_a_draft_of_the_classes_that_the_user_completed_is_never_overwritten(folders):
+    draft = folders / "out/data/classes.yml"
+    draft.parent.mkdir(parents=True)
+    draft.write_text("completed by the user")
+    with pytest.raises(DataError, match="what do the ids"):
+        write_project(request(folders, classes=""))
+    assert draft.read_text() == "completed by the user"
+
+
 def test_images_and_labels_are_paired_by_what_their_names_share():
     images = [Path(f"a/berlin_{n:06d}_leftImg8bit.png") for n in range(3)]
     labels = [Path(f"b/berlin_{n:06d}_gtFine_labelIds.png") for n in (2, 0)]

@@ -77,7 +77,8 @@ def class_table(classes: str, labels: Sequence[Path], draft: Path) -> list[dict]
     )
     named = [{"name": f"class_{i}", "ids": [i], "colour": _colour(i)} for i in ids if i != 255]
     text = write_tree({"classes": named}).encode()
-    write_atomically(draft, lambda handle: handle.write(text))
+    if not draft.is_file():  # the user may have completed it
+        write_atomically(draft, lambda handle: handle.write(text))
     raise DataError(
         f"what do the ids {shorten(map(str, ids), 40)} of the labels mean? Name them in '{draft}', which was written "
         "for you, and give it as --classes (labels of Cityscapes: --classes cityscapes)"
