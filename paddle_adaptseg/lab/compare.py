@@ -15,7 +15,7 @@ import numpy as np
 from paddle_adaptseg.config.loading import differences, load_config, parse_config
 from paddle_adaptseg.core.errors import ConfigError, TrainingError
 from paddle_adaptseg.core.files import write_atomically
-from paddle_adaptseg.lab.launch import SECONDS, Job, run_jobs
+from paddle_adaptseg.lab.launch import SECONDS, Job, run_jobs, setting
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def study_jobs(
             raise ConfigError(f"two configurations are called '{name}'; results are kept by that name")
         jobs[name] = []
         for seed in seeds:
-            own = [*overrides, f"run.seed={seed}", f"run.output={folder / name / f'seed_{seed}'}"]
+            own = [*overrides, f"run.seed={seed}", setting("run.output", folder / name / f"seed_{seed}")]
             jobs[name].append(Job(("--config", path, "--continue-train", "-o", *own), load_config(path, own)))
     return jobs
 

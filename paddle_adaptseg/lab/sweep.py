@@ -23,7 +23,7 @@ from paddle_adaptseg.config.yamltree import parse_tree
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.core.files import write_atomically
 from paddle_adaptseg.lab.compare import final_score, is_finished
-from paddle_adaptseg.lab.launch import Job, run_jobs
+from paddle_adaptseg.lab.launch import Job, run_jobs, setting
 
 SEED = "run.seed"
 SHORT: Mapping[str, str] = {"seed": SEED}
@@ -97,7 +97,7 @@ def sweep_trials(path: str, axes: Sequence[Axis], folder: Path, overrides: Seque
     for point in itertools.product(*(axis.values for axis in axes)):
         output = folder / ("_".join(f"{name}={label(value)}" for name, value in zip(names, point)) or "run")
         chosen = [f"{key}={json.dumps(value)}" for key, value in zip(keys, point)]
-        own = [*overrides, *chosen, f"run.output={json.dumps(str(output))}"]
+        own = [*overrides, *chosen, setting("run.output", output)]
         job = Job(("--config", path, "--continue-train", "-o", *own), load_config(path, own))
         trials.append(Trial(dict(zip(keys, point)), job))
     return trials
