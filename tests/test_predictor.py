@@ -410,3 +410,9 @@ def test_where_no_program_can_be_made_the_network_itself_predicts_with_a_note(mo
     found = logits_of(model, [image, image], programs.automatic)
     np.testing.assert_array_equal(found.views[1], logits_of(model, image).views[0])
     assert capsys.readouterr().err.count("cannot run this network (an operator is missing)") == 1
+
+
+@pytest.mark.parametrize("alone", [{"stride": (8, 8)}, {"average": "softmax"}])
+def test_options_of_windows_without_a_window_are_refused_and_never_ignored(alone):
+    with pytest.raises(ConfigError, match="give --window"):
+        InferenceOptions(**alone)

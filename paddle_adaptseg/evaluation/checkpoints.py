@@ -27,7 +27,7 @@ from paddle_adaptseg.core.errors import CheckpointError
 from paddle_adaptseg.core.files import check_file, sha256, write_atomically
 from paddle_adaptseg.data import label_space, open_domain, scored_domain
 from paddle_adaptseg.data.reading import Sample, spread
-from paddle_adaptseg.evaluation.measure import ImageScores, Measurement, measure, score_images
+from paddle_adaptseg.evaluation.measure import ImageScores, Measurement, measure, saver, score_images
 from paddle_adaptseg.evaluation.metrics import miou_interval, share_agreement
 from paddle_adaptseg.evaluation.predictor import Backend, InferenceOptions, Predictor, eager
 from paddle_adaptseg.evaluation.protocol import class_sets
@@ -61,6 +61,10 @@ class DomainEvaluator:
         predictor = Predictor(model, self.config.data.pixels, options or self.options, self.backend)
         workers = max(1, self.config.data.workers)
         return measure(predictor, self.files, self.indices, self.classes, self.training_size, workers, each)
+
+    def saver(self, folder: Path) -> Callable[[Sample, ImageScores], object]:
+        """What writes the prediction of each of its images into a folder."""
+        return saver(self.files, self.indices, folder, label_space(self.config))
 
     def predict(self, model: Network, places: Sequence[int]) -> list[tuple[Sample, ImageScores]]:
         """The images at some places of its list again, with their labels."""
@@ -114,7 +118,7 @@ class Entry:
 
 def evaluate_run(
     run: Path, evaluators: Sequence[DomainEvaluator], watch: Optional[float], echo: Callable[[str], object]
-):
+) -> list[Entry]:
     """Measure all checkpoints of a run in order, keeping each; with `watch`, wait that many seconds for a new one."""
     if not weights_by_step(run) and watch is None:
         raise CheckpointError(f"folder '{run}' holds no weights to evaluate (expected weights/step_*.pdparams)")

@@ -193,26 +193,27 @@ def load_model(
         if not weights.config:
             raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
         config = saved_config(parse_config(weights.config, f"configuration inside '{path}'"), path, overrides)
-    check_plugins(config.plugins, f"'{path}'")
     runtime.set_device(config.run.device)
     runtime.set_accelerate(config.run.accelerate)
     with runtime.fresh_names():
-        model = build_model(config.model, len(label_space(config)))
-    load_arrays(model, fitting_weights(weights, path, config)[0], f"'{path}'")
-    return model, config
+        return _built(weights, path, config), config
 
 
 def load_trained(origin: str | Path) -> tuple[Segmenter, Config]:
-    """A network as its own weights file configures it, among the networks of a run: nothing of the run is changed."""
+    """A network as its own weights file configures it, beside other networks: device and the like are not changed."""
     path = find_weights(origin)
     weights = read_weights(path)
     if not weights.config:
         raise CheckpointError(f"'{path}' carries no configuration, so nothing says which network it is of")
     config = parse_config(weights.config, f"configuration inside '{path}'")
+    return _built(weights, path, config), config
+
+
+def _built(weights: Weights, path: Path, config: Config) -> Segmenter:
     check_plugins(config.plugins, f"'{path}'")
     model = build_model(config.model, len(label_space(config)))
     load_arrays(model, fitting_weights(weights, path, config)[0], f"'{path}'")
-    return model, config
+    return model
 
 
 def load_models(
@@ -224,7 +225,7 @@ def load_models(
     model, config = load_model(origins[0], config, overrides)
     if len(origins) == 1:
         return model, config
-    others = [load_model(path) for path in origins[1:]]
+    others = [load_trained(path) for path in origins[1:]]
     for path, (_, other) in zip(origins[1:], others):
         if label_space(other) != label_space(config) or other.data.pixels != config.data.pixels:
             raise CheckpointError(f"'{path}' predicts other classes or reads pixels in another way than '{origins[0]}'")
