@@ -18,9 +18,8 @@ from paddle_adaptseg.config.loading import load_config, override
 from paddle_adaptseg.core.labels import CITYSCAPES_19, LabelSpace
 from paddle_adaptseg.evaluation.extras import ERROR, _picture
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
-from paddle_adaptseg.evaluation.report import Findings, Shown, Trajectory, write_report
+from paddle_adaptseg.evaluation.report import Findings, Shown, Trajectory, html, write_report
 from paddle_adaptseg.evaluation.report.findings import DomainScores
-from paddle_adaptseg.evaluation.report.html import table
 from paddle_adaptseg.evaluation.report.published import PUBLISHED, published
 from paddle_adaptseg.evaluation.report.sheets import csv_of
 from paddle_adaptseg.evaluation.report.titles import method_title, network_title
@@ -152,7 +151,7 @@ def test_published_classes_have_the_published_mean():
 
 
 def test_numbers_of_numpy_sort_as_numbers():
-    page = table(["class", "share"], [["road", np.float64(1.5)], ["sky", np.float32(2)]])
+    page = html.table(["class", "share"], [["road", np.float64(1.5)], ["sky", np.float32(2)]])
     assert re.findall('data-v="([^"]*)"', page) == ["1.5", "2.0"]
 
 

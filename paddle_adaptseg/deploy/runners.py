@@ -196,7 +196,10 @@ def _pixels(image: Union[np.ndarray, Image.Image, str, Path]) -> np.ndarray:
 
 def _runner(origin: Union[str, Path]) -> Runner:
     """The runner of a path, kept while the files that it reads stay the same."""
-    key = (Path(origin).resolve(), *((path, path.stat().st_mtime_ns, path.stat().st_size) for path in model_files(origin)))
+    key = (
+        Path(origin).resolve(),
+        *((path, path.stat().st_mtime_ns, path.stat().st_size) for path in model_files(origin)),
+    )
     if key not in _OPEN:
         _OPEN[key] = open_runner(origin)
         while len(_OPEN) > KEPT:

@@ -20,6 +20,7 @@ from paddle_adaptseg.evaluation.predictor import PLAIN, Predictor
 from paddle_adaptseg.evaluation.visual import colourise, grid
 from paddle_adaptseg.lab.animation import write_animation
 from paddle_adaptseg.lab.launch import Job, run_jobs
+from paddle_adaptseg.lab.tables import markdown_table
 from paddle_adaptseg.weights.load import load_model
 
 METHODS = {"source-only": "source_only", "adapted": "adaptsegnet_multi", "self-training": "adaptsegnet_self_training"}
@@ -121,10 +122,8 @@ def seeds_table(comparisons: Sequence[Comparison]) -> str:
     rows = [[c.miou(head), *(x for name in others for x in (c.miou(name), c.lift(name)))] for c in comparisons]
     titles = ["seed", head, *(x for name in others for x in (TITLES.get(name, name), "lift"))]
     form = ["{:.2f}"] + ["{:.2f}", "{:+.2f}"] * len(others)
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    for name, row in zip([*(str(c.seed) for c in comparisons), "mean"], [*rows, np.mean(rows, axis=0)]):
-        lines.append(f"| {name} | " + " | ".join(f.format(x) for f, x in zip(form, row)) + " |")
-    return "\n".join(lines)
+    named = zip([*(c.seed for c in comparisons), "mean"], [*rows, np.mean(rows, axis=0)])
+    return markdown_table(titles, ([name, *(f.format(x) for f, x in zip(form, row))] for name, row in named))
 
 
 def _root(seed: int) -> Path:

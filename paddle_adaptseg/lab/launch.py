@@ -48,7 +48,7 @@ class Job:
         return 0
 
 
-def setting(key: str, value: object) -> str:
+def quoted(key: str, value: object) -> str:
     """An override with a text or path, whatever characters are in it: JSON is YAML."""
     return f"{key}={json.dumps(str(value))}"
 

@@ -22,6 +22,7 @@ from paddle_adaptseg.data import label_space
 from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.segmenter import Ensemble, Network, Segmenter
 from paddle_adaptseg.weights import coverage, load_arrays, save_weights
+from paddle_adaptseg.weights.kind import pixel_overrides
 from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
 from paddle_adaptseg.weights.reader import Weights, read_weights, split_part
 
@@ -75,7 +76,7 @@ def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[
     pixels, model = _trained_with(weights, path, kind)
     others = {k: v for k, v in pixels.items() if v != to_plain(getattr(config.data.pixels, k))}
     if others:
-        wanted = " ".join(f"data.pixels.{k}={v}".replace(" ", "") for k, v in others.items())
+        wanted = " ".join(pixel_overrides(others))
         raise CheckpointError(f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}")
     for key, needed in model.items():
         default = getattr(MODELS.get(config.model.name), key, None)

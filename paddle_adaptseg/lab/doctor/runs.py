@@ -17,7 +17,7 @@ from paddle_adaptseg.core.runtime import child_environment
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
 from paddle_adaptseg.lab.doctor.checks import FAILED, OK, PACKAGE, SKIPPED, Finding, Given, judge
 from paddle_adaptseg.lab.doctor.figures import load_figures, replay
-from paddle_adaptseg.lab.launch import setting
+from paddle_adaptseg.lab.launch import quoted
 from paddle_adaptseg.training.checkpoint import load_state, state_path
 from paddle_adaptseg.training.run import fit
 
@@ -38,11 +38,11 @@ def overrides(given: Given, name: str, *more: str) -> list[str]:
     write_toy_pair(root, ToySpec(source=6, target=6, validation=1, height=48, width=96))
     roots = {"source": "GTA5", "target": "Cityscapes", "validation": "Cityscapes"}
     return [
-        *(setting(f"data.{domain}.root", root / part) for domain, part in roots.items()),
+        *(quoted(f"data.{domain}.root", root / part) for domain, part in roots.items()),
         *(f"data.{domain}.size=[96, 48]" for domain in roots),
         "data.batch_size=2", "data.workers=0", "model.width=8", "method.ramp.start=0", "run.deterministic=true",
         "schedule.horizon=8", f"schedule.stop={STEPS}", "run.log_every=1", "run.eval_every=0", "run.save_every=2",
-        f"run.device={given.device}", setting("run.output", given.folder / name), *more,
+        f"run.device={given.device}", quoted("run.output", given.folder / name), *more,
     ]  # fmt: skip
 
 
@@ -153,7 +153,9 @@ def two_processes(given: Given) -> Finding:
     more = ["run.device=gpu" if text == f"run.device={given.device}" and gpus else text for text in more]
     command += [str(PACKAGE / "__main__.py"), "train", "--config", "toy/adaptsegnet_multi", "-o", *more]
     limit = max(30.0, given.seconds_left() + 30)
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment, timeout=limit)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", env=environment, timeout=limit
+    )
     if done.returncode:
         return Finding(FAILED, f"two processes ended with code {done.returncode}: {last_line(done, given.folder)}")
     apart = distance(arrays_of(given, "alone"), arrays_of(given, "together"))

@@ -16,7 +16,7 @@ from paddle_adaptseg.data import TrainData
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
 from paddle_adaptseg.lab.doctor.checks import FAILED, SKIPPED, Finding, Given, judge
 from paddle_adaptseg.lab.doctor.recipe import sizes
-from paddle_adaptseg.lab.launch import setting
+from paddle_adaptseg.lab.launch import quoted
 
 RECIPES = ("adaptsegnet_multi", "dacs", "clan", "source_only")  # of GTA5 to Cityscapes
 SHRINK = 4  # on a CPU, where a step at the papers' sizes takes half a minute, each side is a quarter
@@ -77,9 +77,9 @@ def loader(given: Given) -> Finding:
     """How many pairs of full-size PNG files a second the loader workers deliver, beside what a step takes."""
     root = given.folder / "large"
     write_toy_pair(root, ToySpec(source=4, target=4, validation=1, height=LARGE[1], width=LARGE[0]))
-    roots = [setting(f"data.{d}.root", root / p) for d, p in (("source", "GTA5"), ("target", "Cityscapes"))]
+    roots = [quoted(f"data.{d}.root", root / p) for d, p in (("source", "GTA5"), ("target", "Cityscapes"))]
     config = load_config(
-        SHIPPED / "gta5_cityscapes/adaptsegnet_multi.yml", [*roots, setting("data.cache", given.folder / "no")]
+        SHIPPED / "gta5_cityscapes/adaptsegnet_multi.yml", [*roots, quoted("data.cache", given.folder / "no")]
     )
     speed = pairs_a_second(config)
     needed = fastest_step(given)
