@@ -7,6 +7,7 @@ network), and each file also carries the digest of its weights, so results of di
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -122,21 +123,14 @@ def evaluate_run(
     """Measure all checkpoints of a run in order, keeping each; with `watch`, wait that many seconds for a new one."""
     if not weights_by_step(run) and watch is None:
         raise CheckpointError(f"folder '{run}' holds no weights to evaluate (expected weights/step_*.pdparams)")
-    stop = evaluators[0].config.schedule.stop
-    entries = []
-    for step, path in follow(run, stop, watch, echo):
-        loaded: list[Network] = []
-
-        def load(path=path, loaded=loaded) -> Network:
-            loaded[:] = loaded or [load_model(path, evaluators[0].config)[0]]
-            return loaded[0]
-
-        name = f"step_{step:08d}"
-        measured = {b.domain: b.recall(b.folder(run), name, path, load) for b in evaluators}
+    config, entries = evaluators[0].config, []
+    primary = next(iter(class_sets(config).values()))
+    for step, path in follow(run, config.schedule.stop, watch, echo):
+        load = functools.cache(lambda path=path: load_model(path, config)[0])
+        measured = {b.domain: b.recall(b.folder(run), path.stem, path, load) for b in evaluators}
         entries.append(Entry(step, path, measured))
-        primary = next(iter(class_sets(evaluators[0].config).values()))
         text = ", ".join(f"{d} mIoU {100 * m.matrix.miou(primary):.2f}" for d, m in measured.items())
-        echo(f"step {step}  {text}" + ("" if loaded else "  (measured before)"))
+        echo(f"step {step}  {text}" + ("" if load.cache_info().misses else "  (measured before)"))
     return sorted(entries, key=lambda entry: entry.step)
 
 
