@@ -31,6 +31,7 @@ from paddle_adaptseg.evaluation.predictor import PLAIN
 from paddle_adaptseg.lab.suggest import k_center
 from paddle_adaptseg.methods.base import Clock, Trained
 from paddle_adaptseg.methods.distil import Distil, divergence
+from paddle_adaptseg.methods.losses import softmax
 from paddle_adaptseg.training.plan import plan_run
 from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.training.start import build_state
@@ -122,8 +123,9 @@ def distil(tiny, start):
 
 @pytest.mark.parametrize("more", [
     ["method.taught_on=both"], ["method.taught_on=target", "data.source=null"],
-    ["method.taught_on=both", "method.augment={}", "method.seg_weights={main: 1.0}"],
-], ids=["both", "target", "colours_and_labels"])  # fmt: skip
+    ["method.taught_on=both", "method.augment={}", "method.seg_weights={main: 1.0}", "method.views=[plain, vivid]",
+     "method.surest=1"],
+], ids=["both", "target", "colours_views_and_labels"])  # fmt: skip
 def test_a_student_is_resumed_bit_for_bit_and_its_teacher_never_changes(distil, tmp_path, interrupted, more):  # noqa: F811
     config = distil(*[text for text in more if not text.startswith("data.source")])
     config = override(config, *[text for text in more if text.startswith("data.source")])
@@ -167,6 +169,14 @@ def test_a_teacher_with_other_pixels_sees_the_same_image():
     assert np.abs(method.teacher.image.numpy() - normalise(image, teacher).numpy()).max() < 1e-3
 
 
+def test_a_teacher_may_label_from_several_views(distil):
+    method = build_state(distil("method.views=[plain, mirror]")).method
+    image = paddle.randn([1, 3, 48, 96])
+    mirrored = softmax(method.teacher.main(image.flip(axis=[-1]))).flip(axis=[-1])
+    mean = (softmax(method.teacher.main(image)) + mirrored) / 2
+    np.testing.assert_allclose(softmax(method.wanted(image, None)).numpy(), mean.numpy(), atol=1e-5)
+
+
 def test_the_divergence_is_that_of_the_definition():
     one, other = paddle.randn([2, 3, 4, 4]), paddle.randn([2, 3, 4, 4])
     p, q = (paddle.nn.functional.softmax(x / 2, axis=1).numpy() for x in (other, one))
@@ -176,6 +186,7 @@ def test_the_divergence_is_that_of_the_definition():
 
 @pytest.mark.parametrize("setting, message", [
     (["method.taught_on=target", "method.seg_weights={main: 1.0}"], "method.taught_on=target never reads"),
+    (["method.surest=3"], "method.surest must be between 0 \\(all\\) and 1 views, not 3"),
     (["method.temperature=0"], "method.temperature must be above 0, not 0.0"),
     (["method.taught_on=source"], "method.taught_on: unknown 'source'"),
     (["data.classes=synthia_16"], "predicts other classes \\(19\\) than data.classes \\(16\\)"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from paddle_adaptseg.lab.reference_self_training import VALUE_KEYS
+
 DATA: Mapping[str, str] = {
     "data.source": "the labelled source; null where [no source](practice.md#source-free) or several are given",
     "data.sources": "[several sources](practice.md#several-sources) by name, each with the keys of a domain and its "
@@ -17,6 +19,7 @@ DATA: Mapping[str, str] = {
     "data.target_labelled.seed": "of the choice; a smaller choice is part of a larger one",
 }
 KEYWORDS: Mapping[str, str] = {
+    **{key: VALUE_KEYS[key] for key in ("views", "surest")},
     "teacher_weights": "the adapted teacher: a weights file or a run's folder, which brings its own network",
     "taught_on": "the images on which the student learns from it: `both` domains, or the `target`",
     "temperature": "by which both networks' logits are divided",

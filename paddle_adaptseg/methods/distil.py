@@ -20,8 +20,9 @@ from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms, Train
 from paddle_adaptseg.methods.choices import COLOURS, Choices
 from paddle_adaptseg.methods.choices import positions as places
 from paddle_adaptseg.methods.losses import log_softmax, softmax
-from paddle_adaptseg.methods.padding import joined, positions
+from paddle_adaptseg.methods.padding import blanked, joined, positions
 from paddle_adaptseg.methods.teacher import freeze
+from paddle_adaptseg.methods.views import check_views, predicted
 from paddle_adaptseg.models.segmenter import Segmenter
 
 TAUGHT_ON = ("both", "target")
@@ -37,8 +38,8 @@ def divergence(logits: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tens
 class Distil(Method):
     """The student predicts what a fixed, adapted teacher predicts on target and, with `images: both`, source images.
 
-    With `seg_weights` it also learns the source's labels. The teacher sees images as they are, the student with the
-    colours of `augment`.
+    With `seg_weights` it also learns the source's labels. The teacher sees images as they are or in `views`, whose mean
+    or whose `surest` count as with pseudo-labels; the student sees them with the colours of `augment`.
     """
 
     eval_parts = ("teacher",)
@@ -47,8 +48,8 @@ class Distil(Method):
     def __init__(
         self, segmenter: Segmenter, trained: Callable[[str], Trained], pixels: Pixels, seed: int, names: Sequence[str],
         teacher_weights: str, weights: dict[str, float], seg_weights: Optional[dict[str, float]] = None,
-        taught_on: str = "both", temperature: float = 1.0, augment: Optional[Strong] = None,
-        ramp: Optional[Ramp] = None,
+        taught_on: str = "both", temperature: float = 1.0, views: tuple[str, ...] = ("plain",), surest: int = 0,
+        augment: Optional[Strong] = None, ramp: Optional[Ramp] = None,
     ) -> None:  # fmt: skip
         super().__init__(segmenter, seg_weights)
         self.weights = self.whole_levels(weights, "method.weights")
@@ -58,6 +59,7 @@ class Distil(Method):
             raise ConfigError("method.seg_weights trains on source labels, which method.taught_on=target never reads")
         if temperature <= 0:
             raise ConfigError(f"method.temperature must be above 0, not {temperature}")
+        check_views(views, surest, "method")
         found = trained(teacher_weights)
         if tuple(found.names) != tuple(names):
             raise ConfigError(
@@ -67,6 +69,7 @@ class Distil(Method):
         self.teacher, self.teacher_pixels = freeze(found.network), found.pixels
         self.strong = None if augment is None else augment.check("method.augment")
         self.uses_source, self.temperature = taught_on == "both", temperature
+        self.views, self.surest = views, surest
         self.pixels, self.choices, self.ramp = pixels, Choices(seed), ramp or Ramp()
 
     def notes(self) -> list[str]:
@@ -83,6 +86,14 @@ class Distil(Method):
         self.observe_target(logits["main"], clock, batch.target_areas)
         yield terms
 
+    def wanted(self, image: Tensor, areas: Areas) -> Tensor:
+        """The teacher's logits, or the logarithms of its probabilities over several views."""
+        if self.views == ("plain",):
+            return self.teacher.main(image)
+        valid = blanked(paddle.ones_like(image)[:, :1], areas).squeeze(1)
+        seen = predicted(self.teacher, image, self.teacher_pixels, self.views, self.surest, valid)
+        return seen.clip(min=1e-9).log()
+
     def taught(
         self, image: Optional[Tensor], domain: str, batch: Batch, areas: Areas, clock: Clock
     ) -> tuple[dict[str, Tensor], Terms]:
@@ -91,7 +102,7 @@ class Distil(Method):
             seen = image
             if self.pixels != self.teacher_pixels:
                 seen = from_unit(to_unit(image, self.pixels), self.teacher_pixels)
-            wanted = self.teacher.main(seen).detach()
+            wanted = self.wanted(seen, areas)
             image = self.choices.coloured(image, self.strong, self.pixels, COLOURS, places(batch, clock), clock)
         logits, factor = self.segmenter(image, **self.crop(image, clock, domain)), self.ramp(clock.step)
         if clock.watch:

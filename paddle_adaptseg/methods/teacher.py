@@ -17,9 +17,8 @@ from paddle_adaptseg.core import distributed
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.core.labels import IGNORE
 from paddle_adaptseg.data.batch import Batch, Borders
-from paddle_adaptseg.methods.losses import softmax
 from paddle_adaptseg.methods.padding import blanked
-from paddle_adaptseg.methods.views import VIEWS, surest
+from paddle_adaptseg.methods.views import check_views, predicted
 from paddle_adaptseg.models.segmenter import Segmenter
 
 NORMS = (nn.layer.norm._BatchNormBase, nn.SyncBatchNorm)
@@ -123,13 +122,7 @@ class PseudoLabels:
             raise ConfigError(f"{path}.weight: unknown kind '{self.weight}': {suggest(self.weight, WEIGHTS)}")
         if any(m < 0 or (m >= 1 and m != int(m)) for m in self.margins):
             raise ConfigError(f"{path}.margins must be whole rows or shares below 1, not {list(self.margins)}")
-        if not self.views:
-            raise ConfigError(f"{path}.views must name one of {', '.join(VIEWS)}")
-        for view in self.views:
-            if view not in VIEWS:
-                raise ConfigError(f"{path}.views: unknown '{view}': {suggest(view, VIEWS)}")
-        if not 0 <= self.surest <= len(self.views):
-            raise ConfigError(f"{path}.surest must be between 0 (all) and {len(self.views)} views, not {self.surest}")
+        check_views(self.views, self.surest, path)
         return self
 
 
@@ -228,12 +221,8 @@ class MeanTeacher(nn.Layer):
 
     @paddle.no_grad()
     def probability(self, image: Tensor, valid: Optional[Tensor] = None) -> Tensor:
-        """Class probabilities [N, C, H, W], the mean of those of all views or of each image's surest."""
-        views = [VIEWS[name] for name in self.rule.views]
-        seen = [view.undo(softmax(self.network.main(view.change(image, self.pixels)))) for view in views]
-        if 0 < self.rule.surest < len(seen):
-            return surest(seen, self.rule.surest, valid)
-        return seen[0] if len(seen) == 1 else sum(seen) / len(seen)
+        """Class probabilities [N, C, H, W] of the views."""
+        return predicted(self.network, image, self.pixels, self.rule.views, self.rule.surest, valid)
 
     def labels(self, batch: Batch) -> Pseudo:
         """The pseudo-labels of a batch of this step."""

@@ -14,7 +14,10 @@ import paddle
 from paddle import Tensor
 
 from paddle_adaptseg.config.schema import Pixels
+from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.methods.augment import brightness, from_unit, saturation, to_unit
+from paddle_adaptseg.methods.losses import softmax
+from paddle_adaptseg.models.segmenter import Segmenter
 
 
 class View(NamedTuple):
@@ -43,6 +46,27 @@ VIEWS: Mapping[str, View] = {
     "vivid": _colours(1.25, 2.0),
     "dull": _colours(0.8, 0.5),
 }
+
+
+def check_views(views: Sequence[str], count: int, path: str) -> None:
+    """Refuse views that are unknown, none at all, and more of the surest than there are."""
+    if not views:
+        raise ConfigError(f"{path}.views must name one of {', '.join(VIEWS)}")
+    for view in views:
+        if view not in VIEWS:
+            raise ConfigError(f"{path}.views: unknown '{view}': {suggest(view, VIEWS)}")
+    if not 0 <= count <= len(views):
+        raise ConfigError(f"{path}.surest must be between 0 (all) and {len(views)} views, not {count}")
+
+
+def predicted(
+    network: Segmenter, image: Tensor, pixels: Pixels, views: Sequence[str], count: int, valid: Optional[Tensor] = None
+) -> Tensor:
+    """Class probabilities [N, C, H, W], the mean of those of all views or of each image's `count` surest."""
+    seen = [VIEWS[name].undo(softmax(network.main(VIEWS[name].change(image, pixels)))) for name in views]
+    if 0 < count < len(seen):
+        return surest(seen, count, valid)
+    return seen[0] if len(seen) == 1 else sum(seen) / len(seen)
 
 
 def surest(views: Sequence[Tensor], count: int, valid: Optional[Tensor] = None) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+from tqdm import tqdm
 
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.data import label_space
@@ -159,7 +160,8 @@ def run_small_steps(state: TrainState, config: Config) -> SmallSteps:
     fixed = allocated()
     run(probes[0])  # from now on every gradient is there
     gradients = allocated() - fixed
-    return SmallSteps(probes, [run(probe) for probe in probes], fixed, gradients)
+    with tqdm(probes, "count memory", unit="step", disable=None, leave=False) as bar:
+        return SmallSteps(probes, [run(probe) for probe in bar], fixed, gradients)
 
 
 def estimate(state: TrainState, config: Config) -> Estimate:
