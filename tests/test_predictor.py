@@ -310,10 +310,12 @@ def test_the_configurations_windows_are_used_by_training_command_prediction_and_
     assert InferenceOptions(window=(96, 48)).within(config.eval) == InferenceOptions(window=(96, 48))
 
 
-@pytest.mark.parametrize("wrong", ["eval.window=[0, 32]", "eval.stride=[16, 16]", "eval.average=mean"])
+@pytest.mark.parametrize(
+    "wrong", ["eval.window=[0,32]", "eval.stride=[16,16]", "eval.average=mean", "eval.stride=[9,8] eval.window=[8,8]"]
+)
 def test_impossible_windows_are_refused(tiny, wrong):
     with pytest.raises(ConfigError, match=wrong.partition("=")[0].replace(".", r"\.")):
-        tiny("toy/source_only", wrong)
+        tiny("toy/source_only", *wrong.split())
 
 
 def test_logits_of_the_mmsegmentation_family_are_resized_to_the_input_first(model, image):
@@ -419,3 +421,9 @@ def test_where_no_program_can_be_made_the_network_itself_predicts_with_a_note(mo
 def test_options_of_windows_without_a_window_are_refused_and_never_ignored(alone):
     with pytest.raises(ConfigError, match="give --window"):
         InferenceOptions(**alone)
+
+
+def test_windows_that_leave_pixels_out_are_refused():
+    with pytest.raises(ConfigError, match="--stride must be no more than --window"):
+        InferenceOptions(window=(48, 32), stride=(48, 33))
+    InferenceOptions(window=(48, 32), stride=(48, 32))

@@ -40,6 +40,8 @@ class InferenceOptions:
             raise ConfigError(f"--windows-at-once must be 1 or more, not {self.windows_at_once}")
         if not self.window and (self.stride or self.average != "logits"):
             raise ConfigError("--stride and --average are those of windows: give --window WIDTHxHEIGHT too")
+        if self.window and self.stride and any(step > side for step, side in zip(self.stride, self.window)):
+            raise ConfigError("--stride must be no more than --window: no window would hold the pixels between them")
 
     @classmethod
     def parse(
