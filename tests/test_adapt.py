@@ -107,9 +107,11 @@ def test_images_and_labels_are_paired_by_what_their_names_share():
 
 
 def test_what_is_wrong_is_one_line(folders):
+    (folders / "names.yml").write_text("classes: [ground, sky]\n")
     for change, text in (
         ({"recipe": "dacz"}, "unknown 'dacz': did you mean 'dacs'"),
         ({"classes": str(folders / "none.yml")}, "none.yml"),
+        ({"classes": str(folders / "names.yml")}, "names.yml' has no list 'classes' of {name, ids, colour}"),
     ):
         with pytest.raises(UserError, match=text):
             write_project(request(folders, **change))

@@ -73,7 +73,9 @@ def class_table(classes: str, labels: Sequence[Path], draft: Path) -> list[dict]
         return [{"name": name, "ids": [raw], "colour": list(colours[name])} for raw, name in KNOWN[classes].items()]
     if classes:
         table = parse_tree(read_text(Path(classes)), classes).get("classes")
-        if not isinstance(table, list):
+        if not isinstance(table, list) or not all(
+            isinstance(r, dict) and isinstance(r.get("ids"), list) for r in table
+        ):
             raise DataError(f"'{classes}' has no list 'classes' of {{name, ids, colour}}: see docs/datasets.md")
         return table
     ids = sorted(
