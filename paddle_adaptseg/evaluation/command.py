@@ -83,8 +83,6 @@ def check(request: Request) -> None:
     for folder in (request.report, request.save):
         if folder:
             check_folder(Path(folder))
-    if request.baseline:
-        baseline_path(request)  # an absent one is reported before anything is measured
 
 
 def weights_path(origin: str, step: Optional[str]) -> Path:
@@ -94,17 +92,11 @@ def weights_path(origin: str, step: Optional[str]) -> Path:
     return find_weights(origin if step is None else f"{origin}@{step}")
 
 
-def baseline_path(request: Request) -> Path:
-    """The baseline's weights; of a run its last checkpoint, which no target label chose."""
-    origin = request.baseline or ""
-    return weights_path(origin, "latest" if Path(origin).is_dir() else None)
-
-
 def _baseline(request: Request, config: Config) -> Optional[Baseline]:
-    """What is compared with; other classes or pixels than the configuration's are an error."""
+    """What is compared with, of a run its last checkpoint, which no target label chose; it must be comparable."""
     if not request.baseline:
         return None
-    path = baseline_path(request)
+    path = weights_path(request.baseline, "latest" if Path(request.baseline).is_dir() else None)
     model, other = load_trained(path)
     if label_space(other) != label_space(config) or other.data.pixels != config.data.pixels:
         raise ConfigError(f"--baseline '{path}' predicts other classes or reads pixels in another way")

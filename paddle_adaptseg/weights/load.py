@@ -62,13 +62,8 @@ def weights_by_step(run: Path) -> dict[int, Path]:
     return files_by_step(run / "weights", "pdparams")
 
 
-def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
-    """A file's arrays under our names, and whose weights they are; they must fit the configuration's preprocessing."""
-    return fitting_weights(read_weights(path), path, config)
-
-
 def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
-    """The same for weights that were read from `path` already."""
+    """Arrays under our names, and whose weights they are; they must fit the configuration's preprocessing."""
     name = kind_for(weights, config)
     if name is None:
         raise CheckpointError(f"'{path}' holds weights of no known kind (first names: {shorten(weights.arrays, 4)})")
