@@ -9,6 +9,7 @@ import contextlib
 import itertools
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -22,12 +23,13 @@ from paddle_adaptseg.data import TrainData
 from paddle_adaptseg.data import augment as transforms
 from paddle_adaptseg.data import loader as loading
 from paddle_adaptseg.data.quarantine import Fault, Sample, collate, separate
-from paddle_adaptseg.evaluation import logits
+from paddle_adaptseg.evaluation import logits, programs
 from paddle_adaptseg.evaluation.logits import DeviceLogits
 from paddle_adaptseg.evaluation.measure import evaluate_model
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
 from paddle_adaptseg.evaluation.metrics import pair_counts as host_counts
 from paddle_adaptseg.methods import Clock
+from paddle_adaptseg.models import transformer
 from paddle_adaptseg.training import step as trainer
 from paddle_adaptseg.training.start import build_state
 
@@ -225,6 +227,42 @@ def test_gradients_that_are_not_finite_are_named_although_one_number_stands_for_
     data = TrainData(config, False).batches(0)
     with contextlib.closing(data) as batches, pytest.raises(TrainingError, match=message):
         trainer.train_step(state, Clock(0, 8), config.schedule, batches)
+
+
+# Programs and attention.
+
+
+@pytest.mark.parametrize("device, number", [("cpu", None), ("gpu:0", 0), ("gpu:3", 3)])
+def test_programs_run_on_the_device_of_the_run(device, number, monkeypatch):
+    """Also on a CPU that was chosen where there are GPUs, and on the GPU of each of several processes."""
+    chosen = []
+
+    class Config:
+        def __init__(self, *files):
+            pass
+
+        def __getattr__(self, name):
+            return lambda *given: (
+                chosen.append((name, *given[1:2])) if name in ("enable_use_gpu", "disable_gpu") else None
+            )
+
+    monkeypatch.setattr(paddle.inference, "Config", Config)
+    monkeypatch.setattr(paddle, "get_device", lambda: device)
+    programs._settings(Path("model.json"), Path("model.pdiparams"), "fp32", fixed_size=True)
+    assert chosen == [("disable_gpu",) if number is None else ("enable_use_gpu", number)]
+
+
+@pytest.mark.parametrize("chooses", [True, False])
+@pytest.mark.parametrize("major", [7, 8])
+def test_attention_is_fused_where_paddle_can_run_it(chooses, major, monkeypatch):
+    """Paddle before 3.3 takes flash attention on every GPU, and V100 and T4 have none."""
+    monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda: (major, 0))
+    monkeypatch.setattr(paddle.nn.functional, "sdpa", None, raising=False)
+    if not chooses:
+        monkeypatch.delattr(paddle.nn.functional, "sdpa")
+    place = SimpleNamespace(is_gpu_place=lambda: True)
+    assert transformer._is_fused(SimpleNamespace(place=place, dtype=paddle.float16)) == (chooses or major == 8)
+    assert not transformer._is_fused(SimpleNamespace(place=place, dtype=paddle.float32))
 
 
 def test_what_excludes_each_other_is_refused(tiny):

@@ -14,10 +14,13 @@ import pytest
 from paddle_adaptseg import fit
 from paddle_adaptseg.config.loading import differences, dump, load_config, parse_config
 from paddle_adaptseg.config.schema import EVERY_STAGE
+from paddle_adaptseg.core import runtime
 from paddle_adaptseg.core.errors import ConfigError, TrainingError
 from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.cpu.onednn import lies_last
 from paddle_adaptseg.data import TrainData
+from paddle_adaptseg.evaluation.options import InferenceOptions
+from paddle_adaptseg.evaluation.predictor import eager
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.models.layers import NORMS
 from paddle_adaptseg.models.recompute import blocks_of, set_recompute
@@ -30,7 +33,7 @@ from paddle_adaptseg.training.step import train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 ON_CPU = paddle.get_device() == "cpu"
-MIXED = {"bf16": paddle.amp.is_bfloat16_supported, "fp16": paddle.amp.is_float16_supported}
+MIXED = ("bf16", "fp16")
 
 
 def gradients(block, x, stages):
@@ -116,9 +119,9 @@ def test_a_run_that_recomputes_ends_with_the_same_weights(tiny, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", MIXED)
 def test_a_run_in_mixed_precision_convolves_in_16_bits_and_ends_near_one_in_32(kind, tiny, tmp_path):
-    if ON_CPU or not MIXED[kind]():
+    if ON_CPU or kind not in runtime.autocast_kinds():
         pytest.skip(f"mixed precision was not run: Paddle has no {kind} autocast on this device")
-    x, layer = paddle.randn([1, 3, 8, 8]), paddle.nn.Conv2D(3, 4, 3)
+    x, layer = paddle.randn([1, 3, 8, 8]), paddle.nn.Conv2D(3, 4, 3, bias_attr=False)  # adding one is in 32 bits
     with Precision(kind).casting():
         assert layer(x).dtype == getattr(paddle, DTYPES[kind])
     ends = {}
@@ -140,6 +143,22 @@ def test_on_a_cpu_paddles_autocast_stays_in_32_bits_which_is_why_a_run_there_is_
         assert paddle.nn.Conv2D(3, 4, 3)(paddle.randn([1, 3, 8, 8])).dtype == paddle.float32
     with pytest.raises(ConfigError, match=f"run.precision={kind} needs a GPU"):
         precision_of(tiny("toy/adaptsegnet_multi", f"run.precision={kind}").run)
+
+
+@pytest.mark.parametrize("capability, kinds", [((6, 1), []), ((7, 0), ["fp16"]), ((8, 0), ["fp16", "bf16"])])
+def test_what_a_gpu_has_no_autocast_for_is_refused(capability, kinds, tiny, monkeypatch):
+    monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    for kind in MIXED:
+        run = tiny("toy/adaptsegnet_multi", f"run.precision={kind}").run
+        if kind in kinds:
+            assert precision_of(run).kind == kind
+            continue
+        has = " or ".join(["fp32", *kinds])
+        with pytest.raises(ConfigError, match=f"run.precision={kind}: this GPU has no {kind}; use {has}"):
+            precision_of(run)
+        with pytest.raises(ConfigError, match=f"--precision={kind}: this GPU has no {kind}; use {has}"):
+            eager(paddle.nn.Layer(), InferenceOptions(precision=kind))
 
 
 @pytest.mark.parametrize("kind", MIXED)

@@ -67,7 +67,7 @@ def test_a_number_of_the_demo_stands_on_the_pages_of_newcomers_only_between_mark
 
 
 def test_marks_are_filled_and_a_name_that_is_not_measured_is_an_error(tmp_path):
-    assert filled("at <!-- memory.resnet101 -->0<!-- / --> GB") == "at <!-- memory.resnet101 -->7.9<!-- / --> GB"
+    assert filled("at <!-- memory.resnet101 -->0<!-- / --> GB") == "at <!-- memory.resnet101 -->8.8<!-- / --> GB"
     with pytest.raises(ConfigError, match="unknown measured value 'memory.resnet110'.*memory.resnet101"):
         filled("<!-- memory.resnet110 -->0<!-- / -->")
 

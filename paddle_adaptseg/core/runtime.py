@@ -137,6 +137,20 @@ def _gpus() -> int:
     return paddle.device.cuda.device_count() if paddle.device.is_compiled_with_cuda() else 0
 
 
+def autocast_kinds() -> list[str]:
+    """The values of run.precision that this GPU has. With any other Paddle's auto_cast warns and stays in 32 bits."""
+    import paddle
+
+    major, _ = paddle.device.cuda.get_device_capability()
+    return ["fp32"] + ["fp16"] * (major >= 7) + ["bf16"] * (major >= 8)
+
+
+def check_autocast(key: str, kind: str) -> None:
+    """Refuse what this GPU does not have; `key` is where it was asked for."""
+    if kind not in autocast_kinds():
+        raise ConfigError(f"{key}={kind}: this GPU has no {kind}; use {' or '.join(autocast_kinds())}")
+
+
 def set_cudnn(deterministic: bool, autotune: Optional[bool] = None) -> None:
     """Choose cuDNN kernels: those that repeat themselves, or the fastest of all as timed once for each size of image.
 

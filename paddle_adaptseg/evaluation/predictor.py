@@ -27,6 +27,7 @@ from paddle import Tensor
 from PIL import Image
 
 from paddle_adaptseg.config.schema import Pixels
+from paddle_adaptseg.core import runtime
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.cpu import accelerate
 from paddle_adaptseg.data.augment import normalise
@@ -48,6 +49,8 @@ def eager(model: Segmenter, options: InferenceOptions) -> Forward:
     mixed = options.precision != "fp32"
     if mixed and paddle.get_device() == "cpu":
         raise ConfigError(f"--precision {options.precision} on a CPU needs --backend onednn (and bf16)")
+    if mixed:
+        runtime.check_autocast("--precision", options.precision)
     dtype = {"bf16": "bfloat16"}.get(options.precision, "float16")
 
     def forward(image: Tensor) -> Tensor:

@@ -58,9 +58,10 @@ def _settings(program: Path, weights: Path, precision: str, fixed_size: bool) ->
 
     config = engine.Config(str(program), str(weights))
     config.disable_glog_info()
-    if runtime.set_device("auto").startswith("gpu"):
+    device, _, number = paddle.get_device().partition(":")  # the one that was chosen: of the run, or of this process
+    if device == "gpu":
         kind = {"fp32": "Float32", "bf16": "Bfloat16", "fp16": "Half"}[precision]
-        config.enable_use_gpu(500, 0, getattr(engine.PrecisionType, kind))
+        config.enable_use_gpu(500, int(number), getattr(engine.PrecisionType, kind))
     elif precision == "fp16":
         raise ConfigError(f"'{program.parent}' was exported for fp16, which runs on GPUs only; export bf16 or fp32")
     else:

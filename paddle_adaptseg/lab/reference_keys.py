@@ -31,6 +31,12 @@ _DOMAIN = {
     "without": "fields of the pattern and values to leave out",
 }
 
+
+def _gpu(check: str) -> str:
+    """The mark beside what was written for GPUs: the doctor's check that will show it."""
+    return f"([GPU: {check}](hardware.md#what-waits-for-a-gpu))"
+
+
 MEANINGS: Mapping[str, str] = {
     **{DOMAIN + key: text for key, text in _DOMAIN.items()},
     "data.classes": f"what the network predicts: {_one_of(LABEL_SPACES)}, a data set's YAML file, `united` (sources)",
@@ -61,7 +67,7 @@ MEANINGS: Mapping[str, str] = {
     "schedule.iter_size": "batches whose gradients are summed into one step",
     "run.output": "folder of the run",
     "run.seed": "seed of initial weights, order of data and random changes",
-    "run.device": "`auto`, `cpu`, `gpu` or `gpu:1`",
+    "run.device": f"`auto`, `cpu`, `gpu` or `gpu:1` {_gpu('parity')}",
     "run.log_every": "steps between lines of the log",
     "run.eval_every": "steps between evaluations; 0: never",
     "run.save_every": "steps between checkpoints",
@@ -72,17 +78,18 @@ MEANINGS: Mapping[str, str] = {
     "run.max_hours": "end this session with a checkpoint after so many hours; 0: no limit",
     "run.on_nonfinite": "`stop`, or `skip`: undo a step whose losses or gradients are not finite, and continue",
     "run.max_nonfinite": "steps that may be skipped in a run",
-    "run.precision": "fp32, bf16 or fp16: mixed precision, on a GPU",
+    "run.precision": f"fp32, bf16 or fp16: mixed precision, on a GPU {_gpu('precision')}",
     "run.loss_scale": "by which fp16's losses are multiplied at the start; halved after a step that overflows, "
     "doubled after 2000 that do not",
     "run.recompute": "blocks keep only their input and run forward again for their gradient: less memory, more time; "
     "true, or a list of stages: `[layer3]` of a ResNet, `[stage3]` of the small networks",
     "run.accelerate": "`auto`, `on` or `off`: on a CPU, [oneDNN](performance.md) computes blocks and losses; "
     "`PADDLE_ADAPTSEG_ACCELERATE=off` in the environment goes before it",
-    "run.deterministic": "also choose deterministic cuDNN kernels",
-    "run.cudnn_autotune": "time cuDNN's kernels once for each size and take the fastest; null: unless deterministic",
+    "run.deterministic": f"also choose deterministic cuDNN kernels {_gpu('deterministic')}",
+    "run.cudnn_autotune": "time cuDNN's kernels once for each size and take the fastest; null: unless deterministic "
+    f"{_gpu('deterministic')}",
     "run.timeout": "seconds that one of [several processes](scaling.md) waits for the others before it ends",
-    "run.sync_norm": "batch statistics over the images of all ranks; needs GPUs",
+    "run.sync_norm": f"batch statistics over the images of all ranks; needs GPUs {_gpu('test-gpu')}",
     "run.baseline": "folder of a source-only run; evaluations then report the difference from it",
     "run.profile": "so many steps, after the first two, are [profiled](performance.md#profile-of-a-run); 0: none",
 }

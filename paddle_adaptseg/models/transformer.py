@@ -12,16 +12,20 @@ from paddle import ParamAttr, Tensor, nn
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k' / sqrt(width)) v, all [N, tokens, heads, width]; keys and values may have other tokens than queries.
 
-    In half precision on a GPU it is Paddle's flash attention, which takes no other numbers.
+    In half precision on a GPU it is Paddle's fused attention, which takes no other numbers.
     """
-    if _is_half_on_a_gpu(q):
+    if _is_fused(q):
         return F.scaled_dot_product_attention(q, k, v)
     scores = paddle.matmul(q.transpose([0, 2, 1, 3]) * q.shape[-1] ** -0.5, k.transpose([0, 2, 3, 1]))
     return paddle.matmul(F.softmax(scores), v.transpose([0, 2, 1, 3])).transpose([0, 2, 1, 3])
 
 
-def _is_half_on_a_gpu(x: Tensor) -> bool:
-    return paddle.in_dynamic_mode() and x.place.is_gpu_place() and x.dtype in (paddle.float16, paddle.bfloat16)
+def _is_fused(x: Tensor) -> bool:
+    """Whether Paddle has fused attention for it. From 3.3 on (`F.sdpa`) it chooses one that the GPU can run; before, it
+    always takes flash attention, which fails below compute capability 8."""
+    if not (paddle.in_dynamic_mode() and x.place.is_gpu_place() and x.dtype in (paddle.float16, paddle.bfloat16)):
+        return False
+    return hasattr(F, "sdpa") or paddle.device.cuda.get_device_capability()[0] >= 8
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -15,7 +15,7 @@ import paddle
 
 from paddle_adaptseg.config.schema import Run
 from paddle_adaptseg.core.errors import ConfigError, TrainingError
-from paddle_adaptseg.core.runtime import stage
+from paddle_adaptseg.core.runtime import check_autocast, stage
 from paddle_adaptseg.training.optim import Player
 
 DTYPES: Mapping[str, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -113,6 +113,8 @@ def precision_of(run: Run) -> Precision:
         raise ConfigError(f"run.precision must be one of {', '.join(DTYPES)}, not '{run.precision}'")
     if run.precision != "fp32" and paddle.get_device() == "cpu":
         raise ConfigError(f"run.precision={run.precision} needs a GPU: Paddle has no mixed precision on a CPU")
+    if run.precision != "fp32":
+        check_autocast("run.precision", run.precision)
     if run.loss_scale <= 0:
         raise ConfigError(f"run.loss_scale must be above 0, not {run.loss_scale}")
     return Precision(run.precision, run.loss_scale)

@@ -13,7 +13,7 @@ import paddle
 
 from paddle_adaptseg.config.loading import SHIPPED, load_config
 from paddle_adaptseg.config.schema import Config
-from paddle_adaptseg.core.runtime import child_environment
+from paddle_adaptseg.core.runtime import autocast_kinds, child_environment
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
 from paddle_adaptseg.lab.doctor.checks import FAILED, OK, PACKAGE, SKIPPED, Finding, Given, judge
 from paddle_adaptseg.lab.doctor.figures import load_figures, replay
@@ -92,7 +92,7 @@ def precision(given: Given) -> Finding:
     """Steps in 16 bits beside those in 32."""
     if not given.on_gpu:
         return Finding(SKIPPED, "Paddle has no mixed precision on a CPU")
-    supported = {"bf16": paddle.amp.is_bfloat16_supported(), "fp16": paddle.amp.is_float16_supported()}
+    supported = {kind: kind in autocast_kinds() for kind in ("bf16", "fp16")}
     apart = {}
     for kind in (kind for kind, has in supported.items() if has):
         fit(config_of(given, kind, f"run.precision={kind}", "run.deterministic=false"))
