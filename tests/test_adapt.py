@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,17 @@ def test_the_configuration_that_is_written_reads_the_users_files(folders):
     assert config.run.eval_every == 0 and config.data.pixels.order == "rgb"
 
 
+def test_names_may_have_spaces_and_lists_may_be_given_for_folders(folders):
+    (folders / "street").rename(folders / "my street")
+    names = "".join(f"{path.name}\n" for path in (folders / "my street").glob("*.jpg"))
+    (folders / "my street/all.txt").write_text(f"\ufeff{names}", encoding="utf-8")
+    for target in ("my street", "my street/all.txt"):
+        path, _ = write_project(replace(request(folders), target=folders / target))
+        assert len(list_items(load_config(path).data.target, False).items) == 4
+    with pytest.raises(DataError, match="is not a text file"):
+        write_project(replace(request(folders), target=folders / "my street/frame0.jpg"))
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_is_a_configuration(folders, recipe):
     load_config(write_project(request(folders, recipe=recipe))[0])
@@ -81,19 +93,34 @@ def test_init_asks_for_what_is_missing(folders, monkeypatch, capsys):
     assert "class_77" in (folders / "out/data/classes.yml").read_text()
 
 
+def test_a_draft_of_the_classes_that_the_user_completed_is_never_overwritten(folders):
+    draft = folders / "out/data/classes.yml"
+    draft.parent.mkdir(parents=True)
+    draft.write_text("completed by the user")
+    with pytest.raises(DataError, match="what do the ids"):
+        write_project(request(folders, classes=""))
+    assert draft.read_text() == "completed by the user"
+
+
 def test_images_and_labels_are_paired_by_what_their_names_share():
     images = [Path(f"a/berlin_{n:06d}_leftImg8bit.png") for n in range(3)]
     labels = [Path(f"b/berlin_{n:06d}_gtFine_labelIds.png") for n in (2, 0)]
     found = [(image.name[7:13], label.name[7:13]) for image, label in pairs_of(images, labels)]
     assert found == [("000000", "000000"), ("000002", "000002")]
+    twice = [*images, Path("c") / images[0].name]
+    for one, other, text in ((twice, labels, "would have one label"), (images, [*labels, *labels], "of one image")):
+        with pytest.raises(DataError, match=text):
+            pairs_of(one, other)
     with pytest.raises(DataError, match="no image and label have a name in common"):
         pairs_of([Path("a.png"), Path("b.png")], [Path("c.png"), Path("d.png")])
 
 
 def test_what_is_wrong_is_one_line(folders):
+    (folders / "names.yml").write_text("classes: [ground, sky]\n")
     for change, text in (
         ({"recipe": "dacz"}, "unknown 'dacz': did you mean 'dacs'"),
         ({"classes": str(folders / "none.yml")}, "none.yml"),
+        ({"classes": str(folders / "names.yml")}, "names.yml' has no list 'classes' of {name, ids, colour}"),
     ):
         with pytest.raises(UserError, match=text):
             write_project(request(folders, **change))

@@ -316,6 +316,15 @@ def test_a_missing_or_wrong_prediction_is_an_error_never_skipped(pair, tmp_path,
         score_folders(pair / "Cityscapes/gtFine/val", tmp_path / "out", "cityscapes", CITYSCAPES_19, workers=1)
 
 
+def test_two_labels_of_one_name_are_an_error_never_scored_as_one(pair, tmp_path):
+    predictions(pair, tmp_path / "out")
+    folder = pair / "Cityscapes/gtFine/val"
+    (folder / "other").mkdir()
+    shutil.copy(next(folder.rglob("*_labelIds.png")), folder / "other")
+    with pytest.raises(DataError, match="would be compared with one prediction"):
+        score_folders(folder, tmp_path / "out", "cityscapes", CITYSCAPES_19, workers=1)
+
+
 def test_a_small_dev_shm_is_noticed_said_and_worked_around(tiny, monkeypatch):
     expected = batches(tiny("toy/adaptsegnet_multi", "schedule.stop=2"))
     usage = namedtuple("usage", "total used free")(64 * 2**20, 48 * 2**20, 16 * 2**20)

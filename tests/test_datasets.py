@@ -281,6 +281,12 @@ def test_lists_exclusions_and_filters_choose_images(tmp_path):
     (tmp_path / "bad.txt").write_text("00002\n00099.png\n")  # a known bad file need not be there
     assert names(exclude=str(tmp_path / "bad.txt")) == ["00001", "00003", "00004"]
     (tmp_path / "some.txt").write_text("00009.png\n")
+    (tmp_path / "bad.txt").write_text("\ufeffimages/00002.png  # cannot read it: no image\n", encoding="utf-8")
+    assert names(exclude=str(tmp_path / "bad.txt")) == ["00001", "00003", "00004"]
+    for part in ("images", "labels"):
+        (tmp_path / f"gta/{part}/00004.png").rename(tmp_path / f"gta/{part}/00004 b.png")
+    (tmp_path / "bad.txt").write_text("images/00004 b.png  # cannot read it: no image\n")
+    assert names(exclude=str(tmp_path / "bad.txt")) == ["00001", "00002", "00003"]
     with pytest.raises(DataError, match="1 lines of .*some.txt' name no image .*: 00009.png"):
         names(list=str(tmp_path / "some.txt"))
 
@@ -309,7 +315,7 @@ def test_a_list_of_paddleseg_names_images_and_labels_in_its_own_order_with_any_s
         (tmp_path / "train.txt").write_text(f"images/2.jpg{separator}annotations/1.png\n")
         (item,) = list_items(domain, True).items
         assert (item.image.name, item.label.name) == ("images/2.jpg", "annotations/1.png")
-    (tmp_path / "out.txt").write_text("images/1.jpg\n")
+    (tmp_path / "out.txt").write_text("images/1.jpg  # cannot read it: as data.quarantine wrote\n")
     (tmp_path / "train.txt").write_text("images/1.jpg a\nimages/2.jpg annotations/1.png\n")
     assert len(list_items(moved(domain, tmp_path, exclude=str(tmp_path / "out.txt")), True).items) == 1
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import ROOT, tiny_overrides
 from PIL import Image
 
-from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.config.loading import SHIPPED, load_config
 from paddle_adaptseg.core.errors import TrainingError
 from paddle_adaptseg.core.labels import CITYSCAPES_19
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
@@ -89,3 +92,9 @@ def test_self_training_starts_from_the_adapted_network_of_its_seed_when_that_is_
         assert start == f"{jobs[seed]['adapted'].folder}@latest" == f"{folder}/adaptsegnet_multi@latest"
         assert not jobs[seed]["adapted"].config.run.restore_from
     assert "self-training" in demo.steps(jobs[0]) and "more from the adapted network" in demo.steps(jobs[0])
+
+
+def test_the_demos_configurations_are_found_in_an_installed_package_too(tmp_path, monkeypatch):
+    shutil.copytree(SHIPPED, tmp_path / "configs")
+    monkeypatch.setattr(demo, "SHIPPED", tmp_path / "configs")
+    assert Path(demo._job("adaptsegnet_multi", 0, False).arguments[1]).parent == tmp_path / "configs/toy"

@@ -206,6 +206,16 @@ def test_a_model_stays_open_until_its_own_file_changes(weights, trained, tmp_pat
     assert len(opened) == 4
 
 
+def test_a_part_of_a_checkpoint_is_opened_like_any_weights(weights, tmp_path):
+    shutil.copy(weights, tmp_path / "w.pdparams")
+    assert notebook.model_files(tmp_path / "w.pdparams@teacher") == [tmp_path / "w.pdparams"]
+
+
+def test_a_pattern_that_matches_folders_only_is_reported(inputs):
+    found, (problem,) = find_media([str(inputs / "d*p")])
+    assert not found and "d*p' does not exist" in problem
+
+
 def test_two_results_of_one_name_are_refused(inputs):
     with pytest.raises(DataError, match="would both be written as 'a'"):
         find_media([str(inputs / "a.png"), str(inputs / "deep/a.png")])

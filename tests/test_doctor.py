@@ -17,7 +17,7 @@ import paddle
 import pytest
 from conftest import LIMIT, ROOT
 
-from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.core.errors import ConfigError, Stopped
 from paddle_adaptseg.data import loader
 from paddle_adaptseg.lab import notebook
 from paddle_adaptseg.lab.doctor import figures, machine, recipe, runs, speed
@@ -215,3 +215,20 @@ def test_names_of_checks_are_unique_and_none_is_begun_without_time():
     names = [check.name for check in all_checks()]
     assert len(set(names)) == len(names) == 11
     assert Check("late", raises, needs=5).find(Given(ROOT, "cpu", time.monotonic() + 1)).verdict == SKIPPED
+
+
+def test_any_check_can_be_asked_for_alone(given):
+    assert runs.resumed(given).verdict == OK
+
+
+def test_the_user_can_end_all_checks_at_once():
+    def stopped(given):
+        raise Stopped("interrupted: step 2 is saved", 130)
+
+    with pytest.raises(Stopped):
+        Check("long", stopped).find(Given(ROOT, "cpu", time.monotonic() + LIMIT))
+
+
+def test_a_folder_of_any_name_holds_the_runs(tmp_path):
+    given = Given(tmp_path / "[a]: b #c", "cpu", time.monotonic() + LIMIT)
+    assert runs.config_of(given, "x").run.output == str(given.folder / "x")

@@ -18,16 +18,20 @@ import pytest
 from conftest import LIMIT, ROOT, wait_until
 from test_tools import tool
 
-from paddle_adaptseg.config.loading import override
+from paddle_adaptseg.config.loading import dump, override
 from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.core import runtime
 from paddle_adaptseg.core.errors import CheckpointError, ConfigError, DataError
 from paddle_adaptseg.data import open_domain, scored_domain
+from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.reading import read_ahead, spread
 from paddle_adaptseg.evaluation import Request, checkpoints, evaluate_request
 from paddle_adaptseg.evaluation.checkpoints import load_measured
 from paddle_adaptseg.evaluation.measure import evaluate
 from paddle_adaptseg.evaluation.predictor import InferenceOptions
 from paddle_adaptseg.training.run import fit
+from paddle_adaptseg.weights import arrays_of, save_weights
+from paddle_adaptseg.weights.load import load_model, load_models
 
 EAGER = InferenceOptions(backend="eager")
 
@@ -218,6 +222,33 @@ def test_the_effect_of_every_option_and_every_member_is_measured(run, tmp_path):
     alone = 100 * evaluate(f"{run}@6", options=EAGER)[0].miou()
     assert found.effects[second] == pytest.approx(alone)
     assert found.effects["all together"] == pytest.approx(100 * found.domains["target"].matrix.miou())
+
+
+def test_members_and_baselines_do_not_change_how_the_first_model_is_computed(run, tmp_path):
+    model, config = load_model(f"{run}@6")
+    other = tmp_path / "other.pdparams"
+    save_weights(other, arrays_of(model), dump(override(config, "run.accelerate=off")))
+    load_models([f"{run}@6", other], None, (), ())
+    assert runtime.accelerates()
+    evaluate_request(Request((f"{run}@6",), options=EAGER, limit=1, baseline=str(other)), str)
+    assert runtime.accelerates()
+
+
+def test_a_baseline_of_other_classes_is_refused_before_anything_is_measured(run, tiny, tmp_path):
+    fit(tiny("toy/source_only", f"run.output={tmp_path / 'other'}", "data.classes=synthia_16", "schedule.stop=2"))
+    with pytest.raises(ConfigError, match="predicts other classes"):
+        ask(run, baseline=str(tmp_path / "other"))
+    assert not (run / "evaluation").exists()
+
+
+def test_two_images_of_one_name_are_not_saved_over_one_another(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(DomainFiles, "stem", lambda files, index: "same")
+    for save in (
+        lambda: evaluate(f"{run}@6", save=tmp_path / "out"),
+        lambda: ask(run, step="6", save=str(tmp_path / "out")),
+    ):
+        with pytest.raises(DataError, match="would both be written as 'same.png'"):
+            save()
 
 
 WRONG = {

@@ -169,5 +169,6 @@ def test_rows_add_up_and_two_configurations_need_two_names(tmp_path):
     write_study([row], tmp_path, "title")
     assert "| a | 15.0 | 10.0 | 20.0 | +2.0 |" in (tmp_path / "table.md").read_text()
     path = str(ROOT / "configs/toy/minent.yml")
+    assert study_jobs([path], [0], tmp_path / "[a] #b", [])["minent"][0].folder == tmp_path / "[a] #b/minent/seed_0"
     with pytest.raises(ConfigError, match="two configurations are called 'minent'"):
         study_jobs([path, path], [0], tmp_path, [])

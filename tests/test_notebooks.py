@@ -97,6 +97,19 @@ def test_a_notebook_installs_finds_the_project_and_never_trains_over_a_finished_
         exec(python_of(cell), {"ROOT": "absent"})
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_the_install_cell_run_again_stays_in_a_project_of_the_package_s_name(path, tmp_path, monkeypatch):
+    project = tmp_path / "paddle_adaptseg"  # as docs/aistudio.md names it: the folder above holds that name, too
+    for folder in ("paddle_adaptseg", "notebooks"):
+        (project / folder).mkdir(parents=True)
+    (project / "paddle_adaptseg/__init__.py").touch()
+    (cell,) = (cell for cell in code_cells(path) if "os.chdir" in cell.source)
+    monkeypatch.chdir(project / "notebooks")
+    for _ in range(2):
+        exec(python_of(cell), {"ROOT": ".."})
+        assert Path.cwd() == project
+
+
 def overrides(toy_root, tmp_path) -> list[str]:
     """What makes every training of a notebook tiny; folders are left to the notebook."""
     return [o for o in tiny_overrides(toy_root, tmp_path) if not o.startswith("run.output")]

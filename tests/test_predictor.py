@@ -13,7 +13,7 @@ from PIL import Image
 from paddle_adaptseg.config.loading import dump
 from paddle_adaptseg.config.schema import Component, Pixels
 from paddle_adaptseg.core.errors import ConfigError
-from paddle_adaptseg.data import open_validation
+from paddle_adaptseg.data import label_space, open_validation
 from paddle_adaptseg.deploy.export import export_model
 from paddle_adaptseg.deploy.runners import open_runner
 from paddle_adaptseg.evaluation import InferenceOptions, Request, evaluate_request, logits, programs
@@ -22,6 +22,7 @@ from paddle_adaptseg.evaluation.logits import DeviceLogits, HostLogits
 from paddle_adaptseg.evaluation.measure import evaluate_model
 from paddle_adaptseg.evaluation.predictor import MAIN, PLAIN, Predictor, eager, windows
 from paddle_adaptseg.evaluation.resizing import filled_rows, widened
+from paddle_adaptseg.evaluation.visual import colourise, panels
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.models.layers import resize, resize_by_products
 from paddle_adaptseg.models.segmenter import Ensemble
@@ -292,6 +293,8 @@ def test_the_configurations_windows_are_used_by_training_command_prediction_and_
     whole = [Predictor(model, config.data.pixels).labels(files.image(i)) for i in range(len(files))]
     assert any((one != other).any() for one, other in zip(expected, whole))
     evaluate_model(model, config, save=tmp_path / "trained")
+    shown = dict(panels(model, files, config))["0"]
+    np.testing.assert_array_equal(shown[:48, 96:], colourise(expected[0], label_space(config)))
     request = Request((str(tmp_path / "w.pdparams"),), save=str(tmp_path / "asked"))
     found = evaluate_request(request, lambda line: None)
     assert found.prediction == "window 48x32 every 24x16, mean of softmax; eager fp32"
@@ -307,10 +310,12 @@ def test_the_configurations_windows_are_used_by_training_command_prediction_and_
     assert InferenceOptions(window=(96, 48)).within(config.eval) == InferenceOptions(window=(96, 48))
 
 
-@pytest.mark.parametrize("wrong", ["eval.window=[0, 32]", "eval.stride=[16, 16]", "eval.average=mean"])
+@pytest.mark.parametrize(
+    "wrong", ["eval.window=[0,32]", "eval.stride=[16,16]", "eval.average=mean", "eval.stride=[9,8] eval.window=[8,8]"]
+)
 def test_impossible_windows_are_refused(tiny, wrong):
     with pytest.raises(ConfigError, match=wrong.partition("=")[0].replace(".", r"\.")):
-        tiny("toy/source_only", wrong)
+        tiny("toy/source_only", *wrong.split())
 
 
 def test_logits_of_the_mmsegmentation_family_are_resized_to_the_input_first(model, image):
@@ -410,3 +415,15 @@ def test_where_no_program_can_be_made_the_network_itself_predicts_with_a_note(mo
     found = logits_of(model, [image, image], programs.automatic)
     np.testing.assert_array_equal(found.views[1], logits_of(model, image).views[0])
     assert capsys.readouterr().err.count("cannot run this network (an operator is missing)") == 1
+
+
+@pytest.mark.parametrize("alone", [{"stride": (8, 8)}, {"average": "softmax"}])
+def test_options_of_windows_without_a_window_are_refused_and_never_ignored(alone):
+    with pytest.raises(ConfigError, match="give --window"):
+        InferenceOptions(**alone)
+
+
+def test_windows_that_leave_pixels_out_are_refused():
+    with pytest.raises(ConfigError, match="--stride must be no more than --window"):
+        InferenceOptions(window=(48, 32), stride=(48, 33))
+    InferenceOptions(window=(48, 32), stride=(48, 32))

@@ -13,7 +13,8 @@ from paddle_adaptseg.config.schema import Component, Config, Data, Domain, Pixel
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.weights import coverage
 from paddle_adaptseg.weights.kind import TORCHVISION_PIXELS
-from paddle_adaptseg.weights.load import fill_segmenter, translated_weights
+from paddle_adaptseg.weights.load import fill_segmenter, fitting_weights
+from paddle_adaptseg.weights.reader import read_weights
 
 torch = pytest.importorskip("torch", reason="PyTorch, which only the tests need, has no build here")
 CLASSES, TOLERANCE = 7, 1e-4  # of the largest value
@@ -45,7 +46,7 @@ def loaded(file, backbone, head=None):
     model = Component("encode_decode", {"backbone": backbone, "head": head or {"name": "light"}})
     config = Config(model, Component("source_only"), data, run=Run(restore_labelled=True))
     network = build_model(model, CLASSES)
-    found = coverage(network, translated_weights(file, config)[0])
+    found = coverage(network, fitting_weights(read_weights(file), file, config)[0])
     absent = () if head else ("heads.", "backbone.mask_token")
     assert not found.unused and not found.reshaped
     assert not [name for name in found.missing if not name.startswith(absent or ("nothing",))]

@@ -18,7 +18,7 @@ from paddle_adaptseg.config.loading import load_config, override
 from paddle_adaptseg.core.labels import CITYSCAPES_19, LabelSpace
 from paddle_adaptseg.evaluation.extras import ERROR, _picture
 from paddle_adaptseg.evaluation.metrics import ConfusionMatrix
-from paddle_adaptseg.evaluation.report import Findings, Shown, Trajectory, write_report
+from paddle_adaptseg.evaluation.report import Findings, Shown, Trajectory, html, write_report
 from paddle_adaptseg.evaluation.report.findings import DomainScores
 from paddle_adaptseg.evaluation.report.published import PUBLISHED, published
 from paddle_adaptseg.evaluation.report.sheets import csv_of
@@ -117,6 +117,8 @@ def test_published_numbers_are_those_of_the_same_setting_or_none(monkeypatch):
     assert 35.0 in {n.miou for n in published(vgg, 19, 500, False)[0]}
     daformer = {n.method: n.miou for n in published(config("gta5_cityscapes/daformer"), 19, 500, False)[0]}
     assert daformer["DAFormer"] == 68.3 and daformer["MIC on HRDA"] == 75.9
+    hrda, _ = published(config("gta5_cityscapes/hrda"), 19, 500, False)
+    assert {n.method: n.miou for n in hrda} == daformer
     assert 77.1 in {n.miou for n in published(config("gta5_cityscapes/vfm_uda_base"), 19, 500, False)[0]}
     assert 60.9 in {n.miou for n in published(config("synthia_cityscapes/mic_daformer"), 16, 500, False)[0]}
     none = {
@@ -146,6 +148,11 @@ def test_published_classes_have_the_published_mean():
     for numbers in PUBLISHED.values():
         for number in numbers:
             assert not number.classes or abs(np.mean(number.classes) - number.miou) < 0.005
+
+
+def test_numbers_of_numpy_sort_as_numbers():
+    page = html.table(["class", "share"], [["road", np.float64(1.5)], ["sky", np.float32(2)]])
+    assert re.findall('data-v="([^"]*)"', page) == ["1.5", "2.0"]
 
 
 def test_what_was_not_measured_is_an_empty_cell():
@@ -242,6 +249,7 @@ def test_titles_are_words():
     assert called("gta5_cityscapes/iw_maxsquare") == "MaxSquare, image-weighted"
     assert called("toy/self_training_masked") == "Self-training with masked consistency"
     assert network_title(config("gta5_cityscapes/adaptsegnet_multi")) == "DeepLabV2 (ResNet)"
+    assert network_title(config("gta5_cityscapes/hrda")) == "HRDA on mit_b5 + daformer"
 
 
 def test_the_mean_of_the_last_checkpoints_takes_none_from_the_start_of_training():

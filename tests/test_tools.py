@@ -19,7 +19,7 @@ from PIL import Image
 import paddle_adaptseg
 from paddle_adaptseg.__main__ import COMMANDS
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
-from paddle_adaptseg.lab.commands.arguments import add_override, parse
+from paddle_adaptseg.lab.commands.arguments import add_override, folder_for, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -240,3 +240,11 @@ def test_every_default_stands_in_the_help(capsys):
         parse(parser, ["--help"])
     shown = capsys.readouterr().out
     assert "images (default: 20)" in shown and "(default: dataset/toy)" in shown and "a switch\n" in shown
+
+
+def test_results_go_into_a_runs_folder_whatever_its_name_or_beside_a_weights_file(tmp_path):
+    run, file = tmp_path / "main=0.03_v1.5", tmp_path / "a@b.pdparams"
+    run.mkdir()
+    file.touch()
+    assert folder_for(str(run), "x") == folder_for(f"{run}@latest", "x") == run / "x"
+    assert folder_for(str(file), "x") == folder_for(f"{file}@teacher", "x") == tmp_path / "a@b/x"

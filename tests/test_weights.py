@@ -27,7 +27,7 @@ from paddle_adaptseg.core.errors import CheckpointError
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.weights import arrays_of, coverage, load_arrays, save_weights
 from paddle_adaptseg.weights.kinds import KINDS, identify, trained_branches, translate
-from paddle_adaptseg.weights.load import convert_weights, load_model, translated_weights
+from paddle_adaptseg.weights.load import convert_weights, fitting_weights, load_model
 from paddle_adaptseg.weights.reader import read_weights
 from paddle_adaptseg.weights.zoo import check_entry, find_entry, zoo, zoo_page
 
@@ -42,6 +42,10 @@ def tensors(key):
     rules = load_rules()
     shapes = CASES["networks"][key]["tensors"]
     return OrderedDict((n, rules.values("G." + n, tuple(s), CASES["salt"])) for n, s in shapes.items())
+
+
+def translated_weights(path, config):
+    return fitting_weights(read_weights(path), path, config)
 
 
 def save(path, arrays, zipped, wrap=lambda x: x):

@@ -42,8 +42,9 @@ def build(folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"the build failed: {(done.stderr or done.stdout).strip()[-2000:]}")
-    (wheel,) = folder.glob("*.whl")
-    missing = [name for name in IN_WHEEL if not any(n.endswith(name) for n in zipfile.ZipFile(wheel).namelist())]
+    (wheel,) = folder.glob(f"*-{__version__}-*.whl")  # those of earlier versions may be there too
+    with zipfile.ZipFile(wheel) as archive:
+        missing = [name for name in IN_WHEEL if not any(n.endswith(name) for n in archive.namelist())]
     if missing:
         raise UserError(f"{wheel.name} lacks {', '.join(missing)}")
     return wheel

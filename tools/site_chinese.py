@@ -10,14 +10,15 @@ if TYPE_CHECKING:  # tests read the titles without mkdocs
     from mkdocs.structure.pages import Page
 
 TITLES = {
-    "Start": "首页（英文）", "Use": "使用（英文）", "Results": "结果（英文）", "Long runs": "长时间运行（英文）",
-    "Help": "帮助（英文）", "Develop": "开发（英文）", "aistudio.md": "AI Studio", "datasets.md": "数据集",
+    "Start": "首页（英文）", "Use": "使用（英文）", "Results": "结果（英文）", "Long runs": "长时间训练（英文）",
+    "Help": "帮助（英文）", "Develop": "二次开发（英文）", "aistudio.md": "AI Studio", "datasets.md": "数据集",
     "networks.md": "网络", "paddleseg.md": "PaddleSeg", "methods.md": "方法", "practice.md": "实际应用",
     "configuration.md": "配置参考", "model_zoo.md": "模型库", "evaluation.md": "评估", "deploy.md": "部署",
-    "visualdl.md": "曲线与图像", "reproduction.md": "复现论文", "repository/tests/parity/README.md": "与原版程序对齐",
-    "sensitivity.md": "敏感性", "toy_seeds.md": "多种子演示结果", "toy_self_training.md": "玩具数据上的自训练",
-    "reliability.md": "可靠性", "performance.md": "性能", "scaling.md": "多卡与扩展", "hardware.md": "硬件",
-    "troubleshooting.md": "常见问题", "migration.md": "从其他项目迁移", "api.md": "Python 接口",
+    "visualdl.md": "曲线与图像（VisualDL）", "reproduction.md": "复现论文",
+    "repository/tests/parity/README.md": "与原版的数值对齐",
+    "sensitivity.md": "超参数敏感性", "toy_seeds.md": "演示的多种子结果", "toy_self_training.md": "生成街景上的自训练",
+    "reliability.md": "可靠性与续训", "performance.md": "性能", "scaling.md": "多卡训练", "hardware.md": "硬件",
+    "troubleshooting.md": "常见问题", "migration.md": "从其他项目迁移", "api.md": "Python API",
     "architecture.md": "架构", "extending.md": "扩展", "repository/CONTRIBUTING.md": "参与贡献",
     "repository/CHANGELOG.md": "更新记录",
 }  # fmt: skip

@@ -215,9 +215,10 @@ def _ranges(config: Config) -> dict[str, tuple[Any, bool, str]]:
 
 
 def _window_ranges(sliding: Eval) -> dict[str, tuple[Any, bool, str]]:
-    stride, fine = sliding.stride, sliding.window is not None
+    stride, window = sliding.stride, sliding.window
+    covers = stride is None or window is not None and all(0 < step <= side for step, side in zip(stride, window))
     return {
-        "eval.window": (sliding.window, sliding.window is None or min(sliding.window) > 0, "be more than 0"),
-        "eval.stride": (stride, stride is None or fine and min(stride) > 0, "be more than 0 and have an eval.window"),
+        "eval.window": (window, window is None or min(window) > 0, "be more than 0"),
+        "eval.stride": (stride, covers, "be more than 0, no more than eval.window, and have one"),
         "eval.average": (sliding.average, sliding.average in AVERAGES, f"be {' or '.join(AVERAGES)}"),
     }

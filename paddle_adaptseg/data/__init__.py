@@ -86,16 +86,11 @@ def open_domain(config: Config, name: str) -> DomainFiles:
             f"at: width and height must be at least {LEAST}"
         )
     files = DomainFiles(domain, label_space(config), labelled=True, cache=config.data.cache)
-    if name == "target":
-        _check_leaks(config.data, files)
-    return files
-
-
-def _check_leaks(data: Data, files: DomainFiles) -> None:
-    if data.target_labelled is not None:
+    if name == "target" and config.data.target_labelled is not None:
         from paddle_adaptseg.data.target_labelled import check_leaks
 
-        check_leaks(data, files.items)
+        check_leaks(config.data, files.items)
+    return files
 
 
 def open_source(data: Data, space: LabelSpace) -> DomainFiles:
@@ -176,7 +171,9 @@ class TrainData:
         if self.rare is not None:
             lines.append(self.rare.note(label_space(self.config).names))
         workers = self.config.data.workers
-        if workers and not shared_memory_suffices(workers, batch_bytes(self.stream, self.config.data.batch_size)):
+        if workers and not shared_memory_suffices(
+            workers, batch_bytes(self.stream.sizes(), self.config.data.batch_size)
+        ):
             lines.append(f"/dev/shm is too small for {workers} loader workers; they pass batches through pipes instead")
         return lines
 

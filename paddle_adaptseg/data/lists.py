@@ -14,6 +14,7 @@ from paddle_adaptseg.core.errors import DataError, suggest
 from paddle_adaptseg.data.files import Ref, is_archive, members
 
 SEPARATORS = ("\t", ",", None)  # None: any white space
+REMARK = "  # "  # what follows it in a line is for people, as in the lists of data.quarantine
 
 
 def read_pairs(domain: Domain, title: str) -> list[tuple[str, str]]:
@@ -23,22 +24,21 @@ def read_pairs(domain: Domain, title: str) -> list[tuple[str, str]]:
     for key, rules in (("only", domain.only), ("without", domain.without)):
         if rules:
             raise DataError(f"'{key}' chooses by fields of a pattern ({suggest(next(iter(rules)), ())}): use 'exclude'")
-    bad = {line.strip() for line in read_list(domain.exclude)} if domain.exclude else set()
-    pairs = [_pair(line, domain.list) for line in read_list(domain.list)]
-    return [pair for pair in pairs if not bad & set(pair)]
+    return [_pair(line, domain.list) for line in read_list(domain.list)]
 
 
 def read_list(path: str) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """The lines of a text file without remarks and empty ones."""
     if Path(path).exists() and not Path(path).is_file():
         raise DataError(f"cannot read list '{path}': it is no regular file")
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # Windows' editors begin a file with a mark
     except UnicodeDecodeError:
         raise DataError(f"list '{path}' is not a text file") from None
     except OSError as error:
         raise DataError(f"cannot read list '{path}': {error.strerror}") from None
-    return [line for line in text.splitlines() if line.strip()]
+    lines = (line.partition(REMARK)[0] for line in text.splitlines())
+    return [line for line in lines if line.strip()]
 
 
 def _pair(line: str, path: str) -> tuple[str, str]:

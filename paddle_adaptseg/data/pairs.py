@@ -83,9 +83,11 @@ def _listed(spec: DatasetSpec, domain: Domain, labelled: bool, stores: list[str]
     """The pairs that a list names, in its order."""
     from paddle_adaptseg.data.lists import finder, read_pairs  # most data sets have patterns
 
-    file, items, problems = finder(stores), [], []
+    file, items, problems, bad = finder(stores), [], [], {*_lines(domain.exclude)}
     for image, label in read_pairs(domain, spec.title):
         found = file(image), file(label) if label and labelled else None
+        if bad & {image, label, found[0] and found[0].name}:
+            continue
         if found[0] is None:
             problems.append(f"'{image}' is not in '{domain.root}'")
         elif labelled and found[1] is None:
@@ -129,7 +131,7 @@ def _numbered(
     if domain.split not in spec.numbered:
         return images, ()
     first, last = spec.numbered[domain.split]
-    excluded = set(_lines(domain.exclude)) if domain.exclude else set()
+    excluded = {_first_word(line) for line in _lines(domain.exclude)}
     names = [f"{number:05d}" for number in range(first, last + 1)]
     found = {name: images.get((("name", name),)) for name in names}
     missing = [
@@ -152,7 +154,7 @@ def _filtered(images: dict[Fields, Ref], domain: Domain) -> dict[Fields, Ref]:
         ordered = _by_lines(ordered, domain)
     if domain.exclude:
         by_tail = _by_tail(ordered, domain.split)
-        bad = {by_tail.get(line) for line in _lines(domain.exclude)}  # known bad files need not be there
+        bad = {_named(line, by_tail) for line in _lines(domain.exclude)}  # known bad files need not be there
         ordered = {f: r for f, r in ordered.items() if f not in bad}
     return ordered
 
@@ -160,12 +162,12 @@ def _filtered(images: dict[Fields, Ref], domain: Domain) -> dict[Fields, Ref]:
 def _by_lines(images: dict[Fields, Ref], domain: Domain) -> dict[Fields, Ref]:
     """The images that a list file names, in its order."""
     by_tail = _by_tail(images, domain.split)
-    lines = _lines(domain.list)
-    missing = [line for line in lines if line not in by_tail]
+    named = {line: _named(line, by_tail) for line in _lines(domain.list)}
+    missing = [_first_word(line) for line, fields in named.items() if fields is None]
     if missing:
         where = f"{len(missing)} lines of '{domain.list}' name no image in '{domain.root}'"
         raise DataError(f"{where}: {shorten(missing, 5)}")
-    return {by_tail[line]: images[by_tail[line]] for line in lines}
+    return {fields: images[fields] for fields in named.values() if fields is not None}
 
 
 def _by_tail(images: dict[Fields, Ref], split: str) -> dict[str, Fields]:
@@ -181,10 +183,19 @@ def _by_tail(images: dict[Fields, Ref], split: str) -> dict[str, Fields]:
 
 
 def _lines(path: str) -> list[str]:
-    """The first word of every line of a list file."""
+    """The lines of a list file, if there is one."""
     from paddle_adaptseg.data.lists import read_list
 
-    return [line.split()[0].strip("/") for line in read_list(path)]
+    return [line.strip() for line in read_list(path)] if path else []
+
+
+def _named(line: str, by_tail: dict[str, Fields]) -> Optional[Fields]:
+    """The image that a line names: all of it, or its first word where a label follows."""
+    return by_tail.get(line.strip("/"), by_tail.get(_first_word(line)))
+
+
+def _first_word(line: str) -> str:
+    return line.split()[0].strip("/")
 
 
 def _tails(name: str) -> Iterable[str]:

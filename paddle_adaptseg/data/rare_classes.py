@@ -22,6 +22,7 @@ from paddle_adaptseg.config.schema import RareClasses
 from paddle_adaptseg.core.errors import DataError, StorageError
 from paddle_adaptseg.core.files import write_atomically
 from paddle_adaptseg.core.labels import IGNORE
+from paddle_adaptseg.core.runtime import cpu_count
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.files import is_archive
 
@@ -115,7 +116,7 @@ def class_counts(
                 raise
             return counts[index]
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoding releases the interpreter
+    with ThreadPoolExecutor(cpu_count()) as pool:  # decoding releases the interpreter
         found = pool.map(count, mine)
         bar = tqdm(found, f"classes of {files.title}", len(mine), unit="label", disable=rank > 0)
         for row, index in zip(bar, mine):

@@ -75,6 +75,10 @@ class PairStream(Dataset):
             arrays += found
         return Sample(arrays, faults, resized)
 
+    def sizes(self) -> list[Sequence[int]]:
+        """Width and height of the images of each domain as the network sees them."""
+        return [self.change.crop or files.size for files in self.domains.values()]
+
     def by_name(self, arrays: Sequence, pixels: Pixels) -> dict[str, Tensor]:
         """The columns of a batch under the names that they have in it."""
         rest, found = iter(arrays), {}
@@ -182,7 +186,7 @@ def train_batches(
 
     A batch names the files of all ranks, so that all report the same files when a step fails.
     """
-    size = batch_bytes(stream, positions.batch_size)
+    size = batch_bytes(stream.sizes(), positions.batch_size)
     loader = load(stream, positions, collate, workers, size, timeout)
     for number, batch in enumerate(loader, positions.first):
         arrays, faults, resized = separate(batch)
@@ -205,7 +209,6 @@ def train_batches(
         )
 
 
-def batch_bytes(stream: PairStream, batch_size: int) -> int:
-    """Size of one batch on its way from a worker."""
-    sizes = [stream.change.crop or files.size for files in stream.domains.values()]
+def batch_bytes(sizes: Sequence[Sequence[int]], batch_size: int) -> int:
+    """Size of one batch of images (width, height) of so many domains, with labels, on its way from a worker."""
     return batch_size * sum(4 * width * height for width, height in sizes)

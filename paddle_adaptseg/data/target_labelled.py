@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
@@ -50,13 +49,11 @@ def choose(items: tuple[Item, ...], chosen: TargetLabelled) -> tuple[Item, ...]:
     return tuple(items[index] for index in sorted(order[:count]))
 
 
-def check_leaks(data: Data, validation: Iterable[Item]) -> Optional[Listing]:
-    """The labelled target images, if there are any; one that is also scored is an error.
+def check_leaks(data: Data, validation: Iterable[Item]) -> Listing:
+    """The labelled target images; one that is also scored is an error.
 
     Two files are one image where they are the same file, or have one name and the same bytes.
     """
-    if data.target_labelled is None:
-        return None
     try:
         listing = labelled_listing(data)
     except DataError as error:

@@ -104,7 +104,7 @@ def card(contract: Contract, config: Config, origin: Mapping[str, object], check
         f"Normalising is inside. The network was evaluated at {wanted}; scale images to that first.\n"
         f"{result}\n\n"
         f"## Checked when it was exported\n{chr(10).join(f'- {line}' for line in checks)}\n\n"
-        "## Limits\nThe target domain had no labels in training. Scores hold for the data named above; measure "
+        "## Limits\nScores hold for the data named above; measure "
         "first on other streets, cameras or weather. Weights carry the licences of the data and of the initial weights "
         "they come from.\n"
     )

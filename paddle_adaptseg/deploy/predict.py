@@ -45,14 +45,14 @@ class Video:
     source: Union[str, int]
     name: str
 
-    def open(self) -> tuple[cv2.VideoCapture, float, int]:
-        """An open capture, frames per second, and how many frames it holds (0: unknown)."""
+    def open(self) -> tuple[cv2.VideoCapture, float]:
+        """An open capture, and frames per second."""
         capture = cv2.VideoCapture(self.source)
         if not capture.isOpened():
             what = f"camera {self.source}" if isinstance(self.source, int) else f"video '{self.source}'"
             raise DataError(f"{what} cannot be opened")
         fps = capture.get(cv2.CAP_PROP_FPS)
-        return capture, fps if 0 < fps <= 240 else 25.0, max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        return capture, fps if 0 < fps <= 240 else 25.0
 
 
 def frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
@@ -94,9 +94,10 @@ def _expand(text: str) -> list[Union[ImageFile, Video]]:
     if text.isdigit():
         return [Video(int(text), f"camera{text}")]
     matches = sorted(glob(text, recursive=True)) if any(c in text for c in "*?[") else []  # noqa: PTH207 (absolute)
-    if not matches:
+    files = [path for path in map(Path, matches) if path.is_file()]
+    if not files:
         raise DataError(f"input '{text}' does not exist")
-    return [_item(Path(m), Path(m).stem) for m in matches if Path(m).is_file()]
+    return [_item(path, path.stem) for path in files]
 
 
 def _item(path: Path, name: str) -> Union[ImageFile, Video]:
@@ -178,7 +179,7 @@ def _write_image(runner: Runner, item: ImageFile, folder: Path, products: Sequen
 
 def _write_video(runner: Runner, item: Video, folder: Path, limit: Optional[int]) -> Iterator[None]:
     """Write the video beside its overlay; an interrupted one stays readable."""
-    capture, fps, _ = item.open()
+    capture, fps = item.open()
     target, writer, count = folder / f"{item.name}_side.mp4", None, 0
     try:
         for frame in frames(capture):

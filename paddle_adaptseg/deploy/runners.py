@@ -31,6 +31,7 @@ from paddle_adaptseg.evaluation.programs import Program, open_program
 from paddle_adaptseg.evaluation.visual import legend_figure, overlay
 from paddle_adaptseg.models.segmenter import Segmenter
 from paddle_adaptseg.weights.load import find_weights, load_model
+from paddle_adaptseg.weights.reader import split_part
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def model_files(origin: str | Path) -> list[Path]:
     """The files that open_runner reads."""
     path = Path(origin).resolve()
     if not (path / FILE).is_file():
-        return [find_weights(path)]
+        return [split_part(find_weights(path))[0]]
     contract = read_contract(path)
     return [path / name for name in (FILE, contract.program, contract.weights) if name]
 
@@ -195,7 +196,10 @@ def _pixels(image: Union[np.ndarray, Image.Image, str, Path]) -> np.ndarray:
 
 def _runner(origin: Union[str, Path]) -> Runner:
     """The runner of a path, kept while the files that it reads stay the same."""
-    key = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in model_files(origin))
+    key = (
+        Path(origin).resolve(),
+        *((path, path.stat().st_mtime_ns, path.stat().st_size) for path in model_files(origin)),
+    )
     if key not in _OPEN:
         _OPEN[key] = open_runner(origin)
         while len(_OPEN) > KEPT:

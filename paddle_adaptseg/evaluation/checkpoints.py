@@ -7,6 +7,7 @@ network), and each file also carries the digest of its weights, so results of di
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -27,7 +28,7 @@ from paddle_adaptseg.core.errors import CheckpointError
 from paddle_adaptseg.core.files import check_file, sha256, write_atomically
 from paddle_adaptseg.data import label_space, open_domain, scored_domain
 from paddle_adaptseg.data.reading import Sample, spread
-from paddle_adaptseg.evaluation.measure import ImageScores, Measurement, measure, score_images
+from paddle_adaptseg.evaluation.measure import ImageScores, Measurement, measure, saver, score_images
 from paddle_adaptseg.evaluation.metrics import miou_interval, share_agreement
 from paddle_adaptseg.evaluation.predictor import Backend, InferenceOptions, Predictor, eager
 from paddle_adaptseg.evaluation.protocol import class_sets
@@ -61,6 +62,10 @@ class DomainEvaluator:
         predictor = Predictor(model, self.config.data.pixels, options or self.options, self.backend)
         workers = max(1, self.config.data.workers)
         return measure(predictor, self.files, self.indices, self.classes, self.training_size, workers, each)
+
+    def saver(self, folder: Path) -> Callable[[Sample, ImageScores], object]:
+        """What writes the prediction of each of its images into a folder."""
+        return saver(self.files, self.indices, folder, label_space(self.config))
 
     def predict(self, model: Network, places: Sequence[int]) -> list[tuple[Sample, ImageScores]]:
         """The images at some places of its list again, with their labels."""
@@ -114,25 +119,18 @@ class Entry:
 
 def evaluate_run(
     run: Path, evaluators: Sequence[DomainEvaluator], watch: Optional[float], echo: Callable[[str], object]
-):
+) -> list[Entry]:
     """Measure all checkpoints of a run in order, keeping each; with `watch`, wait that many seconds for a new one."""
     if not weights_by_step(run) and watch is None:
         raise CheckpointError(f"folder '{run}' holds no weights to evaluate (expected weights/step_*.pdparams)")
-    stop = evaluators[0].config.schedule.stop
-    entries = []
-    for step, path in follow(run, stop, watch, echo):
-        loaded: list[Network] = []
-
-        def load(path=path, loaded=loaded) -> Network:
-            loaded[:] = loaded or [load_model(path, evaluators[0].config)[0]]
-            return loaded[0]
-
-        name = f"step_{step:08d}"
-        measured = {b.domain: b.recall(b.folder(run), name, path, load) for b in evaluators}
+    config, entries = evaluators[0].config, []
+    primary = next(iter(class_sets(config).values()))
+    for step, path in follow(run, config.schedule.stop, watch, echo):
+        load = functools.cache(lambda path=path: load_model(path, config)[0])
+        measured = {b.domain: b.recall(b.folder(run), path.stem, path, load) for b in evaluators}
         entries.append(Entry(step, path, measured))
-        primary = next(iter(class_sets(evaluators[0].config).values()))
         text = ", ".join(f"{d} mIoU {100 * m.matrix.miou(primary):.2f}" for d, m in measured.items())
-        echo(f"step {step}  {text}" + ("" if loaded else "  (measured before)"))
+        echo(f"step {step}  {text}" + ("" if load.cache_info().misses else "  (measured before)"))
     return sorted(entries, key=lambda entry: entry.step)
 
 

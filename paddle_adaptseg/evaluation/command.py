@@ -8,20 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Optional
 
-import numpy as np
-
 from paddle_adaptseg.config.conversion import lookup
 from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core import distributed, runtime
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.core.files import check_folder
-from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.data import label_space, scored_domain
 from paddle_adaptseg.data.target_labelled import labelled_listing
 from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator, Entry, evaluate_run, readings
 from paddle_adaptseg.evaluation.extras import with_extras
-from paddle_adaptseg.evaluation.measure import Measurement, save_prediction
+from paddle_adaptseg.evaluation.measure import Measurement
 from paddle_adaptseg.evaluation.metrics import miou_interval
 from paddle_adaptseg.evaluation.predictor import InferenceOptions
 from paddle_adaptseg.evaluation.programs import BACKENDS
@@ -32,9 +29,11 @@ from paddle_adaptseg.evaluation.report.findings import DomainScores
 from paddle_adaptseg.evaluation.report.titles import method_title, network_title
 from paddle_adaptseg.evaluation.selection import headline, pick_all
 from paddle_adaptseg.models.segmenter import Segmenter
-from paddle_adaptseg.weights.load import find_weights, load_model, load_models, saved_config
+from paddle_adaptseg.weights.load import find_weights, load_model, load_models, load_trained, saved_config
 
 DOMAINS = ("target", "source")
+Echo = Callable[[str], object]
+Baseline = tuple[Path, Segmenter]
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,11 @@ class Request:
 
 def check(request: Request) -> None:
     """Refuse what makes no sense, before anything is measured."""
-    unknown = "".join([d for d in request.domains if d not in DOMAINS][:1])
+    for domain in request.domains:
+        if domain not in DOMAINS:
+            raise ConfigError(f"--domains: unknown domain '{domain}': {suggest(domain, DOMAINS)}")
     bulk = request.run is not None
     wrong = {
-        f"--domains: unknown domain '{unknown}': {suggest(unknown, DOMAINS)}": bool(unknown),
         f"--limit must be at least 1, not {request.limit}": request.limit is not None and request.limit < 1,
         f"--last must be at least 1, not {request.tail}": request.tail < 1,
         "--save needs one model: name a checkpoint of the run with --step": bulk and request.save,
@@ -83,8 +83,6 @@ def check(request: Request) -> None:
     for folder in (request.report, request.save):
         if folder:
             check_folder(Path(folder))
-    if request.baseline:
-        baseline_path(request)  # an absent one is reported before anything is measured
 
 
 def weights_path(origin: str, step: Optional[str]) -> Path:
@@ -94,17 +92,15 @@ def weights_path(origin: str, step: Optional[str]) -> Path:
     return find_weights(origin if step is None else f"{origin}@{step}")
 
 
-def baseline_path(request: Request) -> Path:
-    """The baseline's weights; of a run its last checkpoint, which no target label chose."""
-    origin = request.baseline or ""
-    return weights_path(origin, "latest" if Path(origin).is_dir() else None)
-
-
-def _baseline(request: Request) -> Optional[Segmenter]:
-    return load_model(baseline_path(request))[0] if request.baseline else None
-
-
-Echo = Callable[[str], object]
+def _baseline(request: Request, config: Config) -> Optional[Baseline]:
+    """What is compared with, of a run its last checkpoint, which no target label chose; it must be comparable."""
+    if not request.baseline:
+        return None
+    path = weights_path(request.baseline, "latest" if Path(request.baseline).is_dir() else None)
+    model, other = load_trained(path)
+    if label_space(other) != label_space(config) or other.data.pixels != config.data.pixels:
+        raise ConfigError(f"--baseline '{path}' predicts other classes or reads pixels in another way")
+    return path, model
 
 
 def evaluate_request(request: Request, echo: Echo = print) -> Optional[Findings]:
@@ -133,26 +129,30 @@ def _one_model(request: Request, echo: Echo) -> Findings:
     paths = [weights_path(origin, request.step) for origin in request.origins]
     given = load_config(request.config, request.overrides) if request.config else None
     model, config = load_models(paths, given, request.overrides, request.weights)
-    class_sets(config)  # a wrong protocol is reported before the images are read
+    class_sets(config)  # a wrong protocol, like a wrong baseline, is reported before the images are read
+    baseline = _baseline(request, config)
     evaluators = [_evaluator(request, config, domain) for domain in request.domains or ("target",)]
     measured = {}
     for evaluator in evaluators:
-        keep = _saver(request, label_space(config)) if evaluator.domain == "target" else None
+        keep = evaluator.saver(Path(request.save)) if request.save and evaluator.domain == "target" else None
         measured[evaluator.domain] = evaluator.measure(model, each=keep)
     names = [f"{path}{' (chosen on target labels)' if path.name == 'best.pdparams' else ''}" for path in paths]
-    found = _findings(request, config, evaluators, measured, names)
+    found = _findings(request, config, evaluators, measured, names, baseline)
     echo("\n".join(score_lines(found)))
     if request.save:
         echo(f"predictions: {request.save}")
     if not request.report:
         return found
-    return with_extras(found, evaluators, model, measured, paths, _baseline(request))
+    return with_extras(found, evaluators, model, measured, paths, baseline and baseline[1])
 
 
 def _every_checkpoint(request: Request, echo: Echo) -> Optional[Findings]:
     run = Path(request.origins[0])
     config = _run_config(request, run)
-    class_sets(config)  # a wrong protocol is reported before the images are read
+    class_sets(config)  # a wrong protocol, like a wrong baseline, is reported before the images are read
+    runtime.set_device(config.run.device)
+    runtime.set_accelerate(config.run.accelerate)
+    baseline = _baseline(request, config)
     known = DOMAINS if config.data.all_sources() else ("target",)
     evaluators = [_evaluator(request, config, domain) for domain in request.domains or known]
     evaluators.sort(key=lambda evaluator: DOMAINS.index(evaluator.domain))
@@ -162,7 +162,8 @@ def _every_checkpoint(request: Request, echo: Echo) -> Optional[Findings]:
     rows = readings(entries, config)
     trajectory = Trajectory(rows, pick_all(rows), headline(rows, request.tail))
     last: Entry = entries[-1]
-    found = _findings(request, config, evaluators, last.measured, [f"{last.weights} (the last of {len(entries)})"])
+    names = [f"{last.weights} (the last of {len(entries)})"]
+    found = _findings(request, config, evaluators, last.measured, names, baseline)
     found = dataclasses.replace(found, run=trajectory)
     echo("\n".join([*score_lines(found), *rule_lines(trajectory)]))
     if distributed.is_rank_zero():
@@ -171,7 +172,7 @@ def _every_checkpoint(request: Request, echo: Echo) -> Optional[Findings]:
     if not request.report:
         return found
     model = load_model(last.weights, config)[0]
-    return with_extras(found, evaluators, model, last.measured, [last.weights], _baseline(request))
+    return with_extras(found, evaluators, model, last.measured, [last.weights], baseline and baseline[1])
 
 
 def _run_config(request: Request, run: Path) -> Config:
@@ -179,7 +180,7 @@ def _run_config(request: Request, run: Path) -> Config:
     if request.config:
         return load_config(request.config, request.overrides)
     if saved.is_file():
-        return saved_config(load_config(saved, request.overrides, own=False), saved)
+        return saved_config(load_config(saved, own=False), saved, request.overrides)
     return load_model(find_weights(f"{run}@latest"), None, request.overrides)[1]
 
 
@@ -188,31 +189,22 @@ def _evaluator(request: Request, config: Config, domain: str) -> DomainEvaluator
     return DomainEvaluator(config, domain, request.options, request.limit, request.training_size, backend)
 
 
-def _saver(request: Request, space: LabelSpace):
-    if not request.save:
-        return None
-    return lambda sample, scored: save_prediction(np.asarray(scored.label), sample.stem, Path(request.save), space)
-
-
 def _findings(
     request: Request,
     config: Config,
     evaluators: Sequence[DomainEvaluator],
     measured: Mapping[str, Measurement],
     names: Sequence[str],
+    baseline: Optional[Baseline],
 ) -> Findings:
     """What was measured, with the baseline measured in the same way."""
-    sets, baseline, name = class_sets(config), {}, ""
-    if request.baseline:
-        path = baseline_path(request)
-        model, other = load_model(path)
-        if label_space(other) != label_space(config) or other.data.pixels != config.data.pixels:
-            raise ConfigError(f"--baseline '{path}' predicts other classes or reads pixels in another way")
-        name = str(path)
+    sets, before = class_sets(config), {}
+    if baseline is not None:
+        path, model = baseline
         for evaluator in evaluators:
             kept = request.run and evaluator.folder(request.run)
             again = evaluator.recall(kept, "baseline", path, lambda: model) if kept else evaluator.measure(model)
-            baseline[evaluator.domain] = _scores(again, sets)
+            before[evaluator.domain] = _scores(again, sets)
     return Findings(
         title=f"{method_title(config)}, {network_title(config)}: {' + '.join(map(str, request.origins))}",
         weights=names,
@@ -224,8 +216,8 @@ def _findings(
         environment=runtime.environment(),
         domains={domain: _scores(found, sets) for domain, found in measured.items()},
         training_size=request.training_size,
-        baseline=baseline,
-        baseline_name=name,
+        baseline=before,
+        baseline_name=str(baseline[0]) if baseline else "",
     )
 
 

@@ -63,7 +63,12 @@ def _labels(root: Path, sources: tuple[LabelSource, ...]) -> tuple[LabelSource |
     files = sorted(p for p in root.rglob("*.png"))
     for source in sorted(sources, key=lambda s: -len(s.pattern.rsplit("/", 1)[-1])):  # the most specific name first
         pattern = re.escape(source.pattern.rsplit("/", 1)[-1]).replace(r"\{name\}", "(.+)")
-        found = {m.group(1): p for p in files if (m := re.fullmatch(pattern, p.name))}
+        found: dict[str, Path] = {}
+        for path in files:
+            if match := re.fullmatch(pattern, path.name):
+                other = found.setdefault(match[1], path)
+                if other != path:
+                    raise DataError(f"'{other}' and '{path}' would be compared with one prediction: score them apart")
         if found:
             return source, found
     return None, {}

@@ -19,7 +19,7 @@ from PIL import Image
 
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core import distributed
-from paddle_adaptseg.core.errors import StopRequested
+from paddle_adaptseg.core.errors import DataError, StopRequested
 from paddle_adaptseg.core.files import write_atomically
 from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.core.progress import progress
@@ -190,13 +190,14 @@ def evaluate_model(
     space, files = label_space(config), files or open_validation(config)
     matrix, predictor = ConfusionMatrix(len(space)), Predictor(model, config.data.pixels, options.within(config.eval))
     mine, stopped = distributed.shard(range(len(files))), False
+    keep = saver(files, range(len(files)), save, space) if save is not None else None
     with predictor.ready():
         try:
             check()
             for sample, scored in score_images(predictor, files, mine, len(space), workers=config.data.workers):
                 matrix.counts += scored.matrix(len(space))
-                if save is not None:
-                    save_prediction(np.asarray(scored.label), sample.stem, save, space)
+                if keep is not None:
+                    keep(sample, scored)
                 check()
         except StopRequested:
             stopped = True
@@ -220,6 +221,19 @@ def evaluate(
     model, config = load_models(origins, config, overrides, weights)
     class_sets(config)  # a wrong protocol is reported before the images are read
     return evaluate_model(model, config, save=Path(save) if save else None, options=options), config
+
+
+def saver(
+    files: DomainFiles, indices: Sequence[int], folder: Path, space: LabelSpace
+) -> Callable[[Sample, ImageScores], object]:
+    """What writes the prediction of each image into a folder; two images of one name are an error."""
+    names: dict[str, int] = {}
+    for index in indices:
+        other = names.setdefault(files.stem(index), index)
+        if other != index:
+            both = f"'{files.name(other)}' and '{files.name(index)}'"
+            raise DataError(f"{both} would both be written as '{files.stem(index)}.png': evaluate them one by one")
+    return lambda sample, scored: save_prediction(np.asarray(scored.label), sample.stem, folder, space)
 
 
 def save_prediction(prediction: np.ndarray, stem: str, folder: Path, space: LabelSpace) -> None:

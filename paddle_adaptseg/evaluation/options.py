@@ -38,8 +38,10 @@ class InferenceOptions:
             raise ConfigError(f"unknown --average '{self.average}': {suggest(self.average, AVERAGES)}")
         if self.windows_at_once < 1:
             raise ConfigError(f"--windows-at-once must be 1 or more, not {self.windows_at_once}")
-        if self.stride and not self.window:
-            raise ConfigError("--stride is that of windows: give --window WIDTHxHEIGHT too")
+        if not self.window and (self.stride or self.average != "logits"):
+            raise ConfigError("--stride and --average are those of windows: give --window WIDTHxHEIGHT too")
+        if self.window and self.stride and any(step > side for step, side in zip(self.stride, self.window)):
+            raise ConfigError("--stride must be no more than --window: no window would hold the pixels between them")
 
     @classmethod
     def parse(
@@ -55,7 +57,7 @@ class InferenceOptions:
 
     def within(self, given: Eval) -> InferenceOptions:
         """These options with a configuration's windows, unless they have their own."""
-        return self if self.window else dataclasses.replace(self, **vars(given))
+        return self if self.window or not given.window else dataclasses.replace(self, **vars(given))
 
     def effects(self, usual: Optional[InferenceOptions] = None) -> dict[str, InferenceOptions]:
         """The options one by one: none of them ("plain"), each that is set on its own, and all together.

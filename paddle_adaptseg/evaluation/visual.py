@@ -16,7 +16,7 @@ from paddle_adaptseg.core.labels import LabelSpace
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.data.quarantine import Fault
-from paddle_adaptseg.evaluation.predictor import Predictor
+from paddle_adaptseg.evaluation.predictor import PLAIN, Predictor
 from paddle_adaptseg.models.segmenter import Segmenter
 
 STRIP = 256  # rows
@@ -119,7 +119,7 @@ def panels(
 
     `unusable` is called with those that cannot be read.
     """
-    predictor, space = Predictor(model, config.data.pixels), label_space(config)
+    predictor, space = Predictor(model, config.data.pixels, PLAIN.within(config.eval)), label_space(config)
     for index in range(min(PANELS, len(files))):
         try:
             image, ground_truth = files.image(index), files.label(index, files.size)

@@ -15,7 +15,9 @@ import numpy as np
 from paddle_adaptseg.config.loading import differences, load_config, parse_config
 from paddle_adaptseg.core.errors import ConfigError, TrainingError
 from paddle_adaptseg.core.files import write_atomically
-from paddle_adaptseg.lab.launch import SECONDS, Job, run_jobs
+from paddle_adaptseg.evaluation.report.charts import png_of
+from paddle_adaptseg.lab.launch import SECONDS, Job, quoted, run_jobs
+from paddle_adaptseg.lab.tables import markdown_table
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def study_jobs(
             raise ConfigError(f"two configurations are called '{name}'; results are kept by that name")
         jobs[name] = []
         for seed in seeds:
-            own = [*overrides, f"run.seed={seed}", f"run.output={folder / name / f'seed_{seed}'}"]
+            own = [*overrides, f"run.seed={seed}", quoted("run.output", folder / name / f"seed_{seed}")]
             jobs[name].append(Job(("--config", path, "--continue-train", "-o", *own), load_config(path, own)))
     return jobs
 
@@ -79,11 +81,9 @@ def write_study(rows: Sequence[Row], folder: Path, title: str) -> list[Path]:
     writer = csv.DictWriter(text, cells[0])
     writer.writeheader()
     writer.writerows(cells)
-    lines = ["| " + " | ".join(cells[0]) + " |", "|" + "---|" * len(cells[0])]
-    markdown = "\n".join([*lines, *("| " + " | ".join(c.values()) + " |" for c in cells)]) + "\n"
     outputs = {
         "table.csv": text.getvalue().encode(),
-        "table.md": markdown.encode(),
+        "table.md": f"{markdown_table(list(cells[0]), (c.values() for c in cells))}\n".encode(),
         "chart.png": bar_chart(rows, title),
     }
     for name, data in outputs.items():
@@ -106,9 +106,7 @@ def bar_chart(rows: Sequence[Row], title: str) -> bytes:
     axes.set_xlim(0, 1.12 * max(max(row.scores) for row in rows))
     axes.set_title(title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    data = io.BytesIO()
-    figure.savefig(data, format="png")
-    return data.getvalue()
+    return png_of(figure)
 
 
 def is_finished(job: Job) -> bool:

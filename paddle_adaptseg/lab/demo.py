@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.config.loading import SHIPPED, load_config
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core.runtime import cpu_count
 from paddle_adaptseg.data import label_space, open_validation
@@ -20,9 +20,9 @@ from paddle_adaptseg.evaluation.predictor import PLAIN, Predictor
 from paddle_adaptseg.evaluation.visual import colourise, grid
 from paddle_adaptseg.lab.animation import write_animation
 from paddle_adaptseg.lab.launch import Job, run_jobs
+from paddle_adaptseg.lab.tables import markdown_table
 from paddle_adaptseg.weights.load import load_model
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "toy"
 METHODS = {"source-only": "source_only", "adapted": "adaptsegnet_multi", "self-training": "adaptsegnet_self_training"}
 STAGES = (("source-only", "adapted"), ("self-training",))  # the last one starts from the adapted network
 TITLES = {"adapted": "AdaptSegNet multi"}  # in the table over seeds
@@ -122,10 +122,8 @@ def seeds_table(comparisons: Sequence[Comparison]) -> str:
     rows = [[c.miou(head), *(x for name in others for x in (c.miou(name), c.lift(name)))] for c in comparisons]
     titles = ["seed", head, *(x for name in others for x in (TITLES.get(name, name), "lift"))]
     form = ["{:.2f}"] + ["{:.2f}", "{:+.2f}"] * len(others)
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    for name, row in zip([*(str(c.seed) for c in comparisons), "mean"], [*rows, np.mean(rows, axis=0)]):
-        lines.append(f"| {name} | " + " | ".join(f.format(x) for f, x in zip(form, row)) + " |")
-    return "\n".join(lines)
+    named = zip([*(c.seed for c in comparisons), "mean"], [*rows, np.mean(rows, axis=0)])
+    return markdown_table(titles, ([name, *(f.format(x) for f, x in zip(form, row))] for name, row in named))
 
 
 def _root(seed: int) -> Path:
@@ -133,7 +131,7 @@ def _root(seed: int) -> Path:
 
 
 def _job(file: str, seed: int, fresh: bool) -> Job:
-    root, path = _root(seed), CONFIGS / f"{file}.yml"
+    root, path = _root(seed), SHIPPED / "toy" / f"{file}.yml"
     folder = "checkpoint/toy" if seed == 0 else f"checkpoint/toy_seed{seed}"
     overrides = [
         f"run.seed={seed}",

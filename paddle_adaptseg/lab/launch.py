@@ -48,6 +48,11 @@ class Job:
         return 0
 
 
+def quoted(key: str, value: object) -> str:
+    """An override with a text or path, whatever characters are in it: JSON is YAML."""
+    return f"{key}={json.dumps(str(value))}"
+
+
 def places_of(jobs: Sequence[Job], parallel: int = 0) -> tuple[list[dict[str, str]], str]:
     """The environment of each training that may run at once, and a line about it. 0: one to each GPU, or to each core.
 

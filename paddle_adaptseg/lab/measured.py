@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from paddle_adaptseg.config.conversion import lookup
+from paddle_adaptseg.lab.tables import markdown_table
 
 SCORES = Path(__file__).resolve().parents[2] / "docs" / "measured.json"
 MARK = re.compile(r"(<!-- (\S+) -->)(.*?)(<!-- / -->)", re.S)  # <!-- demo.adapted.mean -->43.39<!-- / -->
@@ -37,13 +38,13 @@ def group_table(group: Mapping[str, Any]) -> str:
     rows = {row["name"]: row for row in group["rows"]}
     titles = ["training", "steps", *(f"seed {seed}" for seed in seeds)]
     titles += ["mean"][: len(seeds) > 1] + [f"against {against}"]
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    lines = []
     for name, row in rows.items():
         scores, base = row["scores"], rows[against]["scores"]
         cells = [name, row["steps"], *(f"{score:.2f}" for score in scores)]
         cells += [f"{np.mean(scores):.2f}"][: len(seeds) > 1] + ["" if name == against else differences(scores, base)]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(titles, lines)
 
 
 def differences(scores: Sequence[float], base: Sequence[float]) -> str:
@@ -77,20 +78,21 @@ def values(data: Mapping[str, Any]) -> dict[str, str]:
 
 def demo_table(scores: Mapping[str, Sequence[float]], seeds: Sequence[int]) -> str:
     """Scores of the demo by seed, and their lifts over source-only."""
-    lines = ["| seed | source-only | AdaptSegNet multi | lift | then self-training | lift |", "|" + "---|" * 6]
+    titles = ["seed", "source-only", "AdaptSegNet multi", "lift", "then self-training", "lift"]
     columns = [list(scores[name]) for name in ("source_only", "adapted", "self_training")]
     rows = [*zip(*columns), tuple(float(np.mean(column)) for column in columns)]
-    for name, (base, *others) in zip([*map(str, seeds), "mean"], rows):
-        lines.append(f"| {name} | {base:.2f} | " + " | ".join(f"{x:.2f} | {x - base:+.2f}" for x in others) + " |")
-    return "\n".join(lines)
+    lines = []
+    for name, (base, *others) in zip([*seeds, "mean"], rows):
+        lines.append([name, f"{base:.2f}", *(text for x in others for text in (f"{x:.2f}", f"{x - base:+.2f}"))])
+    return markdown_table(titles, lines)
 
 
 def methods_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Every method of the comparison over seeds, best first."""
-    lines = ["| method | mean | min | max | lift | lift by seed | seconds |", "|" + "---|" * 7]
+    lines = []
     for row in rows:
         lifts = " ".join(f"{x:+.1f}" for x in row["lifts"])
         lift = "" if row["lift"] is None else f"{row['lift']:+.1f}"
-        scores = " | ".join(f"{row[key]:.1f}" for key in ("mean", "min", "max"))
-        lines.append(f"| {row['name']} | {scores} | {lift} | {lifts} | {row['seconds']} |")
-    return "\n".join(lines)
+        scores = (f"{row[key]:.1f}" for key in ("mean", "min", "max"))
+        lines.append([row["name"], *scores, lift, lifts, row["seconds"]])
+    return markdown_table(["method", "mean", "min", "max", "lift", "lift by seed", "seconds"], lines)

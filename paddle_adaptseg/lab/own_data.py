@@ -16,6 +16,7 @@ from paddle_adaptseg.core.files import write_atomically
 from paddle_adaptseg.core.labels import CITYSCAPES_19, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS
 from paddle_adaptseg.data.decode import SUFFIXES, decode_ids
 from paddle_adaptseg.data.files import Ref
+from paddle_adaptseg.data.lists import read_list
 
 LOOKED_AT = 20  # labels whose ids are listed where no classes are named
 KNOWN: Mapping[str, Mapping[int, str]] = {"cityscapes": CITYSCAPES_IDS, "cityscapes_train_ids": CITYSCAPES_TRAIN_IDS}
@@ -24,8 +25,7 @@ KNOWN: Mapping[str, Mapping[int, str]] = {"cityscapes": CITYSCAPES_IDS, "citysca
 def images_below(folder: Path) -> list[Path]:
     """All image files below a folder, by name; a text file lists them instead."""
     if folder.is_file():
-        lines = [line.strip() for line in folder.read_text(encoding="utf-8").splitlines() if line.strip()]
-        found = [path if path.is_absolute() else folder.parent / path for path in map(Path, lines)]
+        found = [folder.parent / line.strip() for line in read_list(str(folder))]
     elif folder.is_dir():
         found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     else:
@@ -37,17 +37,21 @@ def images_below(folder: Path) -> list[Path]:
 
 def pairs_of(images: Sequence[Path], labels: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Images with their labels, by what their names share once the ending that all of them have is taken off."""
-    by_key: dict[str, Path] = {}
-    for label, key in zip(labels, _keys(labels)):
-        if key in by_key:
-            raise DataError(f"'{by_key[key]}' and '{label}' would be labels of one image")
-        by_key[key] = label
-    keys = _keys(images)
-    pairs = [(image, by_key[key]) for image, key in zip(images, keys) if key in by_key]
+    by_key = _by_key(labels, "would be labels of one image")
+    pairs = [(image, by_key[key]) for key, image in _by_key(images, "would have one label").items() if key in by_key]
     if not pairs:
         example = f"'{images[0].name}' and '{labels[0].name}'"
         raise DataError(f"no image and label have a name in common (such as {example}): rename them, or list them")
     return pairs
+
+
+def _by_key(paths: Sequence[Path], wrong: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path, key in zip(paths, _keys(paths)):
+        if key in found:
+            raise DataError(f"'{found[key]}' and '{path}' {wrong}: give files names of their own, or list them")
+        found[key] = path
+    return found
 
 
 def _keys(paths: Sequence[Path]) -> list[str]:
@@ -69,7 +73,9 @@ def class_table(classes: str, labels: Sequence[Path], draft: Path) -> list[dict]
         return [{"name": name, "ids": [raw], "colour": list(colours[name])} for raw, name in KNOWN[classes].items()]
     if classes:
         table = parse_tree(read_text(Path(classes)), classes).get("classes")
-        if not isinstance(table, list):
+        if not isinstance(table, list) or not all(
+            isinstance(r, dict) and isinstance(r.get("ids"), list) for r in table
+        ):
             raise DataError(f"'{classes}' has no list 'classes' of {{name, ids, colour}}: see docs/datasets.md")
         return table
     ids = sorted(
@@ -77,7 +83,8 @@ def class_table(classes: str, labels: Sequence[Path], draft: Path) -> list[dict]
     )
     named = [{"name": f"class_{i}", "ids": [i], "colour": _colour(i)} for i in ids if i != 255]
     text = write_tree({"classes": named}).encode()
-    write_atomically(draft, lambda handle: handle.write(text))
+    if not draft.is_file():  # the user may have completed it
+        write_atomically(draft, lambda handle: handle.write(text))
     raise DataError(
         f"what do the ids {shorten(map(str, ids), 40)} of the labels mean? Name them in '{draft}', which was written "
         "for you, and give it as --classes (labels of Cityscapes: --classes cityscapes)"
@@ -112,6 +119,6 @@ def _size(path: Path) -> tuple[int, int]:
 
 
 def write_list(path: Path, rows: Sequence[Sequence[Path]]) -> None:
-    """A list of files for `data.<domain>.list`: an image, and its label where there is one."""
-    text = "".join("\t".join(str(part.resolve()) for part in row) + "\n" for row in rows).encode()
+    """A list of files for `data.<domain>.list`: an image, a tab, which allows spaces in names, and its label if any."""
+    text = "".join("\t".join([*(str(part.resolve()) for part in row), ""][:2]) + "\n" for row in rows).encode()
     write_atomically(path, lambda handle: handle.write(text))

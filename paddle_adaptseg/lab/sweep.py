@@ -22,8 +22,10 @@ from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.yamltree import parse_tree
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.core.files import write_atomically
+from paddle_adaptseg.evaluation.report.charts import png_of
 from paddle_adaptseg.lab.compare import final_score, is_finished
-from paddle_adaptseg.lab.launch import Job, run_jobs
+from paddle_adaptseg.lab.launch import Job, quoted, run_jobs
+from paddle_adaptseg.lab.tables import markdown_table
 
 SEED = "run.seed"
 SHORT: Mapping[str, str] = {"seed": SEED}
@@ -97,7 +99,7 @@ def sweep_trials(path: str, axes: Sequence[Axis], folder: Path, overrides: Seque
     for point in itertools.product(*(axis.values for axis in axes)):
         output = folder / ("_".join(f"{name}={label(value)}" for name, value in zip(names, point)) or "run")
         chosen = [f"{key}={json.dumps(value)}" for key, value in zip(keys, point)]
-        own = [*overrides, *chosen, f"run.output={json.dumps(str(output))}"]
+        own = [*overrides, *chosen, quoted("run.output", output)]
         job = Job(("--config", path, "--continue-train", "-o", *own), load_config(path, own))
         trials.append(Trial(dict(zip(keys, point)), job))
     return trials
@@ -119,10 +121,9 @@ def write_sweep(trials: Sequence[Trial], settings: Sequence[Setting], folder: Pa
     from paddle_adaptseg.training.log import write_hparams
 
     cells = [setting.cells() for setting in settings]
-    lines = ["| " + " | ".join(cells[0]) + " |", "|" + "---|" * len(cells[0])]
     outputs = {
         "results.csv": _csv(trials).encode(),
-        "table.md": ("\n".join([*lines, *("| " + " | ".join(c.values()) + " |" for c in cells)]) + "\n").encode(),
+        "table.md": f"{markdown_table(list(cells[0]), (c.values() for c in cells))}\n".encode(),
     }
     chart = draw(settings, title)
     if chart is not None:
@@ -156,9 +157,7 @@ def draw(settings: Sequence[Setting], title: str) -> Optional[bytes]:
     axes = figure.add_subplot()
     painter(figure, axes, settings)
     axes.set_title(title, fontsize=10)
-    data = io.BytesIO()
-    figure.savefig(data, format="png")
-    return data.getvalue()
+    return png_of(figure)
 
 
 def _line(figure: Any, axes: Any, settings: Sequence[Setting]) -> None:

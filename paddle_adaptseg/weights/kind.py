@@ -8,6 +8,7 @@ from typing import Callable, Optional
 
 import numpy as np
 
+from paddle_adaptseg.weights import NOTHING
 from paddle_adaptseg.weights.names import Rules
 
 Arrays = Mapping[str, np.ndarray]
@@ -24,20 +25,21 @@ class Kind:
     matches: Callable[[Arrays], bool]
     rules: Rules = ()
     prepare: Optional[Callable[[Arrays], dict[str, np.ndarray]]] = None  # before that: layouts and joined tensors
-    leave_out: str = r"(?!)"  # a pattern of original names that have no place here
-    absent: str = r"(?!)"  # a pattern of our names that such files lack
+    leave_out: str = NOTHING  # a pattern of original names that have no place here
+    absent: str = NOTHING  # a pattern of our names that such files lack
     model: Mapping[str, object] = field(default_factory=dict)
     pixels: Optional[Mapping[str, object]] = None  # None: Caffe's BGR means
     seen: str = ""  # labels that it was trained with and that a target's network must not have seen
 
     def overrides(self) -> list[str]:
         """The configuration overrides that these weights bring along."""
-        return [f"model.{k}={v}" for k, v in self.model.items()] + self.pixel_overrides()
+        pixels = {k: list(v) if isinstance(v, tuple) else v for k, v in (self.pixels or {}).items()}
+        return [f"model.{k}={v}" for k, v in self.model.items()] + pixel_overrides(pixels)
 
-    def pixel_overrides(self) -> list[str]:
-        """The configuration overrides that say what pixels these weights expect."""
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in (self.pixels or {}).items()}
-        return [f"data.pixels.{k}={v}".replace(" ", "") for k, v in plain.items()]
+
+def pixel_overrides(pixels: Mapping[str, object]) -> list[str]:
+    """The configuration overrides that set these pixels."""
+    return [f"data.pixels.{key}={value}".replace(" ", "") for key, value in pixels.items()]
 
 
 def has(*names: str) -> Callable[[Arrays], bool]:

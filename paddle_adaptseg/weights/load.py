@@ -22,6 +22,7 @@ from paddle_adaptseg.data import label_space
 from paddle_adaptseg.models import MODELS, build_model
 from paddle_adaptseg.models.segmenter import Ensemble, Network, Segmenter
 from paddle_adaptseg.weights import coverage, load_arrays, save_weights
+from paddle_adaptseg.weights.kind import pixel_overrides
 from paddle_adaptseg.weights.kinds import KINDS, Kind, identify, trained_branches, translate
 from paddle_adaptseg.weights.reader import Weights, read_weights, split_part
 
@@ -61,13 +62,8 @@ def weights_by_step(run: Path) -> dict[int, Path]:
     return files_by_step(run / "weights", "pdparams")
 
 
-def translated_weights(path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
-    """A file's arrays under our names, and whose weights they are; they must fit the configuration's preprocessing."""
-    return fitting_weights(read_weights(path), path, config)
-
-
 def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[str, np.ndarray], Kind]:
-    """The same for weights that were read from `path` already."""
+    """Arrays under our names, and whose weights they are; they must fit the configuration's preprocessing."""
     name = kind_for(weights, config)
     if name is None:
         raise CheckpointError(f"'{path}' holds weights of no known kind (first names: {shorten(weights.arrays, 4)})")
@@ -75,7 +71,7 @@ def fitting_weights(weights: Weights, path: Path, config: Config) -> tuple[dict[
     pixels, model = _trained_with(weights, path, kind)
     others = {k: v for k, v in pixels.items() if v != to_plain(getattr(config.data.pixels, k))}
     if others:
-        wanted = " ".join(f"data.pixels.{k}={v}".replace(" ", "") for k, v in others.items())
+        wanted = " ".join(pixel_overrides(others))
         raise CheckpointError(f"'{path}' ({kind.title}) was trained on other pixels: use -o {wanted}")
     for key, needed in model.items():
         default = getattr(MODELS.get(config.model.name), key, None)
@@ -193,26 +189,27 @@ def load_model(
         if not weights.config:
             raise CheckpointError(f"'{path}' carries no configuration; name one with --config")
         config = saved_config(parse_config(weights.config, f"configuration inside '{path}'"), path, overrides)
-    check_plugins(config.plugins, f"'{path}'")
     runtime.set_device(config.run.device)
     runtime.set_accelerate(config.run.accelerate)
     with runtime.fresh_names():
-        model = build_model(config.model, len(label_space(config)))
-    load_arrays(model, fitting_weights(weights, path, config)[0], f"'{path}'")
-    return model, config
+        return _built(weights, path, config), config
 
 
 def load_trained(origin: str | Path) -> tuple[Segmenter, Config]:
-    """A network as its own weights file configures it, among the networks of a run: nothing of the run is changed."""
+    """A network as its own weights file configures it, beside other networks: device and the like are not changed."""
     path = find_weights(origin)
     weights = read_weights(path)
     if not weights.config:
         raise CheckpointError(f"'{path}' carries no configuration, so nothing says which network it is of")
     config = parse_config(weights.config, f"configuration inside '{path}'")
+    return _built(weights, path, config), config
+
+
+def _built(weights: Weights, path: Path, config: Config) -> Segmenter:
     check_plugins(config.plugins, f"'{path}'")
     model = build_model(config.model, len(label_space(config)))
     load_arrays(model, fitting_weights(weights, path, config)[0], f"'{path}'")
-    return model, config
+    return model
 
 
 def load_models(
@@ -224,7 +221,7 @@ def load_models(
     model, config = load_model(origins[0], config, overrides)
     if len(origins) == 1:
         return model, config
-    others = [load_model(path) for path in origins[1:]]
+    others = [load_trained(path) for path in origins[1:]]
     for path, (_, other) in zip(origins[1:], others):
         if label_space(other) != label_space(config) or other.data.pixels != config.data.pixels:
             raise CheckpointError(f"'{path}' predicts other classes or reads pixels in another way than '{origins[0]}'")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from paddle_adaptseg.weights.kind import Arrays, Kind, has
+from paddle_adaptseg.weights.transformer_kinds import stages_reversed
 
 _CLASSIFIER = r"^(head|fc|out|classifier)\."  # of ImageNet
 
@@ -20,10 +21,8 @@ def _never(arrays: Arrays) -> bool:
 
 def _deepest_last(arrays: Arrays) -> dict[str, np.ndarray]:
     """SegFormer's head fuses the deepest stage first; ours the first stage first."""
-    found, fuse = dict(arrays), "linear_fuse._conv.weight"
-    if fuse in found and found[fuse].ndim == 4 and found[fuse].shape[1] % 4 == 0:
-        found[fuse] = np.concatenate(np.split(found[fuse], 4, axis=1)[::-1], axis=1)
-    return found
+    fuse = "linear_fuse._conv.weight"
+    return {name: stages_reversed(x) if name == fuse else x for name, x in arrays.items()}
 
 
 PADDLESEG_KINDS: Mapping[str, Kind] = {

@@ -52,6 +52,7 @@ _HF_DINOV2: Rules = (
     (r"\.mlp\.weights_out\.", ".mlp.w3."),
     (r"^layernorm\.", "norm."),
 )
+_FUSE = "decode_head.linear_fuse.conv.weight"
 _HF_BLOCK = r"^(segformer\.)?encoder\.block\.0\.0\.attention\.self\.query\.weight$"
 MIT_RULES: Rules = ((r"^(patch_embed|block|norm)(?=\d)", r"backbone.\1"), *ORIGINAL_NAMES["encode_decode"])
 _DINOV2: Rules = (
@@ -84,24 +85,25 @@ def _as_paddle(arrays: Arrays) -> Tensors:
 
 def _segmenter(arrays: Arrays) -> Tensors:
     """A network of mmsegmentation's family. SegFormer's head never uses conv_seg, and fuses the deepest stage first."""
-    found, fuse = transposed(arrays), "decode_head.linear_fuse.conv.weight"
+    found = transposed(arrays)
     if "decode_head.linear_pred.weight" in found:
         found = {name: x for name, x in found.items() if not name.startswith("decode_head.conv_seg.")}
-    if "decode_head.linear_c1.proj.weight" in found and fuse in found:
-        found[fuse] = stages_reversed(found[fuse])
+    if "decode_head.linear_c1.proj.weight" in found and _FUSE in found:
+        found[_FUSE] = stages_reversed(found[_FUSE])
     return found
 
 
 def stages_reversed(weight: np.ndarray) -> np.ndarray:
     """A fusion's weight [out, 4 x width, 1, 1] with its four groups of inputs in the opposite order."""
-    return np.concatenate(np.split(weight, 4, axis=1)[::-1], axis=1) if weight.shape[1] % 4 == 0 else weight
+    four = weight.ndim == 4 and weight.shape[1] % 4 == 0
+    return np.concatenate(np.split(weight, 4, axis=1)[::-1], axis=1) if four else weight
 
 
 def _hf_segformer(arrays: Arrays) -> Tensors:
     found = {apply(_HF_SEGFORMER, name): x for name, x in arrays.items()}
-    found, fuse = transposed(_joined(found, "kv", ("key", "value"))), "decode_head.linear_fuse.conv.weight"
-    if fuse in found:
-        found[fuse] = stages_reversed(found[fuse])
+    found = transposed(_joined(found, "kv", ("key", "value")))
+    if _FUSE in found:
+        found[_FUSE] = stages_reversed(found[_FUSE])
     return found
 
 

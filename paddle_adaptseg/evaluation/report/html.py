@@ -123,7 +123,7 @@ def _cell(value: Cell, column: int, digits: int) -> str:
     if math.isnan(value):
         return '<td data-v="NaN">&ndash;</td>'
     shown = str(value) if isinstance(value, int) else f"{value:.{digits}f}"
-    return f'<td data-v="{value!r}">{shown}</td>'
+    return f'<td data-v="{float(value)!r}">{shown}</td>'
 
 
 def figure(png: bytes, caption: str, dense: bool = False) -> str:

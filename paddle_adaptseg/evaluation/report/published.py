@@ -119,11 +119,13 @@ def published(config: Config, classes: int, images: int, training_size: bool) ->
 
 
 def _backbone(config: Config) -> str | None:
-    if config.model.name == "deeplabv2_vgg16":
+    model = config.model.to_plain()
+    model = model["network"] if model["name"] == "hrda" else model
+    if model["name"] == "deeplabv2_vgg16":
         return "vgg16"
-    backbone = config.model.params.get("backbone", {})
+    backbone = model.get("backbone", {})
     known = set(backbone) <= {"name", "image_size"} and str(backbone.get("name")).startswith(("mit_", "dinov2_"))
-    if config.model.name == "encode_decode" and known:
+    if model["name"] == "encode_decode" and known:
         return backbone["name"]
-    deep = list(config.model.params.get("depths", (3, 4, 23, 3))) == [3, 4, 23, 3]
-    return "resnet101" if deep and config.model.name in ("deeplabv2_resnet", "deeplabv2_resnet_twin") else None
+    deep = list(model.get("depths", (3, 4, 23, 3))) == [3, 4, 23, 3]
+    return "resnet101" if deep and model["name"] in ("deeplabv2_resnet", "deeplabv2_resnet_twin") else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from paddle_adaptseg.config.schema import Config
 
@@ -47,9 +48,13 @@ def method_title(config: Config) -> str:
 
 def network_title(config: Config) -> str:
     """For example "DeepLabV2 (ResNet)"; a backbone and a head by their own names."""
-    name, params = config.model.name, config.model.params
-    if name in NETWORKS:
-        return NETWORKS[name]
-    given = [part for part in (params.get("backbone"), params.get("head")) if isinstance(part, Mapping)]
+    model = config.model.to_plain()
+    return f"HRDA on {_title(model['network'])}" if model["name"] == "hrda" else _title(model)
+
+
+def _title(model: Mapping[str, Any]) -> str:
+    if model["name"] in NETWORKS:
+        return NETWORKS[model["name"]]
+    given = [part for part in (model.get("backbone"), model.get("head")) if isinstance(part, Mapping)]
     parts = [str(part.get("name", "")) for part in given]
-    return " + ".join(filter(None, parts)) or name
+    return " + ".join(filter(None, parts)) or model["name"]

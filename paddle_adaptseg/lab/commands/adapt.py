@@ -38,6 +38,7 @@ def parser_of(description: str) -> argparse.ArgumentParser:
 
 def request_of(parser: argparse.ArgumentParser, args: argparse.Namespace):
     """What was asked for, checked."""
+    from paddle_adaptseg.evaluation.options import window_size
     from paddle_adaptseg.lab.adapt import Request
 
     for flag in ("source_images", "source_labels", "target"):
@@ -45,17 +46,10 @@ def request_of(parser: argparse.ArgumentParser, args: argparse.Namespace):
             parser.error(f"--{flag.replace('_', '-')} is needed")
     if bool(args.validation_images) != bool(args.validation_labels):
         parser.error("--validation-images and --validation-labels go together")
-    size = None
-    if args.size:
-        try:
-            width, height = (int(side) for side in args.size.lower().split("x"))
-        except ValueError:
-            parser.error(f"--size must be WIDTHxHEIGHT such as 512x256, not '{args.size}'")
-        size = (width, height)
     scored = (Path(args.validation_images), Path(args.validation_labels)) if args.validation_images else None
     return Request(
         Path(args.source_images), Path(args.source_labels), Path(args.target), Path(args.output), args.classes, scored,
-        args.recipe, args.weights, size, args.steps,
+        args.recipe, args.weights, window_size(args.size, "--size"), args.steps,
     )  # fmt: skip
 
 
@@ -86,6 +80,6 @@ def main() -> int:
     result = fit(config, resume, args.overwrite)
     page, lines = report_unlabelled(config, Path(args.output) / "report")
     print("\n".join([*lines, f"report: {page}"]))
-    program = f"{runtime.program('paddle-adaptseg')}"
+    program = runtime.program("paddle-adaptseg")
     print(f"label images with it: {program} predict --model {result.output} --output predictions IMAGES")
     return 0

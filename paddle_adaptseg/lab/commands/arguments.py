@@ -1,10 +1,11 @@
-"""What several commands share: integers with commas, and `-o KEY=VALUE`."""
+"""What several commands share: integers with commas, `-o KEY=VALUE`, and where results go."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 
 def numbers(text: str) -> list[int]:
@@ -16,6 +17,14 @@ def add_override(parser: argparse.ArgumentParser) -> None:
     """Add `-o KEY=VALUE [KEY=VALUE ...]`."""
     text = "override keys of the configuration, e.g. -o data.workers=0 run.seed=1"
     parser.add_argument("-o", "--override", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def folder_for(model: str, name: str) -> Path:
+    """Where what belongs to a model is written: inside a run's folder, or beside a weights file."""
+    path = Path(model)
+    if not path.exists():  # RUN@latest, FILE@teacher
+        path = path.with_name(path.name.rpartition("@")[0] or path.name)
+    return (path.with_suffix("") if path.is_file() else path) / name
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:

@@ -73,14 +73,16 @@ def main() -> int:
     from paddle_adaptseg.evaluation.command import evaluate_request
 
     protocols = [f"data.protocols={json.dumps(args.protocols.split(','))}"] if args.protocols else []
-    options = InferenceOptions.parse(
-        args.flip, args.scales, args.window, args.levels, args.backend, args.precision, args.stride, args.average,
-        args.windows_at_once,
-    )  # fmt: skip
+    prediction = ("flip", "scales", "window", "levels", "backend", "precision", "stride", "average", "windows_at_once")
     request = Request(
-        tuple(args.restore_from), tuple(args.weights), args.step, args.config, (*args.override, *protocols), args.save,
-        tuple(d for d in args.domains.split(",") if d), args.resolution == "training", args.limit, args.baseline,
-        options, args.report, args.watch, args.last,
-    )  # fmt: skip
+        tuple(args.restore_from),
+        weights=tuple(args.weights),
+        overrides=(*args.override, *protocols),
+        domains=tuple(d for d in args.domains.split(",") if d),
+        training_size=args.resolution == "training",
+        options=InferenceOptions.parse(**{name: getattr(args, name) for name in prediction}),
+        tail=args.last,
+        **{name: getattr(args, name) for name in ("step", "config", "save", "limit", "baseline", "report", "watch")},
+    )
     evaluate_request(request)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from paddle_adaptseg.lab.commands.arguments import parse
+from paddle_adaptseg.lab.commands.arguments import folder_for, parse
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
     runtime.import_paddle()
     from paddle_adaptseg.deploy.side_by_side import side_by_side
 
-    folder = Path(args.output or Path(args.student.partition("@")[0]).with_suffix("") / "exported")
+    folder = Path(args.output) if args.output else folder_for(args.student, "exported")
     for what, teacher, student in side_by_side(
         args.student, folder, args.formats.split(","), max(1, args.images), args.teacher
     ):

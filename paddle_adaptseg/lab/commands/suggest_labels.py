@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from paddle_adaptseg.lab.commands.arguments import add_override, parse
+from paddle_adaptseg.lab.commands.arguments import add_override, folder_for, parse
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
     runtime.import_paddle()
     from paddle_adaptseg.lab.suggest import suggest
 
-    folder = Path(args.output) if args.output else Path(args.model.partition("@")[0]).with_suffix("") / "suggested"
+    folder = Path(args.output) if args.output else folder_for(args.model, "suggested")
     for number, each in enumerate(suggest(args.model, args.count, folder, args.override, args.limit), 1):
         print(f"{number:3d}  {each.name}  entropy {each.entropy:.3f}, distance {each.distance:.3f}")
     print(f"contact sheet: {folder / 'sheet.png'}")

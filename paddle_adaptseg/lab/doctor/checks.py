@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
-from paddle_adaptseg.config.loading import SHIPPED
+from paddle_adaptseg.core.errors import Stopped
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
-CONFIGS = SHIPPED
 PACKAGE = Path(__file__).resolve().parents[2]
 
 
@@ -56,6 +55,8 @@ class Check:
         began = time.monotonic()
         try:
             found = self.run(given)
+        except Stopped:  # the user asked the doctor to end, not this check
+            raise
         except Exception as error:
             found = Finding(FAILED, " ".join(f"{type(error).__name__}: {error}".split())[:400])
         return Finding(found.verdict, found.text, {**found.numbers, "seconds": round(time.monotonic() - began, 1)})

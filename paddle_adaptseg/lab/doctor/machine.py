@@ -9,11 +9,11 @@ import time
 
 import paddle
 
-from paddle_adaptseg.config.loading import load_config
-from paddle_adaptseg.config.schema import Data
+from paddle_adaptseg.config.loading import SHIPPED, load_config
 from paddle_adaptseg.core import runtime
 from paddle_adaptseg.data import loader
-from paddle_adaptseg.lab.doctor.checks import CONFIGS, FAILED, OK, Finding, Given, judge
+from paddle_adaptseg.data.sampling import batch_bytes
+from paddle_adaptseg.lab.doctor.checks import FAILED, OK, Finding, Given, judge
 from paddle_adaptseg.training.log import RunLog
 
 MB, GB = 10**6, 10**9
@@ -38,7 +38,7 @@ def graphics_cards() -> list[str]:
     """Name, memory and driver of each GPU, as the driver says."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     if shutil.which(command[0]):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=20)
         if done.returncode == 0:
             return done.stdout.strip().splitlines()
     return [paddle.device.cuda.get_device_name(n) for n in range(paddle.device.cuda.device_count())]
@@ -62,8 +62,9 @@ def disk(given: Given) -> Finding:
 
 def shared_memory(given: Given) -> Finding:
     """Whether /dev/shm holds the batches that loader workers prepare."""
-    data = load_config(CONFIGS / "gta5_cityscapes/adaptsegnet_multi.yml").data
-    size = batch_bytes(data)
+    data = load_config(SHIPPED / "gta5_cityscapes/adaptsegnet_multi.yml").data
+    domains = [*data.all_sources().values(), data.target]
+    size = batch_bytes([data.augment.crop or domain.size for domain in domains], data.batch_size)
     if not loader.SHARED.is_dir():
         return Finding(OK, f"there is no {loader.SHARED}: batches go through pipes")
     free = shutil.disk_usage(loader.SHARED).free
@@ -73,12 +74,6 @@ def shared_memory(given: Given) -> Finding:
         "larger --shm-size, delete what lies there, or use data.workers=0"
     )
     return judge(loader.shared_memory_suffices(data.workers, size), text, fault, free=free, batch=size)
-
-
-def batch_bytes(data: Data) -> int:
-    """What a worker hands over for a batch: images and labels as bytes."""
-    source = next((domain.size for domain in data.all_sources().values()), (0, 0))
-    return data.batch_size * (4 * source[0] * source[1] + 3 * data.target.size[0] * data.target.size[1])
 
 
 def visualdl(given: Given) -> Finding:

@@ -41,11 +41,14 @@ def measure(path: str, device: str, shrink: int, steps: int) -> dict[str, float]
             clock, began = Clock(number + config.schedule.horizon // 2, config.schedule.horizon), time.perf_counter()
             train_step(state, clock, config.schedule, given)  # reads the losses, so it ends when the device has ended
             seconds.append(time.perf_counter() - began)
-    gpu = device.startswith("gpu")
-    peak = (
-        paddle.device.cuda.max_memory_reserved() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    )
-    return {"seconds": min(seconds[1:]), "peak": float(peak)}
+    return {"seconds": min(seconds[1:]), "peak": float(peak(device))}
+
+
+def peak(device: str) -> int:
+    """The most memory that the steps took, in bytes."""
+    if device.startswith("gpu"):
+        return paddle.device.cuda.max_memory_reserved()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from paddle_adaptseg.core import runtime
 from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.core.files import write_atomically
 from paddle_adaptseg.lab.doctor.checks import FAILED, OK, SKIPPED, Check, Finding, Given, all_checks
+from paddle_adaptseg.lab.tables import markdown_table
 
 SECONDS = 180.0
 MARKS = {OK: "ok", FAILED: "FAILED", SKIPPED: "skipped"}
@@ -58,8 +59,8 @@ class Report:
 
     def markdown(self) -> str:
         """The page as a block for an issue or docs/hardware.md."""
-        rows = [f"| {name} | {MARKS[f.verdict]} | {f.text.replace('|', '/')} |" for name, f in self.findings.items()]
-        return "\n".join(["| check | | what was found |", "|---|---|---|", *rows, "", self.verdict()]) + "\n"
+        rows = ([name, MARKS[f.verdict], f.text.replace("|", "/")] for name, f in self.findings.items())
+        return f"{markdown_table(['check', '', 'what was found'], rows)}\n\n{self.verdict()}\n"
 
     def _repr_markdown_(self) -> str:
         """What notebooks show."""

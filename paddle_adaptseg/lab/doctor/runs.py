@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.config.loading import SHIPPED, load_config
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core.runtime import autocast_kinds, child_environment
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
-from paddle_adaptseg.lab.doctor.checks import CONFIGS, FAILED, OK, PACKAGE, SKIPPED, Finding, Given, judge
+from paddle_adaptseg.lab.doctor.checks import FAILED, OK, PACKAGE, SKIPPED, Finding, Given, judge
 from paddle_adaptseg.lab.doctor.figures import load_figures, replay
+from paddle_adaptseg.lab.launch import quoted
 from paddle_adaptseg.training.checkpoint import load_state, state_path
 from paddle_adaptseg.training.run import fit
 
@@ -29,7 +30,7 @@ NEAR = 0.05  # of 32 and 16 bits
 
 def config_of(given: Given, name: str, *more: str) -> Config:
     """A training of seconds on a tiny toy pair."""
-    return load_config(CONFIGS / "toy/adaptsegnet_multi.yml", overrides(given, name, *more))
+    return load_config(SHIPPED / "toy/adaptsegnet_multi.yml", overrides(given, name, *more))
 
 
 def overrides(given: Given, name: str, *more: str) -> list[str]:
@@ -37,17 +38,24 @@ def overrides(given: Given, name: str, *more: str) -> list[str]:
     write_toy_pair(root, ToySpec(source=6, target=6, validation=1, height=48, width=96))
     roots = {"source": "GTA5", "target": "Cityscapes", "validation": "Cityscapes"}
     return [
-        *(f"data.{domain}.root={root / part}" for domain, part in roots.items()),
+        *(quoted(f"data.{domain}.root", root / part) for domain, part in roots.items()),
         *(f"data.{domain}.size=[96, 48]" for domain in roots),
         "data.batch_size=2", "data.workers=0", "model.width=8", "method.ramp.start=0", "run.deterministic=true",
         "schedule.horizon=8", f"schedule.stop={STEPS}", "run.log_every=1", "run.eval_every=0", "run.save_every=2",
-        f"run.device={given.device}", f"run.output={given.folder / name}", *more,
+        f"run.device={given.device}", quoted("run.output", given.folder / name), *more,
     ]  # fmt: skip
 
 
 def arrays_of(given: Given, name: str, step: int = STEPS) -> Mapping[str, np.ndarray]:
     """The state of a run: weights and optimisers."""
     return load_state(state_path(given.folder / name, step)).arrays
+
+
+def straight(given: Given) -> Mapping[str, np.ndarray]:
+    """The state of an uninterrupted run, which is trained by the first check that needs it."""
+    if not state_path(given.folder / "straight", STEPS).exists():
+        fit(config_of(given, "straight"))
+    return arrays_of(given, "straight")
 
 
 def different(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> list[str]:
@@ -65,9 +73,8 @@ def distance(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> 
 
 def deterministic(given: Given) -> Finding:
     """Two runs of one configuration."""
-    for name in ("straight", "again"):
-        fit(config_of(given, name))
-    odd = different(arrays_of(given, "straight"), arrays_of(given, "again"))
+    fit(config_of(given, "again"))
+    odd = different(straight(given), arrays_of(given, "again"))
     fault = f"two runs of one seed differ in {len(odd)} tensors ({', '.join(odd[:2])}) with run.deterministic=true"
     return judge(not odd, f"two runs of {STEPS} steps compared", fault, different=len(odd))
 
@@ -76,7 +83,7 @@ def resumed(given: Given) -> Finding:
     """A run that is broken off and resumed, beside a straight one."""
     fit(config_of(given, "resumed", f"schedule.stop={STEPS // 2}"))
     fit(config_of(given, "resumed"), resume="latest")
-    odd = different(arrays_of(given, "straight"), arrays_of(given, "resumed"))
+    odd = different(straight(given), arrays_of(given, "resumed"))
     fault = f"it differs from a straight run in {len(odd)} tensors ({', '.join(odd[:2])})"
     return judge(not odd, f"a run resumed at step {STEPS // 2} compared", fault, different=len(odd))
 
@@ -89,7 +96,7 @@ def precision(given: Given) -> Finding:
     apart = {}
     for kind in (kind for kind, has in supported.items() if has):
         fit(config_of(given, kind, f"run.precision={kind}", "run.deterministic=false"))
-        apart[kind] = distance(arrays_of(given, "straight"), arrays_of(given, kind))
+        apart[kind] = distance(straight(given), arrays_of(given, kind))
     text = ", ".join(f"{kind}: weights within {value:.1e} of fp32's" for kind, value in apart.items())
     text += "".join(f"; this GPU has no {kind}" for kind, has in supported.items() if not has)
     return judge(all(value <= NEAR for value in apart.values()), text, f"more than {NEAR}", **apart)
@@ -146,7 +153,9 @@ def two_processes(given: Given) -> Finding:
     more = ["run.device=gpu" if text == f"run.device={given.device}" and gpus else text for text in more]
     command += [str(PACKAGE / "__main__.py"), "train", "--config", "toy/adaptsegnet_multi", "-o", *more]
     limit = max(30.0, given.seconds_left() + 30)
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", env=environment, timeout=limit
+    )
     if done.returncode:
         return Finding(FAILED, f"two processes ended with code {done.returncode}: {last_line(done, given.folder)}")
     apart = distance(arrays_of(given, "alone"), arrays_of(given, "together"))
@@ -156,6 +165,7 @@ def two_processes(given: Given) -> Finding:
 
 def last_line(done: subprocess.CompletedProcess, folder: Path) -> str:
     """What a failed process said last."""
-    text = done.stdout + done.stderr + "".join(p.read_text() for p in sorted(folder.glob("launcher/workerlog.*")))
+    logs = sorted(folder.glob("launcher/workerlog.*"))
+    text = done.stdout + done.stderr + "".join(log.read_text(encoding="utf-8", errors="replace") for log in logs)
     errors = [line for line in text.splitlines() if "error" in line.lower()]
     return (errors or text.splitlines() or ["nothing"])[-1][:200]

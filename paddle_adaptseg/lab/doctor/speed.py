@@ -9,13 +9,14 @@ import sys
 import time
 from typing import Any, Optional
 
-from paddle_adaptseg.config.loading import load_config
+from paddle_adaptseg.config.loading import SHIPPED, load_config
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core.runtime import child_environment
 from paddle_adaptseg.data import TrainData
 from paddle_adaptseg.data.toy import ToySpec, write_toy_pair
-from paddle_adaptseg.lab.doctor.checks import CONFIGS, FAILED, SKIPPED, Finding, Given, judge
+from paddle_adaptseg.lab.doctor.checks import FAILED, SKIPPED, Finding, Given, judge
 from paddle_adaptseg.lab.doctor.recipe import sizes
+from paddle_adaptseg.lab.launch import quoted
 
 RECIPES = ("adaptsegnet_multi", "dacs", "clan", "source_only")  # of GTA5 to Cityscapes
 SHRINK = 4  # on a CPU, where a step at the papers' sizes takes half a minute, each side is a quarter
@@ -40,12 +41,14 @@ def recipes(given: Given) -> Finding:
 
 def recipe(given: Given, name: str) -> dict[str, Any]:
     """One recipe: its figures, or why there are none."""
-    path, shrink = CONFIGS / f"gta5_cityscapes/{name}.yml", 1 if given.on_gpu else SHRINK
+    path, shrink = SHIPPED / f"gta5_cityscapes/{name}.yml", 1 if given.on_gpu else SHRINK
     steps = "4" if given.on_gpu else "1"
     config, limit = load_config(path), max(10.0, min(LONGEST, given.seconds_left() - 10))
     command = [sys.executable, "-m", "paddle_adaptseg.lab.doctor.recipe", str(path), given.device, str(shrink), steps]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), timeout=limit)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", env=child_environment(), timeout=limit
+        )
     except subprocess.TimeoutExpired:
         return {"too slow": limit}
     if done.returncode:
@@ -74,9 +77,9 @@ def loader(given: Given) -> Finding:
     """How many pairs of full-size PNG files a second the loader workers deliver, beside what a step takes."""
     root = given.folder / "large"
     write_toy_pair(root, ToySpec(source=4, target=4, validation=1, height=LARGE[1], width=LARGE[0]))
-    roots = [f"data.{d}.root={root / p}" for d, p in (("source", "GTA5"), ("target", "Cityscapes"))]
+    roots = [quoted(f"data.{d}.root", root / p) for d, p in (("source", "GTA5"), ("target", "Cityscapes"))]
     config = load_config(
-        CONFIGS / "gta5_cityscapes/adaptsegnet_multi.yml", [*roots, f"data.cache={given.folder / 'no'}"]
+        SHIPPED / "gta5_cityscapes/adaptsegnet_multi.yml", [*roots, quoted("data.cache", given.folder / "no")]
     )
     speed = pairs_a_second(config)
     needed = fastest_step(given)
