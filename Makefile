@@ -5,7 +5,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-seeds test test-slow test-faults test-min test-paddle26 test-gpu test-paddleseg \
-  test-reference doctor bench bench-step bench-transformers bench-loading bench-evaluation pages parity docs types lint release clean
+  test-reference doctor bench bench-step bench-transformers bench-loading bench-evaluation bench-inference pages parity docs types lint release clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -50,7 +50,7 @@ bench:  ## measure training against plain PyTorch and plain Paddle in turn (abou
 bench-step: setup  ## measure a toy step against Paddle's own operations
 	$(PY) benchmarks/step.py configs/toy/adaptsegnet_multi.yml configs/toy/advent.yml configs/toy/adversarial_v3plus.yml
 
-bench-transformers:  ## measure DAFormer's and VFM-UDA's steps against plain PyTorch in turn (half an hour on a quiet machine)
+bench-transformers:  ## measure steps of DAFormer, VFM-UDA, DACS and HRDA against plain PyTorch in turn (over half an hour on a quiet machine)
 	@tools/setup_env.sh .venv test
 	$(PY) benchmarks/transformers.py
 
@@ -60,6 +60,10 @@ bench-loading: setup  ## measure reading and scoring against the originals' way
 bench-evaluation:  ## measure whole evaluations against plain Paddle and plain PyTorch
 	@tools/setup_env.sh .venv test
 	$(PY) benchmarks/evaluation.py
+
+bench-inference:  ## measure predictions of transformers, eager and exported, against eager PyTorch in turn
+	@tools/setup_env.sh .venv test
+	$(PY) benchmarks/inference.py
 
 test-reference:  ## load files that transformers and timm write, in .venv-reference
 	@tools/setup_env.sh .venv-reference reference

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Training steps of transformers: ours and plain PyTorch's, in turn in one run.
+"""Training steps of transformers and of DACS: ours and plain PyTorch's, in turn in one run.
 
-python benchmarks/transformers.py [--cases daformer_b2,daformer_b5,vfm_uda_s] [--size 512] [--steps 3]
+python benchmarks/transformers.py [--cases daformer_b2,daformer_b5,vfm_uda_s,dacs_r101,hrda_b0] [--size 512] [--steps 3]
 One process for each way, from the same weights on the same batches: DAFormer's step (student, teacher, feature
-distance, mixed) and VFM-UDA's (two views of the teacher, mixed, masked tokens), one image of each domain. All ways must
-report the same losses. Times are medians without the first step, memory is the process's peak. `cpu s` is processor
-time, which other programs on the machine change less than the time that passes, above all with --threads 1.
+distance, mixed), VFM-UDA's (two views of the teacher, mixed, masked tokens), DACS's on ResNet-101 (teacher, mixed) and
+HRDA's (the same as DAFormer's on images of twice the size, with detail crops of --size; the teacher sees the detail in
+windows), one image of each domain. All ways must report the same losses. Times are medians without the first step,
+memory is the process's peak. `cpu s` is processor time, which other programs on the machine change less than the time
+that passes, above all with --threads 1.
 """
 
 from __future__ import annotations
@@ -100,8 +102,8 @@ def rows(case: str, ways: list[Way]) -> list[dict[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="daformer_b2,daformer_b5,vfm_uda_s")
-    parser.add_argument("--size", type=int, default=512, help="side of the images")
+    parser.add_argument("--cases", default="daformer_b2,daformer_b5,vfm_uda_s,dacs_r101,hrda_b0")
+    parser.add_argument("--size", type=int, default=512, help="side of the images; HRDA's have twice it")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each way")
     parser.add_argument("--threads", type=int, default=0, help="threads of each way; 0: as each chooses")
     parser.add_argument("--ways", default="ours,torch", help=", ".join(WAYS))

@@ -1,10 +1,12 @@
-"""The networks of the transformer benchmark in plain PyTorch, written from the papers; parameters are named as ours."""
+"""The networks of both transformer benchmarks in plain PyTorch, from the papers; parameters are named as ours."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+import transformers_common as common
 from torch import nn
+from transformers_heads import HEADS
 
 MIT = {"mit_b0": ((32, 64, 160, 256), (2, 2, 2, 2)), "mit_b2": ((64, 128, 320, 512), (3, 4, 6, 3)),
        "mit_b5": ((64, 128, 320, 512), (3, 6, 40, 3))}  # fmt: skip
@@ -100,46 +102,6 @@ class MixTransformer(nn.Module):
         return stages
 
 
-def conv_norm(fan_in: int, fan_out: int, kernel: int, dilation: int = 1, groups: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(fan_in, fan_out, kernel, 1, dilation * (kernel // 2), dilation, groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(fan_out), nn.ReLU())
-
-
-class Fusion(nn.Module):
-    def __init__(self, fan_in: int, width: int) -> None:
-        super().__init__()
-        wide = [
-            nn.Sequential(conv_norm(fan_in, fan_in, 3, d, fan_in), conv_norm(fan_in, width, 1)) for d in (6, 12, 18)
-        ]
-        self.aspp_modules = nn.ModuleList([conv_norm(fan_in, width, 1), *wide])
-        self.bottleneck = conv_norm(4 * width, width, 3)
-
-    def forward(self, x):
-        return self.bottleneck(torch.cat([branch(x) for branch in self.aspp_modules], 1))
-
-
-class StageEmbedding(nn.Module):
-    def __init__(self, fan_in: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(fan_in, 256)
-
-    def forward(self, x):
-        return self.proj(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:])
-
-
-class DAFormerHead(nn.Module):
-    def __init__(self, widths, classes: int) -> None:
-        super().__init__()
-        self.embed_layers = nn.ModuleList([StageEmbedding(width) for width in widths])
-        self.fuse_layer, self.conv_seg = Fusion(1024, 256), nn.Conv2d(256, classes, 1)
-
-    def forward(self, stages):
-        size = stages[0].shape[2:]
-        maps = [embed(x) for embed, x in zip(self.embed_layers, stages)]
-        maps = [maps[0], *(F.interpolate(x, size=size, mode="bilinear") for x in maps[1:])]
-        return self.conv_seg(self.fuse_layer(torch.cat(maps, 1)))
-
-
 class Scale(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -218,37 +180,30 @@ class DINOv2(nn.Module):
         return [self.norm(x)[:, 1:].transpose(1, 2).reshape(len(x), -1, rows, rows)]
 
 
-class ChannelNorm(nn.LayerNorm):
-    def forward(self, x):
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class LightHead(nn.Module):
-    def __init__(self, widths, classes: int) -> None:
-        super().__init__()
-        width = widths[-1]
-        half, quarter = width // 2, width // 4
-        self.upscale = nn.Sequential(
-            nn.ConvTranspose2d(width, half, 2, 2, bias=False), ChannelNorm(half, 1e-6), nn.GELU(),
-            nn.ConvTranspose2d(half, quarter, 2, 2, bias=False), ChannelNorm(quarter, 1e-6),
-            nn.Conv2d(quarter, quarter, 3, 1, 1, bias=False), ChannelNorm(quarter, 1e-6),
-        )  # fmt: skip
-        self.out = nn.Conv2d(quarter, classes, 1, bias=False)
-
-    def forward(self, stages):
-        return self.out(self.upscale(stages[-1]))
-
-
 class Network(nn.Module):
     """A backbone and its head; `features` are kept for the feature distance."""
 
-    def __init__(self, name: str, classes: int) -> None:
+    def __init__(self, name: str, classes: int, head: str = "") -> None:
         super().__init__()
         vision = name.startswith("dinov2")
         self.backbone = DINOv2(name) if vision else MixTransformer(name)
-        head = LightHead if vision else DAFormerHead
-        self.heads = nn.ModuleDict({"main": head(self.backbone.widths, classes)})
+        head = head or ("light" if vision else "daformer")
+        self.heads = nn.ModuleDict({"main": HEADS[head](self.backbone.widths, classes)})
+
+    def logits(self, image, kept=None):
+        """At the network's own resolution."""
+        self.features = self.backbone(image) if kept is None else self.backbone(image, kept)
+        return self.heads["main"](self.features)
 
     def forward(self, image, kept=None):
-        self.features = self.backbone(image) if kept is None else self.backbone(image, kept)
-        return F.interpolate(self.heads["main"](self.features), size=image.shape[2:], mode="bilinear")
+        return F.interpolate(self.logits(image, kept), size=image.shape[2:], mode="bilinear")
+
+
+def fill(network: nn.Module) -> None:
+    """Every parameter's value by the common rule; ours keep a linear layer's weights as [inputs, outputs]."""
+    linear = {name for name, m in network.named_modules() if isinstance(m, nn.Linear)}
+    for name, parameter in network.named_parameters():
+        transposed = name.endswith("weight") and name.rsplit(".", 1)[0] in linear
+        shape = tuple(parameter.shape)[::-1] if transposed else tuple(parameter.shape)
+        value = torch.from_numpy(common.weights(name, shape))
+        parameter.data = value.t().contiguous() if transposed else value

@@ -12,9 +12,17 @@ from paddle_adaptseg.config.loading import load_config
 def changes(case: common.Case, size: int) -> list[str]:
     """What is random in the papers' steps is off."""
     same = ["method.augment=null", "data.batch_size=1", "schedule.warmup=0", "schedule.warmup_ratio=0.0"]
-    if case.method == "daformer":
-        return [*same, "model.head.dropout=0.0", "model.backbone.drop_path=0.0"]
-    return [*same, "method.weak=null", "method.masked.augment=null", f"model.backbone.image_size={size}"]
+    more = {
+        "dacs": [],
+        "daformer": ["model.head.dropout=0.0", "model.backbone.drop_path=0.0"],
+        "vfm_uda": ["method.weak=null", "method.masked.augment=null", f"model.backbone.image_size={size}"],
+        "hrda": [
+            "model.network.head.dropout=0.0",
+            "model.network.backbone.drop_path=0.0",
+            f"model.crop=[{size},{size}]",
+        ],
+    }
+    return [*same, *more[case.method]]
 
 
 def build(case: common.Case, size: int, way: str):

@@ -1,46 +1,61 @@
 #!/usr/bin/env python3
-"""A peer: DAFormer's and VFM-UDA's steps in plain PyTorch, written from the papers, with PyTorch's defaults.
+"""A peer: the steps of DAFormer, VFM-UDA, DACS and HRDA in plain PyTorch, written from the papers, with its defaults.
 
-Ways: as it is, `channels_last` and `fused_attention`. AdamW is PyTorch's fused one, and the source and the feature
-distance go backward together, which is faster than one after the other.
+Ways: as it is, `channels_last` and `fused_attention`. AdamW and SGD are PyTorch's fused ones.
 """
 
 from __future__ import annotations
 
 import copy
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+import torch_plain
 import transformers_common as common
+import transformers_hrda
 import transformers_networks as networks
-from torch import nn
+from transformers_steps import STEPS
+
+
+class DeepLabV2(torch_plain.Network):
+    """With its main head alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.heads["aux"]
+
+    def forward(self, image):
+        logits = self.heads["main"](self.backbone(image)[1])
+        return F.interpolate(logits, image.shape[2:], mode="bilinear", align_corners=True)
+
+
+def make_network(case: common.Case, size: int):
+    if case.method == "dacs":
+        return DeepLabV2()
+    if case.method == "hrda":
+        return transformers_hrda.HRDA(case.backbone, common.CLASSES, size)
+    return networks.Network(case.backbone, common.CLASSES)
 
 
 def build(case: common.Case, size: int, way: str):
     networks.FUSED[0] = "fused_attention" in way
-    student = networks.Network(case.backbone, common.CLASSES)
-    linear = {name for name, m in student.named_modules() if isinstance(m, nn.Linear)}
-    for name, parameter in student.named_parameters():
-        transposed = name.endswith("weight") and name.rsplit(".", 1)[0] in linear
-        shape = tuple(parameter.shape)[::-1] if transposed else tuple(parameter.shape)
-        value = torch.from_numpy(common.weights(name, shape).astype(np.float32))
-        parameter.data = value.t().contiguous() if transposed else value
+    student = make_network(case, size)
+    networks.fill(student)
     if "channels_last" in way:
         student = student.to(memory_format=torch.channels_last)
-    teacher, fixed = copy.deepcopy(student).requires_grad_(False), copy.deepcopy(student.backbone).requires_grad_(False)
-    optimiser = torch.optim.AdamW(groups(student, case), case.learning_rate, weight_decay=0.01, fused=True)
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    fixed = copy.deepcopy(student.backbone).requires_grad_(False) if case.method in ("daformer", "hrda") else None
+    optimiser = make_optimiser(student, case)
     bases = [group["lr"] for group in optimiser.param_groups]
-    train = {"daformer": daformer, "vfm_uda": vfm_uda}[case.method]
 
     def step(number: int, arrays: tuple):
         for group, base in zip(optimiser.param_groups, bases):
-            group["lr"] = base * (1 - number / common.HORIZON)
+            group["lr"] = base * (1 - number / case.horizon) ** case.power
         tensors = tuple(map(torch.from_numpy, arrays))
         if "channels_last" in way:
             tensors = tuple(t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in tensors)
         watch = common.Stopwatch()
-        losses = train(student, teacher, fixed, optimiser, number, tensors, watch)
+        losses = STEPS[case.method](student, teacher, fixed, optimiser, number, tensors, watch)
         values = {name: float(loss) for name, loss in losses.items()}
         watch.lap("update")
         return values, watch.seconds
@@ -48,112 +63,26 @@ def build(case: common.Case, size: int, way: str):
     return step, {"name": f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads {way}"}
 
 
+def make_optimiser(student, case: common.Case):
+    """DACS's SGD, or the transformers' AdamW."""
+    if case.method == "dacs":
+        return torch.optim.SGD(groups(student, case), momentum=0.9, weight_decay=5e-4, fused=True)
+    return torch.optim.AdamW(groups(student, case), weight_decay=0.01, fused=True)
+
+
 def groups(student, case: common.Case) -> list[dict]:
-    norms = [p for n, p in student.backbone.named_parameters() if "norm" in n]
-    others = [p for n, p in student.backbone.named_parameters() if "norm" not in n]
+    """Norms of a transformer's backbone have a weight decay of their own; a ResNet's norms are not trained."""
+    trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
+    inside = {name: p for name, p in trained.items() if "backbone" in name}
+    norms = [p for name, p in inside.items() if "norm" in name]
     base = case.learning_rate
-    return [
-        {"params": others, "lr": base * case.backbone_rate},
-        {"params": norms, "lr": base * case.backbone_rate, "weight_decay": 0.01 * case.norm_decay},
-        {"params": student.heads.parameters(), "lr": base * case.head_rate},
+    found = [
+        {"params": [p for name, p in inside.items() if "norm" not in name], "lr": base * case.backbone_rate},
+        {"params": [p for name, p in trained.items() if name not in inside], "lr": base * case.head_rate},
     ]
-
-
-@torch.no_grad()
-def follow(teacher, student, factor: float) -> None:
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - factor)
-
-
-def cross_entropy(logits, label, weight=None):
-    """The mean over all pixels; ignored ones count as 0."""
-    loss = F.cross_entropy(logits, label, ignore_index=255, reduction="none")
-    return (loss if weight is None else loss * weight).mean()
-
-
-@torch.no_grad()
-def pseudo_labels(teacher, image, mirror: bool):
-    p = teacher(image).softmax(1)
-    if mirror:
-        p = (p + teacher(image.flip(-1)).softmax(1).flip(-1)) / 2
-    confidence, label = p.max(1)
-    return label, (confidence >= common.THRESHOLD).float().mean().expand(label.shape)
-
-
-@torch.no_grad()
-def class_mix(number: int, source, label, target, pseudo, weight):
-    """Pixels of a random half of the source's classes on the target."""
-    present = np.unique(label.numpy())
-    ranks = common.class_ranks(number)[present]
-    chosen = torch.from_numpy(present[ranks.argsort()][: (len(present) + 1) // 2])
-    pasted = torch.isin(label, chosen)
-    mixed = torch.where(pasted.unsqueeze(1), source, target), torch.where(pasted, label, pseudo)
-    return (*mixed, torch.where(pasted, (label != 255).float(), weight))
-
-
-@torch.no_grad()
-def cell_labels(label, size):
-    """The class that three quarters of a cell's pixels carry, else none."""
-    cell = label.shape[1] // size[0]
-    one_hot = F.one_hot(torch.where(label == 255, common.CLASSES, label), common.CLASSES + 1).permute(0, 3, 1, 2)
-    share, best = F.avg_pool2d(one_hot.float(), cell).max(1)
-    return torch.where((share >= common.FD_RATIO) & (best < common.CLASSES), best, 255)
-
-
-def feature_distance(fixed, own, image, label):
-    with torch.no_grad():
-        other = fixed(image)[-1]
-        mask = torch.isin(cell_labels(label, own.shape[2:]), torch.tensor(common.THINGS)).float()
-    distance = (own - other).pow(2).sum(1)
-    distance = torch.where(distance > 0, distance, 1).sqrt() * (distance > 0)
-    return (distance * mask).sum() / mask.sum().clamp(min=1)
-
-
-def daformer(student, teacher, fixed, optimiser, number: int, tensors, watch) -> dict:
-    """The teacher follows and labels; source with feature distance; mixed."""
-    source, label, target = tensors
-    optimiser.zero_grad()
-    follow(teacher, student, min(1 - 1 / (number + 1), common.DECAY))
-    pseudo, weight = pseudo_labels(teacher, target, mirror=False)
-    weight = weight.clone()
-    weight[:, : common.MARGINS[0]], weight[:, -common.MARGINS[1] :] = 0, 0
-    watch.lap("labels")
-    logits = student(source)
-    losses = {"seg_main": cross_entropy(logits, label)}
-    losses["fd"] = feature_distance(fixed, student.features[-1], source, label)
-    (losses["seg_main"] + common.FD_WEIGHT * losses["fd"]).backward()
-    del logits
-    watch.lap("source")
-    image, mixed, weight = class_mix(number, source, label, target, pseudo, weight)
-    losses["mix_main"] = cross_entropy(student(image), mixed, weight)
-    losses["mix_main"].backward()
-    watch.lap("mixed")
-    optimiser.step()
-    watch.lap("update")
-    return {name: loss.detach() for name, loss in losses.items()}
-
-
-def vfm_uda(student, teacher, fixed, optimiser, number: int, tensors, watch) -> dict:
-    """The teacher labels the mean of two views; source; mixed; masked tokens; the teacher follows."""
-    source, label, target = tensors
-    optimiser.zero_grad()
-    pseudo, weight = pseudo_labels(teacher, target, mirror=True)
-    watch.lap("labels")
-    losses = {"seg_main": F.cross_entropy(student(source), label, ignore_index=255)}
-    losses["seg_main"].backward()
-    watch.lap("source")
-    image, mixed, mixed_weight = class_mix(number, source, label, target, pseudo, weight)
-    losses["mix_main"] = cross_entropy(student(image), mixed, mixed_weight)
-    losses["mix_main"].backward()
-    watch.lap("mixed")
-    rows = int(target.shape[2] * 1.1 // 14)
-    kept = torch.from_numpy(common.kept_tokens(number, (rows, rows))).unsqueeze(0)
-    losses["masked_main"] = cross_entropy(student(target, kept), pseudo, weight)
-    losses["masked_main"].backward()
-    watch.lap("masked")
-    optimiser.step()
-    follow(teacher, student, min(1 - 1 / (number + 2), common.DECAY))
-    watch.lap("update")
-    return {name: loss.detach() for name, loss in losses.items()}
+    if norms:
+        found.append({"params": norms, "lr": base * case.backbone_rate, "weight_decay": 0.01 * case.norm_decay})
+    return found
 
 
 if __name__ == "__main__":
