@@ -20,6 +20,9 @@ DEMO = {
     "AdaptSegNet, multi level": "adapted",
     "AdaptSegNet, then self-training": "self_training",
     "AdaptSegNet, then more adversarial training": "again",
+    "AdaptSegNet in one run of 1350 steps": "adapted_1350",
+    "AdaptSegNet in one run of 1800 steps": "adapted_1800",
+    "AdaptSegNet of 1350 steps, then self-training": "self_training_1800",
 }
 
 
