@@ -245,7 +245,15 @@ def doctor_of_one_check(tool, arguments, world, monkeypatch, capsys) -> None:
     assert "written: " in capsys.readouterr().out
 
 
+def toy_of_few_scenes(tool, arguments, world, monkeypatch, capsys) -> None:
+    """In a folder of its own: the toy pair of the other tests stays as it is."""
+    few = [word for part in ("source", "target", "validation") for word in (f"--{part}", "1")]
+    assert call(monkeypatch, tool, [*arguments, "--root", str(world / "few"), *few]) == 0
+    assert "written" in capsys.readouterr().out
+
+
 HOW: dict[str, Callable] = {
+    "make_toy": toy_of_few_scenes,
     "doctor": doctor_of_one_check,
     "train": plan,
     "compare": stop_before_training,

@@ -44,7 +44,9 @@ def elsewhere(toy_root, made, tmp_path, monkeypatch):
     }.items():
         (tmp_path / link).symlink_to(target)  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    before = (toy_root / "toy.json").read_text()
+    yield tmp_path
+    assert (toy_root / "toy.json").read_text() == before, "a command changed the toy pair of all tests"
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: re.sub(r"\W+", "-", c)[:70])
