@@ -86,7 +86,7 @@ def loader(given: Given) -> Finding:
     text = f"{speed:.1f} pairs of {LARGE[0]}x{LARGE[1]} a second with {config.data.workers} workers"
     if speed < SLOWEST:
         return Finding(FAILED, f"{text}: too slow to train; see tools/prepare.py", {"pairs": speed})
-    text += f"; {needed[0]} takes {needed[1]:.1f}" if needed else ""
+    text += f"; {needed[0]} takes {needed[1]:.2g} a second" if needed else ""
     fault = "training waits for images: raise data.workers, or prepare the data with tools/prepare.py"
     return judge(not needed or speed >= needed[1], text, fault, pairs=speed, needed=needed[1] if needed else 0.0)
 
