@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+from paddle import nn
 from tqdm import tqdm
 
 from paddle_adaptseg.config.schema import Config
@@ -141,6 +142,7 @@ class SmallSteps:
     passes: Sequence[Sequence[Pass]]
     fixed: int
     gradients: int
+    growth: Sequence[float] = GROWTH
 
 
 def run_small_steps(state: TrainState, config: Config) -> SmallSteps:
@@ -161,7 +163,12 @@ def run_small_steps(state: TrainState, config: Config) -> SmallSteps:
     run(probes[0])  # from now on every gradient is there
     gradients = allocated() - fixed
     with tqdm(probes, "count memory", unit="step", disable=None, leave=False) as bar:
-        return SmallSteps(probes, [run(probe) for probe in bar], fixed, gradients)
+        return SmallSteps(probes, [run(probe) for probe in bar], fixed, gradients, growth_of(state.method))
+
+
+def growth_of(method: Method) -> Sequence[float]:
+    """Without a linear layer there is no attention, and a square would only be fitted to a library's workspaces."""
+    return GROWTH if any(isinstance(part, nn.Linear) for part in method.segmenter.sublayers()) else GROWTH[:2]
 
 
 def estimate(state: TrainState, config: Config) -> Estimate:
@@ -174,10 +181,10 @@ def extended(small: SmallSteps, config: Config) -> Estimate:
     share = 0.5 if config.run.precision != "fp32" and not on_gpu() else 1.0
     always, sizes, peaks = small.fixed + small.gradients, sizes_of(config), list[float]()
     for number, passes in enumerate(zip(*small.passes)):
-        held = extrapolated(small.sizes, [p.before + p.kept for p in passes], sizes, GROWTH)
+        held = extrapolated(small.sizes, [p.before + p.kept for p in passes], sizes, small.growth)
         more = extrapolated(small.sizes, [p.more for p in passes], sizes, GROWTH[:2])
         again = [[p.before + most for p, most in zip(passes, part)] for part in zip(*(p.again for p in passes))]
-        most = max([held + more, *(extrapolated(small.sizes, part, sizes, GROWTH) for part in again)])
+        most = max([held + more, *(extrapolated(small.sizes, part, sizes, small.growth) for part in again)])
         makes_gradients = number <= 1 and config.schedule.iter_size == 1  # in the first pass there are none before
         peaks.append(always + share * (most - always) - makes_gradients * small.gradients)
     return Estimate(int(max(*peaks, always)), small.fixed, small.gradients)
