@@ -60,6 +60,24 @@ def feature_distance(fixed, own, image, label):
     return (distance * mask).sum() / mask.sum().clamp(min=1)
 
 
+def learn_source(student, source, label, watch):
+    """The backward pass of the source's loss, a mean over the labelled pixels."""
+    loss = F.cross_entropy(student(source), label, ignore_index=255)
+    loss.backward()
+    watch.lap("source")
+    return loss
+
+
+def learn_mixed(student, number: int, tensors, pseudo, weight, watch):
+    """The backward pass of the loss on the mixed image."""
+    source, label, target = tensors
+    image, mixed, weight = class_mix(number, source, label, target, pseudo, weight)
+    loss = cross_entropy(student(image), mixed, weight)
+    loss.backward()
+    watch.lap("mixed")
+    return loss
+
+
 def daformer(student, teacher, fixed, optimiser, number: int, tensors, watch) -> dict:
     """The teacher follows and labels; source with feature distance; mixed."""
     source, label, target = tensors
@@ -75,10 +93,7 @@ def daformer(student, teacher, fixed, optimiser, number: int, tensors, watch) ->
     (losses["seg_main"] + common.FD_WEIGHT * losses["fd"]).backward()
     del logits
     watch.lap("source")
-    image, mixed, weight = class_mix(number, source, label, target, pseudo, weight)
-    losses["mix_main"] = cross_entropy(student(image), mixed, weight)
-    losses["mix_main"].backward()
-    watch.lap("mixed")
+    losses["mix_main"] = learn_mixed(student, number, tensors, pseudo, weight, watch)
     optimiser.step()
     watch.lap("update")
     return {name: loss.detach() for name, loss in losses.items()}
@@ -90,13 +105,8 @@ def vfm_uda(student, teacher, fixed, optimiser, number: int, tensors, watch) -> 
     optimiser.zero_grad()
     pseudo, weight = pseudo_labels(teacher, target, mirror=True)
     watch.lap("labels")
-    losses = {"seg_main": F.cross_entropy(student(source), label, ignore_index=255)}
-    losses["seg_main"].backward()
-    watch.lap("source")
-    image, mixed, mixed_weight = class_mix(number, source, label, target, pseudo, weight)
-    losses["mix_main"] = cross_entropy(student(image), mixed, mixed_weight)
-    losses["mix_main"].backward()
-    watch.lap("mixed")
+    losses = {"seg_main": learn_source(student, source, label, watch)}
+    losses["mix_main"] = learn_mixed(student, number, tensors, pseudo, weight, watch)
     rows = int(target.shape[2] * 1.1 // 14)
     kept = torch.from_numpy(common.kept_tokens(number, (rows, rows))).unsqueeze(0)
     losses["masked_main"] = cross_entropy(student(target, kept), pseudo, weight)
@@ -114,13 +124,8 @@ def dacs(student, teacher, fixed, optimiser, number: int, tensors, watch) -> dic
     optimiser.zero_grad()
     pseudo, weight = pseudo_labels(teacher, target, mirror=False)
     watch.lap("labels")
-    losses = {"seg_main": F.cross_entropy(student(source), label, ignore_index=255)}
-    losses["seg_main"].backward()
-    watch.lap("source")
-    image, mixed, weight = class_mix(number, source, label, target, pseudo, weight)
-    losses["mix_main"] = cross_entropy(student(image), mixed, weight)
-    losses["mix_main"].backward()
-    watch.lap("mixed")
+    losses = {"seg_main": learn_source(student, source, label, watch)}
+    losses["mix_main"] = learn_mixed(student, number, tensors, pseudo, weight, watch)
     optimiser.step()
     follow(teacher, student, min(1 - 1 / (number + 1), common.DACS_DECAY))
     watch.lap("update")
