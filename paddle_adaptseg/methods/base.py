@@ -157,6 +157,12 @@ class Method(nn.Layer):
         """The network that is evaluated and deployed."""
         return self.segmenter
 
+    def check_words(self, **given: tuple[str, Sequence[str]]) -> None:
+        """Refuse words that a key does not know."""
+        for key, (value, known) in given.items():
+            if value not in known:
+                raise ConfigError(f"method.{key}: unknown '{value}': {suggest(value, known)}")
+
     def check_levels(self, weights: Mapping[str, float], path: str) -> dict[str, float]:
         """Refuse weights for levels that the segmenter does not have."""
         if not weights:

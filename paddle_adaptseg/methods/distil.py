@@ -13,7 +13,7 @@ import paddle
 from paddle import Tensor
 
 from paddle_adaptseg.config.schema import Pixels
-from paddle_adaptseg.core.errors import ConfigError, suggest
+from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.data.batch import Areas, Batch
 from paddle_adaptseg.methods.augment import Strong, from_unit, to_unit
 from paddle_adaptseg.methods.base import Clock, Method, Ramp, Term, Terms, Trained
@@ -53,8 +53,7 @@ class Distil(Method):
     ) -> None:  # fmt: skip
         super().__init__(segmenter, seg_weights)
         self.weights = self.whole_levels(weights, "method.weights")
-        if taught_on not in TAUGHT_ON:
-            raise ConfigError(f"method.taught_on: unknown '{taught_on}': {suggest(taught_on, TAUGHT_ON)}")
+        self.check_words(taught_on=(taught_on, TAUGHT_ON))
         if taught_on == "target" and seg_weights:
             raise ConfigError("method.seg_weights trains on source labels, which method.taught_on=target never reads")
         if temperature <= 0:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from paddle_adaptseg.core.errors import ConfigError, suggest
 from paddle_adaptseg.methods.base import Clock, Method
 from paddle_adaptseg.methods.teacher import MeanTeacher, copy_network
 from paddle_adaptseg.models.segmenter import Segmenter
@@ -17,12 +14,6 @@ class Taught(Method):
 
     teacher: MeanTeacher  # set by the constructor of each method, which knows how it follows and labels
     evaluated: str
-
-    def check_words(self, **given: tuple[str, Sequence[str]]) -> None:
-        """Refuse words that a key does not know."""
-        for key, (value, known) in given.items():
-            if value not in known:
-                raise ConfigError(f"method.{key}: unknown '{value}': {suggest(value, known)}")
 
     @property
     def eval_model(self) -> Segmenter:
