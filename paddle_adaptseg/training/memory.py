@@ -2,7 +2,8 @@
 
 Each pass of a step (the teacher's, then one for each group of terms) is run at a few small sizes. What it keeps for its
 backward pass grows with the area, borders with its root and attention's part with its square, so a few sizes say what
-it is at any other one. Whatever a method, a network or an optimiser holds is counted, without a word about any of them.
+it is at any other one. Whatever a method, a network or an optimiser holds is counted; all that is asked of a network is
+whether it may have attention (growth_of).
 """
 
 from __future__ import annotations
