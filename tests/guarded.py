@@ -19,7 +19,7 @@ runtime.import_paddle()
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 
-from paddle_adaptseg.cpu import library, onednn, operations  # noqa: E402
+from paddle_adaptseg.cpu import interleaved, library, onednn, operations  # noqa: E402
 
 PAGE = mmap.PAGESIZE
 ALIGNED = 64  # as Paddle's and the arena's memory is at least
@@ -87,6 +87,28 @@ def try_convolution():
     )
 
 
+def try_depthwise():
+    channels, kernel, dilation = (random.choice(n) for n in ([1, 3, 8, 15, 16, 17, 32, 33, 64, 80], [3, 3, 5], [1, 2, 3, 6]))
+    src = random.randint(1, 3), channels, random.randint(1, 20), random.randint(1, 20)
+    stride = (random.choice([1, 2]) if dilation == 1 else 1,) * 2
+    form = src, (channels, 1, 1, kernel, kernel), stride, (dilation * (kernel // 2),) * 2, (dilation,) * 2
+    bias = random.random() < 0.5
+    say("depthwise", form, bias)
+    if not interleaved.takes(form):
+        return
+    out, weights = operations.output_shape(form), guarded(form[1])
+    more, moved = ({name: guarded([channels])} if bias else {} for name in ("bias", "diff_bias"))
+    interleaved.convolution("forward", form, bias)(
+        {"src": some_map(src), "weights": weights, "dst": some_map(out), **more}
+    )
+    interleaved.convolution("backward_data", form, False)(
+        {"diff_src": some_map(src), "weights": weights, "diff_dst": some_map(out)}
+    )
+    interleaved.convolution("backward_weights", form, bias)(
+        {"src": some_map(src), "diff_weights": weights, "diff_dst": some_map(out), **moved}
+    )
+
+
 def try_norm():
     shape, given, relu = geometry()[0], random.random() < 0.5, random.random() < 0.5
     say("norm", shape, given, relu)
@@ -138,8 +160,9 @@ def main(seed: int, count: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     library.empty = onednn.empty = guarded  # scratchpads and copies
+    interleaved.LEAST = 0
     for _ in range(count):
-        for attempt in (try_convolution, try_convolution, try_norm, try_pooling, try_rest):
+        for attempt in (try_convolution, try_depthwise, try_convolution, try_norm, try_pooling, try_rest):
             at_end[0] = random.random() < 0.7
             attempt()
     print("all done")

@@ -14,20 +14,22 @@ from paddle import Tensor, nn
 
 from paddle_adaptseg.cpu.arena import empty
 from paddle_adaptseg.cpu.gradient import Gradients, differentiable
+from paddle_adaptseg.cpu.interleaved import convolution
 from paddle_adaptseg.cpu.onednn import contiguous, empty_last, lies_last
-from paddle_adaptseg.cpu.operations import Geometry, add, convolution, output_shape, pair, relu_backward
+from paddle_adaptseg.cpu.operations import Geometry, add, output_shape, pair, relu_backward
 
 
 def geometry_of(conv: nn.Conv2D, shape: Sequence[int]) -> Geometry:
     """Everything that decides which operation a map of this shape needs."""
     numbers = pair(conv._stride), pair(conv._padding), pair(conv._dilation)
-    return (tuple(shape), tuple(conv.weight.shape), *numbers)
+    kernel, groups = tuple(conv.weight.shape), conv._groups
+    return (tuple(shape), kernel if groups == 1 else (groups, kernel[0] // groups, *kernel[1:]), *numbers)
 
 
 def convolve(
     x: Tensor, weight: Tensor, bias: Optional[Tensor], geometry: Geometry, slope: Optional[float] = None
 ) -> Tensor:
-    """A convolution of one group. With a ReLU of this slope, if one is given, its result lies channels last."""
+    """A convolution, of one group or depthwise. With a ReLU of this slope, if one is given, its result lies channels last."""
 
     def operation(wanted: Sequence[bool], x: Tensor, weight: Tensor, *bias: Tensor) -> tuple[Tensor, Gradients]:
         shape = output_shape(geometry)
@@ -78,7 +80,7 @@ def run_forward(
     x: Tensor, weight: Tensor, bias: Sequence[Tensor], geometry: Geometry, y: Tensor, slope: Optional[float] = None
 ) -> Tensor:
     """The convolution, written into `y`; `bias` holds one or none."""
-    given = {"src": x, "weights": weight, "dst": y, **({"bias": bias[0]} if bias else {})}
+    given = {"src": x, "weights": weight.reshape(geometry[1]), "dst": y, **({"bias": bias[0]} if bias else {})}
     convolution("forward", geometry, bool(bias), slope)(given)
     return y
 
@@ -86,7 +88,9 @@ def run_forward(
 def gradient_of_map(x: Tensor, weight: Tensor, geometry: Geometry, dy: Tensor, last: bool = False) -> Tensor:
     """Gradient of the input, which lies as the input did, or channels `last`."""
     dx = empty_last(x.shape) if last or lies_last(x) else empty(x.shape)
-    convolution("backward_data", geometry, False)({"diff_src": dx, "weights": weight, "diff_dst": dy})
+    convolution("backward_data", geometry, False)(
+        {"diff_src": dx, "weights": weight.reshape(geometry[1]), "diff_dst": dy}
+    )
     return dx
 
 
@@ -96,12 +100,13 @@ def gradients_of_kernel(
     """Gradients of the weight and, if `wanted` has two, of the bias; None for what is not wanted."""
     if not any(wanted):
         return [None] * len(wanted)
-    found = [paddle.empty(weight.shape, dtype="float32")]
+    found = [paddle.empty(geometry[1], dtype="float32")]
     given = {"src": x, "diff_weights": found[0], "diff_dst": dy}
     if len(wanted) > 1:
         found.append(paddle.empty(weight.shape[:1], dtype="float32"))
         given["diff_bias"] = found[1]
     convolution("backward_weights", geometry, len(wanted) > 1)(given)
+    found[0] = found[0].reshape(weight.shape)
     return [tensor if want else None for tensor, want in zip(found, wanted)]
 
 

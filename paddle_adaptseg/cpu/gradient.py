@@ -29,8 +29,8 @@ def differentiable(operation: Operation, *tensors: Tensor) -> Tensor:
     The operation returns its result and the function from the result's gradient to those of the tensors, None for
     what is not `wanted`.
     """
-    wanted = [not tensor.stop_gradient for tensor in tensors]
-    if not paddle.is_grad_enabled() or not any(wanted):
+    wanted = [paddle.is_grad_enabled() and not tensor.stop_gradient for tensor in tensors]
+    if not any(wanted):
         return operation(wanted, *tensors)[0]
     done: list[bool] = []
     y = _Node.apply(operation, wanted, done, *tensors)

@@ -13,14 +13,16 @@ from typing import Any, Optional, Union
 import paddle
 from paddle import Tensor, nn
 
+from paddle_adaptseg.cpu.chain import chained
 from paddle_adaptseg.cpu.convolution import convolve, geometry_of, summed
+from paddle_adaptseg.cpu.interleaved import takes
 from paddle_adaptseg.cpu.onednn import lies_last
-from paddle_adaptseg.cpu.operations import output_shape, takes
+from paddle_adaptseg.cpu.operations import output_shape
 from paddle_adaptseg.cpu.pooling import pooled, window_of
 from paddle_adaptseg.cpu.residual import residual
 from paddle_adaptseg.cpu.switch import on_cpu, paused, wants_own_gradient
 from paddle_adaptseg.cpu.token_layers import FAST_TOKENS
-from paddle_adaptseg.cpu.unit import Unit, normed
+from paddle_adaptseg.cpu.unit import Unit
 from paddle_adaptseg.models.deeplabv2 import PyramidHead
 from paddle_adaptseg.models.resnet import Bottleneck, ResNet
 
@@ -104,7 +106,7 @@ def _attempt_pooling(pool: nn.MaxPool2D, x: Tensor) -> Optional[Tensor]:
 
 @paddle.jit.not_to_static
 def _attempt_unit(conv: nn.Layer, norm: nn.Layer, x: Tensor) -> Optional[Tensor]:
-    return normed(x, Unit(conv, norm), relu=True) if _is_unit(conv, norm) and _normalises(conv, norm, x) else None
+    return chained(x, [Unit(conv, norm)], relu=True) if _is_unit(conv, norm) and _normalises(conv, norm, x) else None
 
 
 @paddle.jit.not_to_static
@@ -112,7 +114,7 @@ def _attempt_sequence(sequence: nn.Sequential, x: Tensor) -> Optional[Tensor]:
     if paddle.in_dynamic_mode() and wants_own_gradient(x):
         with paused():
             return nn.Sequential.forward(sequence, x)
-    layers = list(sequence._sub_layers.values())
+    layers = list(_flat(sequence))
     if not any(_plain(layer, nn.Conv2D) for layer in layers) or not on_cpu(x):
         return None
     while layers:
@@ -120,19 +122,33 @@ def _attempt_sequence(sequence: nn.Sequential, x: Tensor) -> Optional[Tensor]:
     return x
 
 
+def _flat(sequence: nn.Sequential) -> Iterator[nn.Layer]:
+    """Its layers, and those of sequences in it."""
+    for layer in sequence._sub_layers.values():
+        yield from _flat(layer) if _plain(layer, nn.Sequential) else [layer]
+
+
 def _step(layers: Sequence[nn.Layer], x: Tensor) -> tuple[Tensor, list[nn.Layer]]:
     """The result of the first layers that are one operation, and the layers that remain."""
+    units, relu, rest = _first_units(layers, x)
+    if units:
+        return chained(x, units, relu, rows=not _reads_last(rest)), rest
     conv, *others = layers
-    if _plain(conv, nn.Conv2D) and others:
-        norm, after = others[0], others[1] if len(others) > 1 else None
-        if _is_unit(conv, norm) and _normalises(conv, norm, x):
-            relu = after is not None and _plain(after, nn.ReLU)
-            rest = others[1 + relu :]
-            return normed(x, Unit(conv, norm), relu, rows=not _reads_last(rest)), rest
-        if _plain(norm, nn.ReLU, nn.LeakyReLU) and _convolves(conv, x):
-            slope = float(getattr(norm, "_negative_slope", 0.0))
-            return convolve(x, conv.weight, conv.bias, geometry_of(conv, x.shape), slope), others[1:]
+    if _plain(conv, nn.Conv2D) and others and _plain(others[0], nn.ReLU, nn.LeakyReLU) and _convolves(conv, x):
+        slope = float(getattr(others[0], "_negative_slope", 0.0))
+        return convolve(x, conv.weight, conv.bias, geometry_of(conv, x.shape), slope), others[1:]
     return conv(x), others
+
+
+def _first_units(layers: Sequence[nn.Layer], x: Tensor) -> tuple[list[Unit], bool, list[nn.Layer]]:
+    """Convolutions and norms with ReLUs between them, whether one follows the last, and the layers that remain."""
+    units, relu, rest, shape = list[Unit](), True, list(layers), tuple(x.shape)
+    while relu and len(rest) > 1 and _is_unit(*rest[:2]) and _normalises(rest[0], rest[1], x, shape):
+        units.append(Unit(rest[0], rest[1]))
+        shape = units[-1].shape(shape)
+        relu = len(rest) > 2 and _plain(rest[2], nn.ReLU)
+        rest = rest[2 + relu :]
+    return units, relu, rest
 
 
 def _reads_last(layers: Sequence[nn.Layer]) -> bool:
@@ -198,7 +214,8 @@ def _is_unit(conv: nn.Layer, norm: nn.Layer) -> bool:
 def _convolves(conv: nn.Conv2D, x: Tensor, shape: Optional[Sequence[int]] = None) -> bool:
     """Whether oneDNN has this convolution for a map of this shape, and the map may be given to it."""
     numbers = [_pair(value) for value in (conv._stride, conv._padding, conv._dilation)]
-    plain = conv._groups == 1 and conv._padding_mode == "zeros" and conv._data_format == "NCHW"
+    groups = conv._groups == 1 or conv._groups == conv._in_channels == conv._out_channels
+    plain = groups and conv._padding_mode == "zeros" and conv._data_format == "NCHW"
     tensors = (conv.weight,) if conv.bias is None else (conv.weight, conv.bias)
     if not plain or None in numbers or not on_cpu(x, *tensors):
         return False

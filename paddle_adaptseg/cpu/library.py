@@ -108,8 +108,13 @@ class Library:
         return (text.value or b"").decode()
 
     def memory(self, layout: c_void_p, tensor: Tensor) -> c_void_p:
+        """A tensor as operations take it."""
+        return self.memory_at(layout, tensor.data_ptr())
+
+    def memory_at(self, layout: c_void_p, address: int) -> c_void_p:
+        """The same for an array that begins at an address."""
         result = c_void_p()
-        self.call("memory_create", byref(result), layout, self.engine, c_void_p(tensor.data_ptr()))
+        self.call("memory_create", byref(result), layout, self.engine, c_void_p(address))
         return result
 
     def run(self, primitive: Primitive, memories: Mapping[int, c_void_p]) -> None:
@@ -151,10 +156,16 @@ def dims(values: Sequence[int]) -> Any:
 @lru_cache(maxsize=4096)
 def layout(shape: tuple[int, ...], last: bool = False) -> c_void_p:
     """A description of a float32 array: row-major, or a map with its channels last."""
-    result, strides, step = c_void_p(), dims(()), 1
+    strides, step = [0] * len(shape), 1
     for axis in reversed(_LAST if last else range(len(shape))):
         strides[axis], step = step, step * shape[axis]
-    opened().call("memory_desc_create_with_strides", byref(result), len(shape), dims(shape), _FLOAT, strides)
+    return strided(shape, strides)
+
+
+def strided(shape: Sequence[int], strides: Sequence[int]) -> c_void_p:
+    """A description of a float32 array whose neighbours along each axis lie so many numbers apart."""
+    result = c_void_p()
+    opened().call("memory_desc_create_with_strides", byref(result), len(shape), dims(shape), _FLOAT, dims(strides))
     return result
 
 

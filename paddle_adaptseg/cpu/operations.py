@@ -22,7 +22,7 @@ _SOFTMAX, _GELU = 0x30000, 0x31
 _PER_PIXEL = {"times": 0x1FFF1, "minus": 0x1FFF5}
 _GIVEN_STATISTICS, _SCALE_AND_SHIFT, _THEN_RELU = 1, 2 | 4, 8
 
-_GENERAL = ("x64:gemm", "gemm", "ref", "simple")  # implementations to avoid: five times slower than others
+GENERAL = ("x64:gemm", "gemm", "ref", "simple")  # implementations to avoid: five times slower than others
 
 _ALL = ("src", "dst", "diff_src", "diff_dst", *_KERNELS)  # tensors whose layout may be left to the library
 
@@ -55,7 +55,7 @@ def convolution(kind: str, geometry: Geometry, bias: bool, slope: Optional[float
         return Operation(primitive, ["diff_src"], hint, chosen)
     primitive = lib.make("convolution_backward_weights", *head, maps[0], kernels, shift, maps[1], *tail)
     skips = kernel[-2:] == (1, 1) and max(strides) > 1
-    if not skips and not lib.name(primitive).startswith(_GENERAL):
+    if not skips and not lib.name(primitive).startswith(GENERAL):
         return Operation(primitive, ["diff_weights", "diff_bias"], hint, chosen)
     # AVX2 has no kernel of its own for channels last. AVX-512's for a strided 1x1 writes past its workspace when there
     # are fewer than 16 channels (oneDNN 3.2 and 3.6), which corrupts the heap.

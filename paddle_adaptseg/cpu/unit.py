@@ -1,8 +1,4 @@
-"""A convolution and the batch norm after it as one operation with a gradient of its own.
-
-oneDNN computes both on all cores, channels last, with nothing copied in between. Only the convolution's result is kept
-for the backward pass; what follows from it (norm, ReLU) is computed again, which costs little.
-"""
+"""A convolution and the batch norm after it. oneDNN computes both, channels last, with nothing copied in between."""
 
 from __future__ import annotations
 
@@ -20,13 +16,12 @@ from paddle_adaptseg.cpu.convolution import (
     gradient_of_map,
     gradients_of_kernel,
     run_forward,
-    through_relu,
 )
-from paddle_adaptseg.cpu.gradient import Gradients, differentiable
 from paddle_adaptseg.cpu.onednn import contiguous, empty_last
 from paddle_adaptseg.cpu.operations import moments, norm, norm_backward, output_shape
 
 ROWS = 256  # so many values are added up in float32, and their sums in float64
+PIECE = 2**22  # numbers of a map that are looked at at once, with as many written beside them
 
 TensorGradients = tuple[Optional[Tensor], ...]
 
@@ -56,19 +51,24 @@ class Unit:
         """Kernel, scale and shift: in the order of the gradients that backward() gives."""
         return contiguous(self.conv.weight), self.norm.weight, self.norm.bias
 
-    def forward(self, x: Tensor, parameters: Sequence[Tensor], relu: bool, rows: bool = False) -> tuple[Tensor, Saved]:
-        """norm(conv(x)), channels last or in `rows`, and what backward() needs; statistics move as Paddle's do."""
+    def forward(
+        self, x: Tensor, parameters: Sequence[Tensor], relu: bool, rows: bool = False, keep: bool = True
+    ) -> tuple[Tensor, Saved]:
+        """norm(conv(x)), channels last or in `rows`, and what backward() needs; statistics move as Paddle's do.
+
+        Where nothing is to `keep` for backward(), the result takes the place of the convolution's.
+        """
         geometry, layer = geometry_of(self.conv, x.shape), self.norm
         z = run_forward(x, parameters[0], [], geometry, empty_last(output_shape(geometry)))
-        y = empty(z.shape) if rows else empty_last(z.shape)
         given = bool(layer._use_global_stats) or not layer.training
         if given:
             saved = Saved(z, layer._mean.clone(), layer._variance.clone(), given)
         else:
-            saved = Saved(z, *statistics(z, empty_last(z.shape) if rows else y), given)
+            saved = Saved(z, *statistics(z), given)
             for running, now in ((layer._mean, saved.mean), (layer._variance, saved.variance)):
                 running.scale_(layer._momentum)
                 running.add_(now * (1 - layer._momentum))
+        y = empty(z.shape) if rows else empty_last(z.shape) if keep else z
         return self.normalised(saved, parameters, relu, y), saved
 
     def normalised(self, saved: Saved, parameters: Sequence[Tensor], relu: bool, y: Tensor) -> Tensor:
@@ -79,55 +79,60 @@ class Unit:
         return y
 
     def backward(
-        self, x: Tensor, saved: Saved, parameters: Sequence[Tensor], dy: Tensor, free: Tensor, wanted: Sequence[bool]
+        self,
+        x: Tensor,
+        saved: Saved,
+        parameters: Sequence[Tensor],
+        dy: Tensor,
+        free: Tensor,
+        wanted: Sequence[bool],
+        last: bool = True,
     ) -> tuple[Optional[Tensor], TensorGradients]:
-        """Gradients of x and of the parameters, as far as `wanted` says; memory to write in is `free`, or is `dy`."""
+        """Gradients of x (channels `last`, or as it lies) and of the parameters, as far as `wanted` says.
+
+        Memory to write in is `free`, or is `dy`.
+        """
         scale, shift = (paddle.empty(p.shape, dtype="float32") for p in parameters[1:])
         given = {"src": saved.z, "mean": saved.mean, "variance": saved.variance, "scale": parameters[1]}
         given.update(diff_dst=dy, diff_src=free, diff_scale=scale, diff_shift=shift)
         norm_backward(tuple(saved.z.shape), self.norm._epsilon, saved.given)(given)
         geometry = geometry_of(self.conv, x.shape)
         kernel = gradients_of_kernel(x, parameters[0], geometry, free, wanted[1:2])
-        dx = gradient_of_map(x, parameters[0], geometry, free, last=True) if wanted[0] else None
+        dx = gradient_of_map(x, parameters[0], geometry, free, last) if wanted[0] else None
         return dx, (*kernel, scale if wanted[2] else None, shift if wanted[3] else None)
 
 
-def statistics(z: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of every channel of a map; `free`, another such map, is overwritten.
+def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every channel of a map.
 
-    oneDNN sums a whole map in float32, which leaves four digits of a large one. So the map is passed as one
-    of few rows and many channels, and the means and variances of the parts are combined in float64.
+    oneDNN sums a whole map in float32, which leaves four digits of a large one. So pieces of the map are passed as
+    maps of few rows and many channels, and the means and variances of all parts are combined in float64.
     """
     count, channels = z.size // z.shape[1], z.shape[1]
+    flat = z.transpose([0, 2, 3, 1]).reshape([count, channels])
+    step = min(count, max(ROWS, PIECE // channels))
+    free = empty([step, channels])
+    found = [part for first in range(0, count, step) for part in _moments(flat[first : first + step], free)]
+    weights = np.concatenate([np.full(len(means), rows) for rows, means, _ in found]).reshape(-1, 1) / count
+    means, variances = (np.concatenate(parts).astype(np.float64) for parts in list(zip(*found))[1:])
+    middle = (weights * means).sum(0)
+    spread = (weights * (variances + (means - middle) ** 2)).sum(0)
+    return paddle.to_tensor(middle.astype(np.float32)), paddle.to_tensor(spread.astype(np.float32))
+
+
+def _moments(flat: Tensor, free: Tensor) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Of pixels [count, channels]: how many are in a part, and the parts' means and variances [parts, channels].
+
+    `free`, as many pixels or more, is overwritten.
+    """
+    count, channels = flat.shape
     parts = max(1, count // ROWS)
     rows = count // parts
     taken = parts * rows
-    flat, other = (x.transpose([0, 2, 3, 1]).reshape([count, channels]) for x in (z, free))
     shape = (1, parts * channels, rows, 1)
-    many = (x[:taken].reshape([1, rows, 1, parts * channels]).transpose([0, 3, 1, 2]) for x in (flat, other))
+    many = (x[:taken].reshape([1, rows, 1, parts * channels]).transpose([0, 3, 1, 2]) for x in (flat, free))
     mean, variance = (paddle.empty([parts * channels], dtype="float32") for _ in range(2))
     moments(shape)({**dict(zip(("src", "dst"), many)), "mean": mean, "variance": variance})
-    means, variances = (x.numpy().reshape(parts, channels).astype(np.float64) for x in (mean, variance))
-    rest = flat[taken:].numpy().astype(np.float64)
-    middle = (rows * means.sum(0) + rest.sum(0)) / count
-    spread = rows * (variances + (means - middle) ** 2).sum(0) + ((rest - middle) ** 2).sum(0)
-    return paddle.to_tensor(middle.astype(np.float32)), paddle.to_tensor((spread / count).astype(np.float32))
-
-
-def normed(x: Tensor, unit: Unit, relu: bool, rows: bool = False) -> Tensor:
-    """norm(conv(x)) and a ReLU on demand, channels last or in `rows`."""
-
-    def operation(wanted: Sequence[bool], x: Tensor, *parameters: Tensor) -> tuple[Tensor, Gradients]:
-        y, saved = unit.forward(x, parameters, relu, rows)
-
-        def gradient(dy: Tensor) -> TensorGradients:
-            free = empty_last(dy.shape)
-            if relu:
-                result = unit.normalised(saved, parameters, relu, empty_last(dy.shape))
-                dy = through_relu(result, dy, free)
-            dx, gradients = unit.backward(x, saved, parameters, dy, free, wanted)
-            return (dx, *gradients)
-
-        return y, gradient
-
-    return differentiable(operation, contiguous(x), *unit.parameters())
+    rest = flat[taken:].numpy()
+    single = [(1, rest, np.zeros_like(rest))] if len(rest) else []
+    return [(rows, mean.numpy().reshape(parts, channels), variance.numpy().reshape(parts, channels)), *single]

@@ -95,6 +95,10 @@ class DAFormerHead(nn.Layer):
         fusion = "conv" if "aspp" in self.keywords["fusion"] else self.keywords["fusion"]
         return DAFormerHead(outputs, channels=width, embed_dims=width, **{**self.keywords, "fusion": fusion})
 
+    def embedded(self, stages: Sequence[Tensor]) -> Tensor:
+        """All stages side by side. They are one function's, so that no stage alone is alive while they are fused."""
+        maps = (resize_like(embed(x), stages[0], False) for embed, x in zip(self.embed_layers, stages))
+        return paddle.concat(list(maps), axis=1)
+
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        embedded = [resize_like(embed(x), stages[0], False) for embed, x in zip(self.embed_layers, stages)]
-        return self.conv_seg(self.dropout(self.fuse_layer(paddle.concat(embedded, axis=1))))
+        return self.conv_seg(self.dropout(self.fuse_layer(self.embedded(stages))))
