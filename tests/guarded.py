@@ -88,7 +88,9 @@ def try_convolution():
 
 
 def try_depthwise():
-    channels, kernel, dilation = (random.choice(n) for n in ([1, 3, 8, 15, 16, 17, 32, 33, 64, 80], [3, 3, 5], [1, 2, 3, 6]))
+    channels, kernel, dilation = (
+        random.choice(n) for n in ([1, 3, 8, 15, 16, 17, 32, 33, 64, 80], [3, 3, 5], [1, 2, 3, 6])
+    )
     src = random.randint(1, 3), channels, random.randint(1, 20), random.randint(1, 20)
     stride = (random.choice([1, 2]) if dilation == 1 else 1,) * 2
     form = src, (channels, 1, 1, kernel, kernel), stride, (dilation * (kernel // 2),) * 2, (dilation,) * 2

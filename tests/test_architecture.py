@@ -26,7 +26,7 @@ MAY_IMPORT = {
         "core.runtime",
         "cpu",
         "methods.losses",
-        *(f"models.{n}" for n in ("deeplabv2", "dinov2", "mit", "resnet", "transformer")),
+        *(f"models.{n}" for n in ("deeplabv2", "dinov2", "layers", "mit", "resnet", "transformer")),
     },
     "evaluation": CONFIG | {"cpu", "data", "evaluation", "methods.losses", "models", "weights"},
     "deploy": CONFIG | {"data", "deploy", "evaluation", "models", "weights"},

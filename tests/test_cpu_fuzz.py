@@ -10,17 +10,29 @@ import pytest
 from paddle import nn
 from test_cpu import looked_at, randomised
 
-from paddle_adaptseg.cpu import accelerate, library
+from paddle_adaptseg.cpu import accelerate, interleaved, library
 from paddle_adaptseg.models.deeplabv2 import PyramidHead
 from paddle_adaptseg.models.layers import NORMS
 from paddle_adaptseg.models.resnet import Bottleneck
 
 pytestmark = pytest.mark.skipif(library.library() is None, reason="this Paddle ships no oneDNN of version 3")
 
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Depthwise convolutions of any size are oneDNN's."""
+    monkeypatch.setattr(interleaved, "LEAST", 0)
+    interleaved.takes.cache_clear()
+    yield
+    interleaved.takes.cache_clear()
+
+
 CHANNELS = (1, 2, 3, 5, 7, 8, 12, 15, 16, 17, 19, 31, 32, 33)
 
 
 def convolution(draw: random.Random, fan_in: int, fan_out: int, bias: bool = True) -> nn.Conv2D:
+    if draw.random() < 0.2:
+        return depthwise(draw, fan_in, bias)
     groups = draw.choice([g for g in (1, 1, 1, 1, 2, 3) if fan_in % g == 0 and fan_out % g == 0])
     kernel = draw.choice([1, 2, 3, 4, (3, 1), (1, 5)])
     stride, dilation = draw.choice([1, 1, 2, 3, (2, 1)]), draw.choice([1, 1, 2, 6, (1, 3)])
@@ -30,11 +42,18 @@ def convolution(draw: random.Random, fan_in: int, fan_out: int, bias: bool = Tru
     return nn.Conv2D(fan_in, fan_out, kernel, stride, padding, dilation, **more)
 
 
+def depthwise(draw: random.Random, channels: int, bias: bool) -> nn.Conv2D:
+    kernel, dilation, stride = draw.choice([3, 5]), draw.choice([1, 2, 3, 6, 12, 18]), draw.choice([1, 1, 2])
+    padding = draw.choice([dilation * (kernel // 2)] * 3 + [1])
+    return nn.Conv2D(channels, channels, kernel, stride, padding, dilation, channels, bias_attr=None if bias else False)
+
+
 def sequence(draw: random.Random, channels: int) -> nn.Layer:
     layers: list[nn.Layer] = []
     for _ in range(draw.randint(1, 3)):
         fan_out, normed = draw.choice(CHANNELS), draw.random() < 0.5
         layers.append(convolution(draw, channels, fan_out, bias=not normed))
+        fan_out = layers[-1]._out_channels
         layers += [nn.BatchNorm2D(fan_out, use_global_stats=draw.choice([None, True]))] if normed else []
         layers += draw.choice([[], [nn.ReLU()], [nn.LeakyReLU(0.2)], [nn.Sigmoid()]])
         layers += draw.choice([[], [], [nn.MaxPool2D(draw.choice([2, 3]), draw.choice([1, 2, None]), 1)]])

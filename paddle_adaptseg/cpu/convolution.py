@@ -6,7 +6,8 @@ Paddle's own CPU convolution copies patches into a matrix on one core; oneDNN wo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Iterator, Sequence
 from typing import Optional
 
 import paddle
@@ -17,6 +18,8 @@ from paddle_adaptseg.cpu.gradient import Gradients, differentiable
 from paddle_adaptseg.cpu.interleaved import convolution
 from paddle_adaptseg.cpu.onednn import contiguous, empty_last, lies_last
 from paddle_adaptseg.cpu.operations import Geometry, add, output_shape, pair, relu_backward
+
+LARGE = 2**25  # numbers of a batch's maps; larger ones are computed image by image
 
 
 def geometry_of(conv: nn.Conv2D, shape: Sequence[int]) -> Geometry:
@@ -29,7 +32,7 @@ def geometry_of(conv: nn.Conv2D, shape: Sequence[int]) -> Geometry:
 def convolve(
     x: Tensor, weight: Tensor, bias: Optional[Tensor], geometry: Geometry, slope: Optional[float] = None
 ) -> Tensor:
-    """A convolution, of one group or depthwise. With a ReLU of this slope, if one is given, its result lies channels last."""
+    """A convolution, of one group or depthwise. With a ReLU of this slope its result lies channels last."""
 
     def operation(wanted: Sequence[bool], x: Tensor, weight: Tensor, *bias: Tensor) -> tuple[Tensor, Gradients]:
         shape = output_shape(geometry)
@@ -79,9 +82,30 @@ def summed(x: Tensor, convs: Sequence[nn.Conv2D]) -> Tensor:
 def run_forward(
     x: Tensor, weight: Tensor, bias: Sequence[Tensor], geometry: Geometry, y: Tensor, slope: Optional[float] = None
 ) -> Tensor:
-    """The convolution, written into `y`; `bias` holds one or none."""
+    """The convolution, written into `y`; `bias` holds one or none.
+
+    Large images go one by one, so that what has to be copied for oneDNN stays small.
+    """
+    if len(x) > 1 and x.size > LARGE:
+        one = ((1, *geometry[0][1:]), *geometry[1:])
+        for index in range(len(x)):
+            run_forward(x[index : index + 1], weight, bias, one, y[index : index + 1], slope)
+        return y
     given = {"src": x, "weights": weight.reshape(geometry[1]), "dst": y, **({"bias": bias[0]} if bias else {})}
     convolution("forward", geometry, bool(bias), slope)(given)
+    return y
+
+
+def joined(channels: int, maps: Iterator[Tensor]) -> Tensor:
+    """Maps of one size side by side in rows; each is copied as soon as it is made."""
+    y, begin = None, 0
+    for x in maps:
+        y = empty([len(x), channels, *x.shape[2:]]) if y is None else y
+        for index in range(len(x)):
+            part = x[index : index + 1].contiguous()
+            ctypes.memmove(y[index : index + 1, begin:].data_ptr(), part.data_ptr(), 4 * part.size)
+        begin += x.shape[1]
+    assert y is not None and begin == channels
     return y
 
 

@@ -109,7 +109,7 @@ class Interleaved:
         _run(_copies(tuple(x.shape[1:]), dilation, lies_last(x), True), x, index, parts, True)
 
     def join(self, parts: Tensor, x: Tensor, index: int) -> None:
-        """Copy parts to the image that they are of; to one in rows by way of one with channels last, which is faster."""
+        """Copy parts to their image; to one in rows by way of one with channels last, which is faster."""
         last, shape = lies_last(x), tuple(x.shape[1:])
         whole = x if last else empty_last([1, *shape])
         _run(_copies(shape, self.geometry[4], True, False), whole, index if last else 0, parts, False)

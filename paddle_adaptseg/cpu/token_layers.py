@@ -1,16 +1,19 @@
-"""Layers of transformers that oneDNN computes where it can, and that are Paddle's own everywhere else (layers.py)."""
+"""Layers of transformers and their heads that oneDNN computes where it can; else they are Paddle's (layers.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Optional
 
 import paddle
 from paddle import Tensor, nn
 
 from paddle_adaptseg.cpu import tokens
-from paddle_adaptseg.cpu.switch import takes_over
+from paddle_adaptseg.cpu.convolution import joined
+from paddle_adaptseg.cpu.switch import SESSIONS, on_cpu, takes_over
 from paddle_adaptseg.models.dinov2 import MLP, SelfAttention
+from paddle_adaptseg.models.layers import Concat
 from paddle_adaptseg.models.mit import EfficientAttention, MixFFN
 from paddle_adaptseg.models.transformer import attention
 
@@ -69,7 +72,16 @@ class FastSelfAttention(SelfAttention):
     attend = staticmethod(_attend)
 
 
+class FastConcat(Concat):
+    """Where no gradient is wanted, maps are copied to their place as soon as they are made, and let go."""
+
+    def forward(self, maps: Iterator[Tensor]) -> Tensor:
+        y = _attempt_concat(self.channels, maps)
+        return Concat.forward(self, maps) if y is None else y
+
+
 FAST_TOKENS: Mapping[type, type] = {
+    Concat: FastConcat,
     nn.LayerNorm: FastLayerNorm,
     nn.Linear: FastLinear,
     MLP: FastMLP,
@@ -83,6 +95,15 @@ FAST_TOKENS: Mapping[type, type] = {
 def _large(x: Tensor) -> bool:
     """Whether it is worth while; never while a program is traced, where sizes are no numbers."""
     return paddle.in_dynamic_mode() and x.size >= LEAST
+
+
+@paddle.jit.not_to_static
+def _attempt_concat(channels: int, maps: Iterator[Tensor]) -> Optional[Tensor]:
+    if not paddle.in_dynamic_mode() or paddle.is_grad_enabled() or not SESSIONS:
+        return None
+    first = next(maps)
+    every = itertools.chain([first], maps)
+    return joined(channels, every) if on_cpu(first) else paddle.concat(list(every), axis=1)
 
 
 @paddle.jit.not_to_static

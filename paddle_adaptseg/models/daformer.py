@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import paddle
 from paddle import Tensor, nn
 
 from paddle_adaptseg.config.conversion import lookup
 from paddle_adaptseg.models.deeplabv3plus import ImagePooling, conv_norm
 from paddle_adaptseg.models.isa import InterlacedAttention
-from paddle_adaptseg.models.layers import NORMS, NormPolicy, normal_init, resize_like
+from paddle_adaptseg.models.layers import NORMS, Concat, NormPolicy, normal_init, resize_like
 from paddle_adaptseg.models.segformer import StageEmbedding
 
 
@@ -39,13 +38,12 @@ class ContextFusion(nn.Layer):
                 self.aspp_modules.append(separable(fan_in, width, norm, dilation))
             else:
                 self.aspp_modules.append(conv_norm(fan_in, width, 1 if dilation == 1 else 3, norm, dilation))
-        self.bottleneck = conv_norm((len(dilations) + pool) * width, width, 3, norm)
+        channels = (len(dilations) + pool) * width
+        self.join, self.bottleneck = Concat(channels), conv_norm(channels, width, 3, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        branches = [branch(x) for branch in self.aspp_modules]
-        if self.image_pool is not None:
-            branches = [self.image_pool(x), *branches]
-        return self.bottleneck(paddle.concat(branches, axis=1))
+        first = [] if self.image_pool is None else [self.image_pool]
+        return self.bottleneck(self.join(branch(x) for branch in [*first, *self.aspp_modules]))
 
 
 # fusion -> a layer from (channels in, channels out, norm, the head's keywords)
@@ -86,7 +84,8 @@ class DAFormerHead(nn.Layer):
         self.keywords = {"widths": widths, "fusion": fusion, **options, "dropout": dropout, "norm": norm}  # for like()
         options.update(dilations=dilations, pool=pool)
         self.embed_layers = nn.LayerList([StageEmbedding(width, embed_dims) for width in widths])
-        self.fuse_layer = make(embed_dims * len(widths), channels, policy, **options)
+        self.join = Concat(embed_dims * len(widths))
+        self.fuse_layer = make(self.join.channels, channels, policy, **options)
         self.dropout = nn.Dropout2D(dropout)
         self.conv_seg = nn.Conv2D(channels, classes, 1, weight_attr=normal_init())
 
@@ -95,10 +94,6 @@ class DAFormerHead(nn.Layer):
         fusion = "conv" if "aspp" in self.keywords["fusion"] else self.keywords["fusion"]
         return DAFormerHead(outputs, channels=width, embed_dims=width, **{**self.keywords, "fusion": fusion})
 
-    def embedded(self, stages: Sequence[Tensor]) -> Tensor:
-        """All stages side by side. They are one function's, so that no stage alone is alive while they are fused."""
-        maps = (resize_like(embed(x), stages[0], False) for embed, x in zip(self.embed_layers, stages))
-        return paddle.concat(list(maps), axis=1)
-
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        return self.conv_seg(self.dropout(self.fuse_layer(self.embedded(stages))))
+        maps = (resize_like(embed(x), stages[0], False) for embed, x in zip(self.embed_layers, stages))
+        return self.conv_seg(self.dropout(self.fuse_layer(self.join(maps))))

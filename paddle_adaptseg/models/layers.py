@@ -179,6 +179,18 @@ def _weights(old: int, new: int, align_corners: bool) -> Tensor:
     return F.relu(1 - (position.unsqueeze(1) - paddle.arange(old, dtype="float32").unsqueeze(0)).abs())
 
 
+class Concat(nn.Layer):
+    """Joins maps of one size, `channels` in all. They are made while they are asked for, so that no list of them stays
+    alive longer than needed."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, maps: Iterator[Tensor]) -> Tensor:
+        return paddle.concat(list(maps), axis=1)
+
+
 def resize_all(logits: Mapping[str, Tensor], size: Sequence[int], align_corners: bool = True) -> dict[str, Tensor]:
     """Every level's logits at (height, width)."""
     return {level: resize(x, size, align_corners) for level, x in logits.items()}

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
-import paddle
 from paddle import ParamAttr, Tensor, nn
 
 from paddle_adaptseg.config.conversion import lookup
 from paddle_adaptseg.models.deeplabv3plus import conv_norm
-from paddle_adaptseg.models.layers import NORMS, NormPolicy, normal_init, resize_like
+from paddle_adaptseg.models.layers import NORMS, Concat, NormPolicy, normal_init, resize_like
 from paddle_adaptseg.models.transformer import channels_first, channels_last
 
 
@@ -50,7 +49,8 @@ class SegFormerHead(nn.Layer):
         policy = lookup(NORMS, norm, "model.head.norm")
         make = lookup(EMBEDDINGS, embedding, "model.head.embedding")
         self.linear_c = nn.LayerList([make(width, embed_dim, policy) for width in widths])
-        self.linear_fuse = conv_norm(embed_dim * len(widths), embed_dim, 1, policy)
+        self.join = Concat(embed_dim * len(widths))
+        self.linear_fuse = conv_norm(self.join.channels, embed_dim, 1, policy)
         self.dropout = nn.Dropout2D(dropout)
         self.linear_pred = nn.Conv2D(embed_dim, classes, 1, weight_attr=normal_init())
 
@@ -59,5 +59,5 @@ class SegFormerHead(nn.Layer):
         return SegFormerHead(outputs, embed_dim=width, **self.keywords)
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        embedded = [resize_like(embed(x), stages[0], False) for embed, x in zip(self.linear_c, stages)]
-        return self.linear_pred(self.dropout(self.linear_fuse(paddle.concat(embedded, axis=1))))
+        maps = (resize_like(embed(x), stages[0], False) for embed, x in zip(self.linear_c, stages))
+        return self.linear_pred(self.dropout(self.linear_fuse(self.join(maps))))
