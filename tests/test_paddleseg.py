@@ -25,7 +25,7 @@ from paddle_adaptseg.models import build_model
 from paddle_adaptseg.training.checkpoint import load_state, state_path
 from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.weights import arrays_of, save_weights
-from paddle_adaptseg.weights.load import fill_segmenter, load_model
+from paddle_adaptseg.weights.load import convert_weights, fill_segmenter, load_model
 
 pytest.importorskip("paddleseg", reason="PaddleSeg is not installed (docs/paddleseg.md)")
 
@@ -255,6 +255,16 @@ def test_weights_of_paddleseg_load_whole_and_weights_of_its_backbone_leave_the_h
         own, expected = model.state_dict(), trained.state_dict()
         differ = {n.split(".")[1] for n in own if not np.array_equal(own[n].numpy(), expected[n].numpy())}
         assert differ == changed and "of PaddleSeg" in line
+
+
+@pytest.mark.parametrize("name", ["SegFormer-B0", "PP-LiteSeg"])
+def test_weights_of_paddleseg_are_converted_for_the_configured_network(name, small, tmp_path):
+    trained, config = network(name, 19), small("toy/source_only", name)
+    path = save_as_paddleseg(trained.net, tmp_path / "theirs.pdparams")
+    lines = convert_weights(path, tmp_path / "ours.pdparams", config)
+    assert "a network of PaddleSeg" in lines[0]
+    own, expected = load_model(tmp_path / "ours.pdparams")[0].state_dict(), trained.state_dict()
+    assert all(np.array_equal(own[key].numpy(), expected[key].numpy()) for key in expected)
 
 
 def test_a_run_with_a_network_of_paddleseg_is_a_start_and_is_loaded_by_its_own_configuration(small, tmp_path):
