@@ -315,6 +315,11 @@ def test_a_list_of_paddleseg_names_images_and_labels_in_its_own_order_with_any_s
         (tmp_path / "train.txt").write_text(f"images/2.jpg{separator}annotations/1.png\n")
         (item,) = list_items(domain, True).items
         assert (item.image.name, item.label.name) == ("images/2.jpg", "annotations/1.png")
+    for part, name, other in (("images", "2.jpg", "b,2.jpg"), ("annotations", "1.png", "b,1.png")):
+        (tmp_path / part / other).write_bytes((tmp_path / part / name).read_bytes())
+    (tmp_path / "train.txt").write_text("images/b,2.jpg annotations/b,1.png\n")  # a comma that separates nothing
+    (item,) = list_items(domain, True).items
+    assert (item.image.name, item.label.name) == ("images/b,2.jpg", "annotations/b,1.png")
     (tmp_path / "out.txt").write_text("images/1.jpg  # cannot read it: as data.quarantine wrote\n")
     (tmp_path / "train.txt").write_text("images/1.jpg a\nimages/2.jpg annotations/1.png\n")
     assert len(list_items(moved(domain, tmp_path, exclude=str(tmp_path / "out.txt")), True).items) == 1

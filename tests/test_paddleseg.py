@@ -20,11 +20,12 @@ from paddle_adaptseg.deploy.paddleseg import export_paddleseg
 from paddle_adaptseg.deploy.runners import open_runner
 from paddle_adaptseg.evaluation.measure import evaluate
 from paddle_adaptseg.evaluation.predictor import Predictor
+from paddle_adaptseg.methods import build_method
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.training.checkpoint import load_state, state_path
 from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.weights import arrays_of, save_weights
-from paddle_adaptseg.weights.load import fill_segmenter, load_model
+from paddle_adaptseg.weights.load import convert_weights, fill_segmenter, load_model
 
 pytest.importorskip("paddleseg", reason="PaddleSeg is not installed (docs/paddleseg.md)")
 
@@ -127,6 +128,25 @@ def test_a_network_that_paddleseg_cannot_build_is_one_line_that_says_why(change,
         network("SegFormer-B0", **change)
 
 
+def test_a_network_that_fails_when_paddleseg_computes_it_is_one_line_that_says_why(monkeypatch):
+    def broken(self, image):
+        raise TypeError("(InvalidType) x: float32,\n y: int64")
+
+    monkeypatch.setattr("paddleseg.models.SegFormer.forward", broken)
+    with pytest.raises(ConfigError, match=r"'SegFormer' fails on Paddle .*InvalidType\) x: float32, y: int64"):
+        network("SegFormer-B0")
+
+
+def test_what_needs_features_or_a_head_refuses_a_network_that_has_none():
+    plain = build_model(Component("paddleseg", {"type": "ENet"}), 5)
+    weights = {"weights": {"main": 0.1}, "seg_weights": {"main": 1.0}}
+    with pytest.raises(ConfigError, match="feature_adversarial needs features"):
+        build_method(Component("feature_adversarial", weights), plain, 5)
+    inner = {"name": "paddleseg", **NETWORKS["SegFormer-B0"]}
+    with pytest.raises(ConfigError, match="hrda cannot wrap a network of PaddleSeg"):
+        build_model(Component("hrda", {"network": inner}), 5)
+
+
 @pytest.mark.parametrize(("base", "name", "more"), [
     ("toy/source_only", "SegFormer-B0", []),
     ("toy/adaptsegnet_multi", "PP-LiteSeg", []),
@@ -134,11 +154,13 @@ def test_a_network_that_paddleseg_cannot_build_is_one_line_that_says_why(change,
     ("toy/self_training_masked", "DeepLabV3+", []),
     ("toy/feature_adversarial", "PP-MobileSeg", []),
     ("toy/adaptsegnet_multi", "OCRNet", []),
+    ("toy/source_free", "OCRNet", ["run.restore_from={start}", "data.source=null"]),
 ])  # fmt: skip
 def test_methods_train_a_network_of_paddleseg_and_evaluation_repeats_what_training_scored(
-    base, name, more, small, tmp_path
+    base, name, more, small, weights, tmp_path
 ):
-    result = fit(small(base, name, "run.eval_every=2", *more))
+    start = weights(name) if more else ""
+    result = fit(small(base, name, "run.eval_every=2", *(text.format(start=start) for text in more)))
     assert result.step == 2
     assert 100 * evaluate(tmp_path / "run")[0].miou() == pytest.approx(result.miou)
 
@@ -212,6 +234,10 @@ def test_a_configuration_of_paddleseg_says_network_and_pixels_and_is_not_needed_
     assert load_config(mine, ["model.embedding_dim=8", "data.pixels.order=bgr"]).model.params["embedding_dim"] == 8
     with pytest.raises(ConfigError, match="'absent.yml' does not exist"):
         load_config(mine, ["model.config=absent.yml"])
+    base = theirs.with_name("base.yml")
+    base.write_text(BASE.replace("[0.485, 0.456, 0.406]", "[0.5]").replace("[0.229, 0.224, 0.225]", "[0.25]"))
+    grey = load_config(mine).data.pixels  # one number is that of all channels
+    assert (grey.mean, grey.std) == ((127.5,) * 3, (63.75,) * 3)
     theirs.write_text("_base_: [theirs.yml, theirs.yml]\n")
     with pytest.raises(ConfigError, match="more than 64 files; does it lead back to itself"):
         load_config(mine)
@@ -229,6 +255,16 @@ def test_weights_of_paddleseg_load_whole_and_weights_of_its_backbone_leave_the_h
         own, expected = model.state_dict(), trained.state_dict()
         differ = {n.split(".")[1] for n in own if not np.array_equal(own[n].numpy(), expected[n].numpy())}
         assert differ == changed and "of PaddleSeg" in line
+
+
+@pytest.mark.parametrize("name", ["SegFormer-B0", "PP-LiteSeg"])
+def test_weights_of_paddleseg_are_converted_for_the_configured_network(name, small, tmp_path):
+    trained, config = network(name, 19), small("toy/source_only", name)
+    path = save_as_paddleseg(trained.net, tmp_path / "theirs.pdparams")
+    lines = convert_weights(path, tmp_path / "ours.pdparams", config)
+    assert "a network of PaddleSeg" in lines[0]
+    own, expected = load_model(tmp_path / "ours.pdparams")[0].state_dict(), trained.state_dict()
+    assert all(np.array_equal(own[key].numpy(), expected[key].numpy()) for key in expected)
 
 
 def test_a_run_with_a_network_of_paddleseg_is_a_start_and_is_loaded_by_its_own_configuration(small, tmp_path):
@@ -340,6 +376,12 @@ def test_what_is_given_back_to_paddleseg_scores_there_as_here(name, weights, tmp
     arguments = ["--restore-from", str(path), "--output", str(tmp_path / "back"), "--format", "paddleseg"]
     assert pages.call(monkeypatch, "export", arguments) == 0
     assert "3 validation images with labels as train ids" in capsys.readouterr().out
+    written = (tmp_path / "back/paddleseg.yml").read_text()
+    assert (
+        written.count("mean: [0.470588235, 0.470588235, 0.470588235]") == 2
+        and "&" not in written
+        and "*" not in written
+    )
     matrix, _ = evaluate(path)
     assert (matrix.counts.sum(axis=0) > 0).sum() > 3  # it predicts several classes
     ours, (miou, theirs) = matrix.iou(), paddleseg_scores(tmp_path / "back", monkeypatch)

@@ -16,7 +16,7 @@ from paddle_adaptseg.core.errors import ConfigError
 
 BASE, INHERIT = "_base_", "_inherited_"  # PaddleSeg's keys for base files, and for leaving them out
 MAX_FILES = 64  # read for one configuration
-GREY = [0.5, 0.5, 0.5]  # PaddleSeg's mean and deviation where its Normalize names none
+GREY = [0.5]  # PaddleSeg's mean and deviation where its Normalize names none
 
 
 def include_paddleseg(tree: dict) -> None:
@@ -92,7 +92,7 @@ def _pixels(theirs: Mapping) -> Optional[dict]:
 
 
 def _bytes(values: Any) -> list[float]:
-    """Shares of 255 as numbers of 0 to 255."""
+    """Shares of 255 as numbers of 0 to 255; a single one is that of all channels."""
     if not isinstance(values, list) or not all(isinstance(v, (int, float)) for v in values):
         raise ConfigError(f"Normalize of a PaddleSeg configuration must list its numbers, not {values!r}")
-    return [round(255 * value, 6) for value in values]
+    return [round(255 * value, 6) for value in (values * 3 if len(values) == 1 else values)]

@@ -42,8 +42,8 @@ def read_list(path: str) -> list[str]:
 
 
 def _pair(line: str, path: str) -> tuple[str, str]:
-    separator = next(s for s in SEPARATORS if s is None or s in line)
-    words = [word.strip() for word in line.split(separator)]
+    splits = [[word.strip() for word in line.split(separator)] for separator in SEPARATORS]
+    words = next((split for split in splits if len(split) == 2), splits[-1])
     if len(words) > 2 or not words[0]:
         raise DataError(f"line '{line.strip()}' of '{path}' must name an image and its label, apart by a space, comma "
                         "or tab")  # fmt: skip

@@ -87,18 +87,26 @@ def _write_validation(files: DomainFiles, folder: Path) -> list[str]:
 def _tree(network: Mapping[str, Any], model: Segmenter, config: Config, folder: Path) -> dict[str, Any]:
     """The configuration."""
     classes, pixels = len(label_space(config)), config.data.pixels
-    normalise = {"type": "Normalize", "mean": [x / 255 for x in pixels.mean], "std": [x / 255 for x in pixels.std]}
-    resize = {"type": "Resize", "target_size": list(config.data.validation.size), "interp": "AREA"}
     weights = config.method.params.get("seg_weights") or {}
-    common = {"type": "Dataset", "dataset_root": str(folder), "num_classes": classes, "separator": "\t"}
-    common["transforms"] = [resize, normalise]
+
+    def data_set(mode: str, name: str) -> dict[str, Any]:
+        resize = {"type": "Resize", "target_size": list(config.data.validation.size), "interp": "AREA"}
+        normalise = {"type": "Normalize", "mean": _shares(pixels.mean), "std": _shares(pixels.std)}
+        common = {"type": "Dataset", "dataset_root": str(folder), "num_classes": classes, "separator": "\t"}
+        return {**common, "transforms": [resize, normalise], "mode": mode, f"{mode}_path": str(folder / name)}
+
     return {
         "batch_size": config.data.batch_size,
         "iters": config.schedule.stop,
         "model": {**network, "num_classes": classes},
-        "train_dataset": {**common, "mode": "train", "train_path": str(folder / "train.txt")},
-        "val_dataset": {**common, "mode": "val", "val_path": str(folder / LIST)},
+        "train_dataset": data_set("train", "train.txt"),
+        "val_dataset": data_set("val", LIST),
         "optimizer": {"type": "SGD", "momentum": 0.9, "weight_decay": 4.0e-5},
         "lr_scheduler": {"type": "PolynomialDecay", "learning_rate": 0.001, "end_lr": 0.0, "power": 0.9},
         "loss": {"types": [{"type": "CrossEntropyLoss"}], "coef": [weights.get(k, 1.0) for k in model.levels]},
     }
+
+
+def _shares(values: Sequence[float]) -> list[float]:
+    """Numbers of 0 to 255 as shares of 255."""
+    return [round(value / 255, 9) for value in values]

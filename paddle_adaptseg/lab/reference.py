@@ -18,7 +18,7 @@ from paddle_adaptseg.config.optim import OPTIMISERS, Optim
 from paddle_adaptseg.config.schema import Component, Config, Domain, Roots, Stages, Switch
 from paddle_adaptseg.data.catalog import OwnClass, OwnDataset
 from paddle_adaptseg.lab import reference_self_training
-from paddle_adaptseg.lab.reference_keys import DOMAIN, KEYWORDS, MEANINGS, OPTIMISER_KEYS, OWN
+from paddle_adaptseg.lab.reference_keys import DOMAIN, KEYWORDS, MEANINGS, OPTIMISER_KEYS, OTHERWISE, OWN
 from paddle_adaptseg.methods import ADDITIONS, GIVEN, METHODS
 from paddle_adaptseg.methods.base import Ramp
 from paddle_adaptseg.models import MODELS
@@ -121,7 +121,7 @@ def configuration_page() -> str:
     for section, table, rows, meanings in TABLES:
         for name, cls in table.items():
             lines += ["", f"## {section}: {name}", "", (inspect.getdoc(cls) or "").splitlines()[0], ""]
-            lines += _table(rows(cls), meanings)
+            lines += _table(rows(cls), {**meanings, **OTHERWISE.get(name, {})})
     lines += ["", "## A data set of your own", ""]
     lines += ["The YAML file that `dataset:` may name ([example](datasets.md)).", ""]
     own = [*fields(OwnDataset), *fields(OwnClass, "classes[].")]

@@ -13,6 +13,7 @@ from paddle_adaptseg.methods.losses import GAN_LOSSES, REPRESENTATIONS
 from paddle_adaptseg.methods.prior import PRIORS
 from paddle_adaptseg.models.layers import NORMS
 from paddle_adaptseg.models.meanings import PART_KEYWORDS
+from paddle_adaptseg.models.paddleseg import NORM_NAMES
 
 
 def _one_of(names: typing.Iterable[str]) -> str:
@@ -104,7 +105,7 @@ OPTIMISER_KEYS: Mapping[str, str] = {
     "beta2": "decay of the second moment",
     "weight_decay": "weight decay, before the factors of parameter groups",
 }
-# Keywords of networks and methods mean the same wherever they occur.
+# Keywords of networks and methods mean the same wherever they occur, but for OTHERWISE.
 KEYWORDS: Mapping[str, str] = {
     **PART_KEYWORDS,
     "depths": "blocks of the four stages: `[3, 4, 23, 3]` is ResNet-101, `[3, 4, 6, 3]` ResNet-50",
@@ -145,4 +146,12 @@ OWN: Mapping[str, str] = {
     "classes[].name": "name of the class",
     "classes[].ids": "its ids in the label files",
     "classes[].colour": "red, green and blue of its colour in images",
+}
+# What keywords mean in one network or method where KEYWORDS says otherwise.
+OTHERWISE: Mapping[str, Mapping[str, str]] = {
+    "paddleseg": {
+        "backbone": "the `type` of a backbone of [PaddleSeg](paddleseg.md), and its own keywords",
+        "norm": _one_of(NORM_NAMES),
+        "norm_decay": "factor on the weight decay of all norms' parameters",
+    },
 }

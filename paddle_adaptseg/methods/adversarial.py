@@ -138,6 +138,10 @@ class FeatureAdversarial(OutputAdversarial):
     ) -> None:
         if set(weights) != {"main"}:
             raise ConfigError("feature_adversarial has one discriminator: method.weights must be {main: ...}")
+        if not segmenter.feature_channels:
+            raise ConfigError(
+                "feature_adversarial needs features, and this network has no backbone: use another method"
+            )
         super().__init__(
             segmenter, segmenter.feature_channels, weights, seg_weights, gan, "softmax", discriminator_width, 1.0, ramp
         )

@@ -24,6 +24,7 @@ from paddle_adaptseg.models.layers import resize, with_zeros
 from paddle_adaptseg.models.segmenter import Box, Outputs, ParamGroup, Segmenter, at_image_size
 
 COMPARED = ("context", "all")
+UNFIT = {"hrda": "itself", "paddleseg": "a network of PaddleSeg, whose logits have the image's size"}
 LEAST = 64  # of an image's sides; of its half a Mix Transformer can make nothing smaller
 
 
@@ -161,8 +162,10 @@ class HRDA(Segmenter):
 
 def check_keywords(network: Component, crop: Sequence[int], divisible: int, compare: str, detail_batch: int) -> None:
     """Refuse values that mean nothing."""
-    if network.name == "hrda":
-        raise ConfigError("model.network: hrda cannot wrap itself: name a network such as encode_decode")
+    if network.name in UNFIT:
+        raise ConfigError(
+            f"model.network: hrda cannot wrap {UNFIT[network.name]}: name a network such as encode_decode"
+        )
     if min(crop) < 32 or divisible < 1 or detail_batch < 0:
         raise ConfigError(
             f"model: crop must be [width, height] of at least 32, divisible 1 or more and detail_batch 0 or more, "

@@ -15,8 +15,7 @@ def _names(names: Iterable[str]) -> str:
 
 
 PART_KEYWORDS: Mapping[str, str] = {
-    "backbone": f"name of a backbone, and its keywords: {_names([*BACKBONES, *SIZES])}; of a network of "
-    "[PaddleSeg](paddleseg.md) its `type`, and its keywords",
+    "backbone": f"name of a backbone, and its keywords: {_names([*BACKBONES, *SIZES])}",
     "type": "name of a network of [PaddleSeg](paddleseg.md); it takes that network's own keywords, too",
     "head": f"name of a head, and its keywords: {_names(HEADS)}",
     "backbone_rate": "factor on the learning rate of the backbone",

@@ -71,8 +71,12 @@ def build_component(tree: Mapping[str, Any], known: Mapping[str, Any], path: str
     try:
         return make(**given, **values)
     except Exception as error:  # whatever PaddleSeg raises at values that it cannot use
-        reason = " ".join(str(error).split())[-300:]
-        raise ConfigError(f"'{path}': PaddleSeg cannot build {dict(tree)}: {reason}") from error
+        raise ConfigError(f"'{path}': PaddleSeg cannot build {dict(tree)}: {_end(error)}") from error
+
+
+def _end(error: Exception) -> str:
+    """The end of an error's text, in one line."""
+    return " ".join(str(error).split())[-300:]
 
 
 def _nested(value: Any, path: str) -> Any:
@@ -130,7 +134,12 @@ class PaddleSegNetwork(Segmenter):
             layer.training = not hasattr(layer, "_variance")  # running statistics stay
         with paddle.no_grad():
             image = paddle.zeros(PROBE)
-            outputs, features = self.net(image), self.features(image)
+            try:
+                outputs, features = self.net(image), self.features(image)
+            except Exception as error:  # whatever this Paddle raises at code that was written for another
+                raise ConfigError(
+                    f"PaddleSeg's '{type}' fails on Paddle {paddle.__version__}: {_end(error)}"
+                ) from error
         self.train()
         paddle.set_rng_state(state)
         fits = [isinstance(x, Tensor) and x.shape == [PROBE[0], classes, *PROBE[2:]] for x in outputs]

@@ -127,7 +127,7 @@ def _trained_with(weights: Weights, path: Path, kind: Kind) -> tuple[Mapping[str
 def convert_weights(source: Path, output: Optional[Path], config: Config) -> list[str]:
     """Write weights of a known kind under our names, if they fit the network; returns what was found."""
     weights = read_weights(source)
-    name, chosen = identify(weights.arrays), []
+    name, chosen = kind_for(weights, config), []
     if name is not None:
         chosen = KINDS[name].overrides()
     trained = trained_branches(weights.arrays)
