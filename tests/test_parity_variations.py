@@ -1,4 +1,4 @@
-"""The replays take figures of HRDA of other shapes: another number of classes, one attention, other sizes and blocks."""
+"""The replays take figures of HRDA of other shapes: other numbers of classes, one attention, other sizes and blocks."""
 
 from __future__ import annotations
 
