@@ -32,6 +32,8 @@ COLUMNS = {  # name: configuration, what is changed in it, its smaller backbone
         "gta5_cityscapes/dacs_daformer.yml", (MIT, FD), "model.backbone.name=mit_b2"),
     "self-training, DINOv2 ViT-S, two crops of 1024x1024": (
         "gta5_cityscapes/dacs_daformer.yml", (DINO, "data.augment.crop=[1024,1024]"), ""),
+    "MIC on HRDA, MiT-B5, two crops of 1024x1024": (
+        "gta5_cityscapes/mic_hrda.yml", ("model.detail_batch=0",), "model.network.backbone.name=mit_b2"),
 }  # fmt: skip
 PARTS = ("data.batch_size=1", "schedule.iter_size=2")
 ROWS = {

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from parity_networks import classes_of
 from parity_self_training import component, files, fill, load_rules
 
 from paddle_adaptseg.config.schema import Eval, Pixels
@@ -20,8 +21,6 @@ from paddle_adaptseg.evaluation.logits import Logits
 from paddle_adaptseg.evaluation.options import InferenceOptions
 from paddle_adaptseg.evaluation.predictor import Predictor
 from paddle_adaptseg.models import build_model
-
-CLASSES = 19
 
 
 def parts() -> list:
@@ -53,7 +52,7 @@ def run_inference(part: dict) -> np.ndarray:
     """Class probabilities at the original image's size."""
     with runtime.fresh_names():
         ours = component(part["model"])
-        network = build_model(ours, CLASSES)
+        network = build_model(ours, classes_of(part["tensors"]))
         fill(network, ours.name, part["tensors"], "G.", part["salt"])
     flip = {"horizontal": True}.get(part["flip"]) if part.get("flip") else False
     assert flip is not None, f"flip '{part['flip']}' is not built"

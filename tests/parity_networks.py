@@ -30,7 +30,8 @@ from paddle_adaptseg.weights.names import rename
 
 SHIPPED = Path(__file__).parent
 RULES = {"selftraining": "rules_selftraining", "vfm": "rules_vfm"}
-CLASSES = 19
+CLASSES = 19  # of a figure whose tensors do not say how many
+CLASSIFIERS = ("linear_pred.weight", "conv_seg.weight", "aspp_modules.0.conv.weight", "out.weight")  # in this order
 PROBE = 1e-4  # of an output's rms
 GRADIENT_LOSS, GRADIENT, ZERO = 1e-5, 1e-3, 1e-6
 
@@ -69,6 +70,12 @@ def is_ours(part: dict) -> bool:
     """Whether a figure is of the networks here; the others are ResNet's and HRDA's."""
     model = part["model"]
     return not model.get("hrda") and model.get("backbone", {}).get("kind") != "resnet_v1c"
+
+
+def classes_of(tensors: Mapping[str, list[int]]) -> int:
+    """How many classes a figure's network tells apart: the outputs of its classifier, not of HRDA's attention."""
+    own = {name: shape for name, shape in tensors.items() if "scale_attention" not in name}
+    return next((own[n][0] for end in CLASSIFIERS for n in own if n.endswith(end)), CLASSES)
 
 
 def rules(path: Path) -> ModuleType:
@@ -162,7 +169,9 @@ def run_head(part: dict, given: ModuleType) -> Outputs:
         return run_light_head(part, given)
     section = component(model).params["head"]
     params = {k: v for k, v in section.items() if k != "name"}
-    head = build(HEADS, section["name"], params, "head", classes=CLASSES, widths=part["in_channels"])
+    head = build(
+        HEADS, section["name"], params, "head", classes=classes_of(part["tensors"]), widths=part["in_channels"]
+    )
     fill(head, part["tensors"], part["salt"], given, "decode_head.", alone=True)
     set_mode(head, part["mode"] == "train")
     stages = [tensor(x) for x in given.features2(part["salt"], part["features"])]
@@ -170,7 +179,7 @@ def run_head(part: dict, given: ModuleType) -> Outputs:
 
 
 def run_light_head(part: dict, given: ModuleType) -> Outputs:
-    head = build(HEADS, "light", {}, "head", classes=CLASSES, widths=[part["model"]["dim"]])
+    head = build(HEADS, "light", {}, "head", classes=classes_of(part["tensors"]), widths=[part["model"]["dim"]])
     fill(head, part["tensors"], part["salt"], given, alone=True)
     features = given.features3(part["salt"], part["features"]) * np.float32(part.get("times", 1.0))
     upscaled = head.upscale(tensor(features))
@@ -233,7 +242,7 @@ def filled(part: dict, given: ModuleType) -> EncodeDecode:
     """The whole network of a figure with its values."""
     image_size = part.get("img_size", 0) if part.get("what") == "network" else 0
     with runtime.fresh_names():
-        network = build_model(component(part["model"], image_size), CLASSES)
+        network = build_model(component(part["model"], image_size), classes_of(part["tensors"]))
     fill(network, part["tensors"], part["salt"], given)
     return network
 
@@ -275,4 +284,4 @@ def run_gradient(path: Path, name: str) -> tuple[float, dict[str, np.ndarray | N
 
 def label_of(part: dict, path: Path, given: ModuleType) -> np.ndarray:
     rule = given.label3 if family(path) == "vfm" else given.label2
-    return rule(part["salt"], part["input"][0], part["input"][2:], CLASSES, part["label_cell"])
+    return rule(part["salt"], part["input"][0], part["input"][2:], classes_of(part["tensors"]), part["label_cell"])

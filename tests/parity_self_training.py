@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 import pytest
+from parity_networks import classes_of
 
 from paddle_adaptseg.config.optim import AdamW, Optim
 from paddle_adaptseg.config.schema import Component, Config, Data, Domain, RareClasses, Schedule
@@ -204,7 +205,8 @@ def configuration(c: dict) -> Config:
               "pseudo_labels": {"threshold": c["threshold"], "margins": margins}}  # fmt: skip
     if c["fd"] is not None:
         fd = c["fd"]
-        method["feature_distance"] = {"things": fd["classes"], "weight": fd["lambda"], "min_ratio": fd["min_ratio"]}
+        things = [number for number in fd["classes"] if number < c["classes"]]  # others no label has
+        method["feature_distance"] = {"things": things, "weight": fd["lambda"], "min_ratio": fd["min_ratio"]}
     if c["mask"] is not None:
         method["masked"] = _masked(c, c["mask"], margins)
     model = component(c["model"])
@@ -302,6 +304,7 @@ class Replay:
         batch, schedule = Batch(*map(paddle.to_tensor, arrays)), self.config.schedule
         report = train_step(self.state, self.clock(number), schedule, iter([batch]))
         shown = self.terms(report.losses)
+        shown["fd_scales"] = sum(name.startswith("fd") for name in report.losses)
         shown["fd_cells"] = report.readings.get("health/feature_distance_cells")
         pseudo = self.method.teacher.labels(batch)
         shown.update(ps_weight=float(pseudo.share), ps_labels=self.counts(pseudo.label))
@@ -349,7 +352,7 @@ class Replay:
         return found
 
 
-def run_network(part: dict, name: str, classes: int = 19) -> tuple[dict[str, np.ndarray], int]:
+def run_network(part: dict, name: str) -> tuple[dict[str, np.ndarray], int]:
     """Outputs of a forward figure under its names, and the depth of the network."""
     if part["what"] not in ("backbone", "features_and_logits", "encode_decode", "hrda_train", "hrda_eval"):
         pytest.fail(f"{name}: '{part['what']}' is not built yet")
@@ -361,7 +364,7 @@ def run_network(part: dict, name: str, classes: int = 19) -> tuple[dict[str, np.
         )
     with runtime.fresh_names():
         ours = component(model)
-        network = build_model(ours, classes)
+        network = build_model(ours, classes_of(tensors))
         fill(network, ours.name, tensors, "G.", part["salt"], whole=not alone)
     for layer in network.sublayers(include_self=True):
         layer.training = part["mode"] == "train" and not type(layer).__name__.startswith("Drop")
@@ -392,11 +395,11 @@ def run_hrda(network: Any, image: paddle.Tensor, part: dict) -> dict[str, np.nda
     return {name: outputs[name].numpy() for name in part["outputs"]}
 
 
-def run_gradient(part: dict, classes: int = 19) -> tuple[float, dict[str, np.ndarray]]:
+def run_gradient(part: dict) -> tuple[float, dict[str, np.ndarray]]:
     """Loss and gradients of a gradient figure, under its names."""
     from paddle_adaptseg.methods.losses import weighted_cross_entropy
 
-    ours, rules = component(part["model"]), load_rules()
+    ours, rules, classes = component(part["model"]), load_rules(), classes_of(part["tensors"])
     network = build_model(ours, classes)
     fill(network, ours.name, part["tensors"], "G.", part["salt"])
     network.train()

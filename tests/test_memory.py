@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import re
 
 import paddle
 import pytest
+import yaml
 from conftest import ROOT
 
 from paddle_adaptseg.config.loading import load_config, override
@@ -13,7 +15,7 @@ from paddle_adaptseg.core import runtime
 from paddle_adaptseg.methods.base import Clock
 from paddle_adaptseg.training import memory, plan
 from paddle_adaptseg.training.counters import allocated, most_allocated, reset_most_allocated, watched
-from paddle_adaptseg.training.memory import Estimate, estimate, random_batch, sizes_of
+from paddle_adaptseg.training.memory import Estimate, estimate, random_batch, sizes_of, unused_rungs
 from paddle_adaptseg.training.passes import passes_of
 from paddle_adaptseg.training.run import fit
 from paddle_adaptseg.training.start import build_state
@@ -49,6 +51,8 @@ SMALL = {  # a second or two each
                                           "data.batch_size=1"]),
 }  # fmt: skip
 TRUE = {  # a minute or more each
+    "detail windows in parts, recomputed and accumulated": (SMALL[HRDA][0], [
+        *SMALL[HRDA][1], "run.recompute=true", "model.detail_batch=1", "schedule.iter_size=2"]),
     "DeepLabV2 on ResNet-101": (
         "gta5_cityscapes/adaptsegnet_multi.yml", ["data.source.size=[320,192]", "data.target.size=[256,128]"]),
     "DAFormer on MiT-B0": (DACS, [model("{name: mit_b0}"), FD, "data.augment.crop=[256,256]"]),
@@ -169,6 +173,34 @@ def test_a_dry_run_tells_the_memory_and_names_the_preset_of_a_gpu_that_is_too_sm
     for card in memory.CARDS:
         assert (ROOT / f"configs/_base_/memory/gpu_{card}gb.yml").is_file()
     assert "a GPU of 32 GB does not hold it" in Estimate(40_000_000_000, 1, 1).text()
+
+
+def advice(path, card, *overrides):
+    """What a dry run says where a step needs 40 GB and the GPU has `card` of them."""
+    config = load_config(ROOT / "configs" / path, list(overrides))
+    return Estimate(38_500_000_000, 1, 1).problem(card * 10**9, unused_rungs(config, card * 10**9))
+
+
+@pytest.mark.parametrize("card", [8, 11, 16, 24, 32])
+def test_the_preset_that_is_named_recomputes_and_raises_no_batch(card):
+    for path in ("gta5_cityscapes/adaptsegnet_multi.yml", "gta5_cityscapes/mic_hrda.yml"):
+        (name,) = re.findall(r"configs/_base_/memory/gpu_\d+gb.yml", advice(path, card))
+        preset = yaml.safe_load((ROOT / name).read_text())
+        batch = load_config(ROOT / "configs" / path).data.batch_size
+        assert preset["run"]["recompute"] is True and preset.get("data", {}).get("batch_size", batch) <= batch
+
+
+def test_what_a_configuration_uses_already_is_not_advised_again():
+    path = "gta5_cityscapes/mic_hrda.yml"
+    assert "16.0 GB: add configs/_base_/memory/gpu_16gb.yml to the end of the file's base list" in advice(path, 16)
+    rungs = ["run.precision=bf16", "data.batch_size=1 schedule.iter_size=2", "model.detail_batch=1"]
+    used: list[str] = ["run.recompute=true"]
+    while rungs:
+        text = advice(path, 16, *used)
+        assert "_base_" not in text and all(rung in text for rung in rungs)
+        used += rungs.pop(0).split()
+    assert "use a smaller backbone or smaller crops" in advice(path, 16, *used)
+    assert "detail_batch" not in advice("gta5_cityscapes/daformer.yml", 16)
 
 
 def test_a_run_says_what_its_first_steps_took(tiny, capsys):

@@ -10,13 +10,14 @@ import paddle.nn.functional as F
 import pytest
 from PIL import Image
 
-from paddle_adaptseg.config.loading import dump
+from paddle_adaptseg.config.loading import dump, override
 from paddle_adaptseg.config.schema import Component, Pixels
 from paddle_adaptseg.core.errors import ConfigError
 from paddle_adaptseg.data import label_space, open_validation
 from paddle_adaptseg.deploy.export import export_model
 from paddle_adaptseg.deploy.runners import open_runner
 from paddle_adaptseg.evaluation import InferenceOptions, Request, evaluate_request, logits, programs
+from paddle_adaptseg.evaluation import predictor as predictor_module
 from paddle_adaptseg.evaluation.checkpoints import DomainEvaluator
 from paddle_adaptseg.evaluation.logits import DeviceLogits, HostLogits
 from paddle_adaptseg.evaluation.measure import evaluate_model
@@ -310,8 +311,30 @@ def test_the_configurations_windows_are_used_by_training_command_prediction_and_
     assert InferenceOptions(window=(96, 48)).within(config.eval) == InferenceOptions(window=(96, 48))
 
 
+def test_the_configurations_windows_are_computed_in_batches(tiny, monkeypatch):
+    one, seen = tiny("toy/adaptsegnet_multi", "model.width=8", "eval.window=[48, 32]", "eval.stride=[24, 16]"), []
+    model, cut = network(3, one.model.name, 19), predictor_module.cut
+    monkeypatch.setattr(predictor_module, "cut", lambda *given: seen.append(len(given[1])) or cut(*given))
+    expected = evaluate_model(model, one)
+    assert set(seen) == {1}
+    seen.clear()
+    found = evaluate_model(model, override(one, "eval.windows_at_once=4"))
+    assert max(seen) == 4
+    np.testing.assert_array_equal(found.counts, expected.counts)
+    asked = InferenceOptions(windows_at_once=2)
+    assert asked.within(one.eval).windows_at_once == 2
+    assert asked.within(override(one, "eval.windows_at_once=4").eval).windows_at_once == 2
+
+
 @pytest.mark.parametrize(
-    "wrong", ["eval.window=[0,32]", "eval.stride=[16,16]", "eval.average=mean", "eval.stride=[9,8] eval.window=[8,8]"]
+    "wrong",
+    [
+        "eval.windows_at_once=0",
+        "eval.window=[0,32]",
+        "eval.stride=[16,16]",
+        "eval.average=mean",
+        "eval.stride=[9,8] eval.window=[8,8]",
+    ],
 )
 def test_impossible_windows_are_refused(tiny, wrong):
     with pytest.raises(ConfigError, match=wrong.partition("=")[0].replace(".", r"\.")):

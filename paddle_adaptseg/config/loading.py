@@ -220,5 +220,6 @@ def _window_ranges(sliding: Eval) -> dict[str, tuple[Any, bool, str]]:
     return {
         "eval.window": (window, window is None or min(window) > 0, "be more than 0"),
         "eval.stride": (stride, covers, "be more than 0, no more than eval.window, and have one"),
+        "eval.windows_at_once": (sliding.windows_at_once, sliding.windows_at_once > 0, "be more than 0"),
         "eval.average": (sliding.average, sliding.average in AVERAGES, f"be {' or '.join(AVERAGES)}"),
     }

@@ -197,6 +197,7 @@ class Eval:
     window: Optional[tuple[int, int]] = None  # width, height in network input pixels; None: the whole image
     stride: Optional[tuple[int, int]] = None  # width, height from window to window; None: they overlap by a third
     average: str = "logits"  # of the windows that a pixel lies in, or softmax: of their probabilities
+    windows_at_once: int = 1  # that the network sees as one batch
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,10 @@ class InferenceOptions:
 
     def within(self, given: Eval) -> InferenceOptions:
         """These options with a configuration's windows, unless they have their own."""
-        return self if self.window or not given.window else dataclasses.replace(self, **vars(given))
+        if self.window or not given.window:
+            return self
+        at_once = self.windows_at_once if self.windows_at_once > 1 else given.windows_at_once
+        return dataclasses.replace(self, **{**vars(given), "windows_at_once": at_once})
 
     def effects(self, usual: Optional[InferenceOptions] = None) -> dict[str, InferenceOptions]:
         """The options one by one: none of them ("plain"), each that is set on its own, and all together.

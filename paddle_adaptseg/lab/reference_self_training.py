@@ -37,6 +37,7 @@ RARE_CLASSES: Mapping[str, str] = {
 EVAL: Mapping[str, str] = {
     "eval.window": "width and height of a sliding window over the network's input; null: whole images",
     "eval.stride": "horizontal and vertical distance of windows; null: they overlap by a third or more",
+    "eval.windows_at_once": "windows that the network sees as one batch; exported programs see one",
     "eval.average": "what is averaged where windows overlap: `logits` (DAFormer, HRDA), or `softmax`, the "
     "probabilities (VFM-UDA)",
 }

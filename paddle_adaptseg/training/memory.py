@@ -20,7 +20,7 @@ import paddle
 from paddle import nn
 from tqdm import tqdm
 
-from paddle_adaptseg.config.schema import Config
+from paddle_adaptseg.config.schema import EVERY_STAGE, Config
 from paddle_adaptseg.data import label_space
 from paddle_adaptseg.data.batch import Batch
 from paddle_adaptseg.evaluation.logits import on_gpu
@@ -58,16 +58,35 @@ class Estimate:
         """Whether a GPU of so many bytes holds it."""
         return self.total + LIBRARIES < size
 
-    def problem(self, size: int) -> str:
+    def problem(self, size: int, rungs: Sequence[str]) -> str:
         """What does not fit into a GPU of so many bytes and what may be done; empty where it fits or there is none."""
         if not size or self.fits(size):
             return ""
-        card = max([c for c in CARDS if c * 1e9 <= 1.1 * size], default=CARDS[0])
         return (
-            f"a step needs about {(self.total + LIBRARIES) / 1e9:.1f} GB, but this GPU has {size / 1e9:.1f} GB: add "
-            f"configs/_base_/memory/gpu_{card}gb.yml to the end of the file's base list, or see docs/performance.md"
-            "#less-memory"
+            f"a step needs about {(self.total + LIBRARIES) / 1e9:.1f} GB, but this GPU has {size / 1e9:.1f} GB: "
+            f"{', or '.join(rungs) or 'use a smaller backbone or smaller crops'} (docs/performance.md#less-memory)"
         )
+
+
+def unused_rungs(config: Config, size: int) -> list[str]:
+    """What would take less memory and a configuration does not use yet, for a GPU of so many bytes."""
+    found, batch, params = list[str](), config.data.batch_size, config.model.params
+    if config.run.recompute != EVERY_STAGE:
+        found.append(f"add configs/_base_/memory/gpu_{preset_of(size, batch)}gb.yml to the end of the file's base list")
+    if batch > 1:
+        found.append(f"set data.batch_size=1 schedule.iter_size={batch * config.schedule.iter_size}")
+    if config.run.precision == "fp32":
+        found.append("set run.precision=bf16")
+    if config.model.name == "hrda" and params.get("detail_batch", 0) != 1:
+        found.append("set model.detail_batch=1")
+    return found
+
+
+def preset_of(size: int, batch: int) -> int:
+    """The GB in the name of the preset that is nearest to a GPU of so many bytes: one that recomputes (that of the
+    largest GPUs does not) and does not raise the batch (that of 16 GB has two images)."""
+    cards = [card for card in CARDS[:-1] if card * 1e9 <= 1.1 * size and (card != 16 or batch > 1)]
+    return max(cards, default=CARDS[0])
 
 
 def random_batch(state: TrainState, config: Config, sizes: Sequence[Sequence[int]]) -> Batch:

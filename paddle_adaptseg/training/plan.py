@@ -17,7 +17,7 @@ from paddle_adaptseg.training import checkpoint
 from paddle_adaptseg.training.allreduce import check_sync_norm, describe_global_batch, reduced
 from paddle_adaptseg.training.counters import capacity
 from paddle_adaptseg.training.guards import last_score
-from paddle_adaptseg.training.memory import estimate
+from paddle_adaptseg.training.memory import estimate, unused_rungs
 from paddle_adaptseg.training.optim import common_batch
 from paddle_adaptseg.training.start import build_state, set_start, starting_point
 from paddle_adaptseg.training.step import TrainState
@@ -75,7 +75,7 @@ def _count_memory(plan: Plan, state: TrainState, config: Config) -> None:
         plan.lines.append("memory: not counted, because this process has no memory left to count with")
         return
     plan.lines.append(memory.text())
-    plan.problems += filter(None, [memory.problem(capacity())])
+    plan.problems += filter(None, [memory.problem(capacity(), unused_rungs(config, capacity()))])
 
 
 def describe(state: TrainState, config: Config) -> Iterator[str]:
