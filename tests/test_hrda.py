@@ -210,10 +210,20 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(toy_root, tmp_path, int
     assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
 
 
-def test_two_processes_with_one_image_equal_one_process_with_two(toy_root, tmp_path):
+def test_two_processes_with_one_image_equal_one_process_with_two_and_resume_bit_for_bit(toy_root, tmp_path):
     path, more = f"{ROOT}/configs/toy/mic_hrda.yml", [*NOW, "method.ramp.start=0", *STILL]
     two = for_hrda(settings(toy_root, tmp_path / "two", 1, *more))
-    assert run_tasks(tmp_path, [["train", {"config": path, "overrides": two}]]) == [["3", "3"]]
+    parts = for_hrda(settings(toy_root, tmp_path / "parts", 1, *more))
+    tasks = [
+        ["train", {"config": path, "overrides": two}],
+        ["train", {"config": path, "overrides": [*parts, "schedule.stop=1"]}],
+        ["train", {"config": path, "overrides": parts, "resume": "latest"}],
+    ]
+    assert run_tasks(tmp_path, tasks) == [["3", "3"], ["1", "1"], ["3", "3"]]
+    straight, resumed = (load_state(state_path(tmp_path / name, 3)).arrays for name in ("two", "parts"))
+    assert straight.keys() == resumed.keys()
+    for key, array in straight.items():
+        np.testing.assert_array_equal(resumed[key], array, err_msg=key)
     fit(load_config(path, for_hrda(settings(toy_root, tmp_path / "one", 2, *more))))
     for step in (1, 3):
         one, other = (load_state(state_path(tmp_path / name, step)).arrays for name in ("one", "two"))
