@@ -29,6 +29,7 @@ OPEN = contextlib.ExitStack()  # until the process ends
 
 
 def build(case: common.Case, size: int, way: str):
+    runtime.keep_freed_memory()  # as tools/eval.py and tools/predict.py do
     changes = [f"data.validation.size=[{size},{size}]", "eval.window=null", "eval.stride=null", "eval.average=logits"]
     if case.head == "light":
         changes.append(f"model.backbone.image_size={size}")
