@@ -51,11 +51,9 @@ class WideDepthwise(nn.Conv2D):
 
     def forward(self, x: Tensor) -> Tensor:
         down, across = _padding(self)
-        if any(n < 0 for n in x.shape):  # of any size
-            padding = [down, across]
-        else:
-            x, padding = with_zeros(x, across, across, 0, 0), [down, 0]
-        return F.conv2d(x, self.weight, self.bias, self._stride, padding, self._dilation, self._groups)
+        if all(isinstance(n, int) and n > 0 for n in x.shape):  # and not a program of any size
+            x, across = with_zeros(x, across, across, 0, 0), 0
+        return F.conv2d(x, self.weight, self.bias, self._stride, [down, across], self._dilation, self._groups)
 
 
 def _padding(conv: nn.Conv2D) -> tuple[int, int]:
