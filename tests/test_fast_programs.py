@@ -1,4 +1,4 @@
-"""What makes programs fast on a CPU: which of oneDNN's kernels run, and that commands keep freed memory."""
+"""What makes predictions fast: oneDNN's kernels, freed memory that is kept, stages of an evaluation that overlap."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from threading import Event
 
 import numpy as np
 import paddle
@@ -14,7 +15,9 @@ from conftest import ROOT
 from paddle import nn
 
 from paddle_adaptseg.core import runtime
-from paddle_adaptseg.evaluation import programs
+from paddle_adaptseg.data import open_validation
+from paddle_adaptseg.evaluation import measure, programs
+from paddle_adaptseg.evaluation.logits import HostLogits
 from paddle_adaptseg.evaluation.options import InferenceOptions
 
 WIDE = """
@@ -93,3 +96,44 @@ def test_commands_that_predict_keep_freed_memory(command, monkeypatch, tmp_path)
     monkeypatch.setattr(sys, "argv", [command, *model, str(tmp_path)])
     with pytest.raises(Kept):
         importlib.import_module(f"paddle_adaptseg.lab.commands.{command}").main()
+
+
+class OneAfterTheOther(Exception):
+    """A stage waited for another one that did not come."""
+
+
+def expect(event):
+    if not event.wait(60):
+        raise OneAfterTheOther
+
+
+def test_images_are_read_ahead_and_scored_while_the_network_computes(tiny, monkeypatch):
+    files, computing, scoring, read = open_validation(tiny()), Event(), Event(), Event()
+    plain = files.image
+
+    def image(index, size=None):
+        if index == 2:
+            read.set()
+        return plain(index, size)
+
+    class Predictor:
+        options, kind, calls = InferenceOptions(), HostLogits, 0
+
+        def logits(self, images):
+            self.calls += 1
+            if self.calls == 2:  # while the second image is in the network, the third is read and the first is scored
+                computing.set()
+                expect(read)
+                expect(scoring)
+            return self.calls
+
+    def score(logits, sample, *_):
+        if logits == 1:
+            scoring.set()
+            expect(computing)
+        return logits
+
+    monkeypatch.setattr(files, "image", image)
+    monkeypatch.setattr(measure, "score", score)
+    found = measure.score_images(Predictor(), files, [0, 1, 2], 19, workers=1)
+    assert [(sample.index, scored) for sample, scored in found] == [(0, 1), (1, 2), (2, 3)]

@@ -110,15 +110,9 @@ class Exported:
 
 
 def export_model(
-    origin: str | Path,
-    folder: str | Path,
-    form: str = "paddle",
-    size: Optional[Sequence[int]] = None,
-    dynamic: bool = False,
-    precision: str = "fp32",
-    config: Optional[Config] = None,
-    overrides: Sequence[str] = (),
-) -> Exported:
+    origin: str | Path, folder: str | Path, form: str = "paddle", size: Optional[Sequence[int]] = None,
+    dynamic: bool = False, precision: str = "fp32", config: Optional[Config] = None, overrides: Sequence[str] = (),
+) -> Exported:  # fmt: skip
     """Write a program for weights; `size` (height, width) is the validation size unless given, or any if `dynamic`.
 
     Where the configuration evaluates in windows the program is of one window, and images may have any size. `overrides`
