@@ -195,7 +195,7 @@ def write_onnx(program: LabelProgram, folder: Path, precision: str) -> tuple[str
         raise CheckpointError('ONNX export needs paddle2onnx: pip install -e ".[deploy]"') from None
     made = folder / "model.onnx"
     with runtime.quiet(), inside(folder):  # it leaves files where it runs
-        names = [str(folder / name) for name in write_paddle(program, folder, precision)]
+        names = [str(folder / name) for name in save_program(program, folder, for_onednn=False)]
         half = precision == "fp16"
         paddle2onnx.export(*names, str(made), opset_version=OPSET, verbose=False, export_fp16_model=half)
     if not made.is_file():

@@ -80,8 +80,9 @@ def quantise(program: Path, images: Sequence[np.ndarray]) -> None:
             made.replace(program)
         if convolutions:
             quantization.quantize_static(
-                str(program), str(made), Reader(), nodes_to_quantize=convolutions, **weights, **fixed
-            )
+                str(program), str(made), Reader(), op_types_to_quantize=["Conv"], nodes_to_quantize=convolutions,
+                **weights, **fixed,
+            )  # fmt: skip
             made.replace(program)
 
 

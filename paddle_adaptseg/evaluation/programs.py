@@ -27,13 +27,14 @@ from paddle_adaptseg.models.segmenter import Segmenter
 Program = Callable[[np.ndarray], np.ndarray]
 
 
-def save_program(program: nn.Layer, folder: Path) -> tuple[str, str]:
+def save_program(program: nn.Layer, folder: Path, for_onednn: bool = True) -> tuple[str, str]:
     """Write model.pdiparams and model.json (Paddle 3) or model.pdmodel (2.6); returns the program's and weights' names.
 
-    `program.spec()` says what it is fed.
+    `program.spec()` says what it is fed. ONNX Runtime has no use for what is written `for_onednn`.
     """
     program.eval()
-    with writing(folder / "model"), resize_by_products(), zeros_beside(program):
+    suited = zeros_beside(program) if for_onednn else contextlib.nullcontext()
+    with writing(folder / "model"), resize_by_products(), suited:
         paddle.jit.save(program, str(folder / "model"), input_spec=[program.spec()])
     for written in folder.glob("model.*"):
         confirm(written)  # Paddle writes what fits and says nothing
