@@ -46,6 +46,9 @@ WAYS = {
     "fp32": Kind("inference_ours.py", "ours, Paddle Inference fp32", "fp32"),
     "bf16": Kind("inference_ours.py", "ours, Paddle Inference bf16", "bf16", exact=False),
     "onnx": Kind("inference_ours.py", "our export, ONNX Runtime fp32", "onnx", ("paddle2onnx", "onnxruntime")),
+    "int8": Kind(
+        "inference_ours.py", "our export, ONNX Runtime int8", "int8", ("paddle2onnx", "onnxruntime"), exact=False
+    ),
 }
 LAYOUTS = ("torch", "torch_last")  # the faster one is what speeds are against
 
@@ -136,7 +139,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="side of the images")
     parser.add_argument("--images", type=int, default=5, help="timed images of each way")
     parser.add_argument("--threads", type=int, default=0, help="threads (and cores) of each way; 0: as each chooses")
-    parser.add_argument("--ways", default="torch,torch_last,eager,fp32,bf16,onnx", help=", ".join(WAYS))
+    parser.add_argument("--ways", default="torch,torch_last,eager,fp32,bf16,onnx,int8", help=", ".join(WAYS))
     args = parser.parse_args()
     keys, wrong = present(args.ways.split(",")), []
     for case in args.cases.split(","):

@@ -14,11 +14,16 @@ from test_tools import tool
 from paddle_adaptseg.config.loading import dump, load_config
 from paddle_adaptseg.core import runtime
 from paddle_adaptseg.core.errors import ConfigError
+from paddle_adaptseg.data import label_space
+from paddle_adaptseg.data.dataset import DomainFiles
 from paddle_adaptseg.deploy.contract import read_contract
 from paddle_adaptseg.deploy.export import export_model
+from paddle_adaptseg.deploy.quantise import calibration_images
+from paddle_adaptseg.deploy.runners import open_runner
 from paddle_adaptseg.evaluation import InferenceOptions, Request, evaluate_request
 from paddle_adaptseg.models import build_model
 from paddle_adaptseg.weights import arrays_of, save_weights
+from paddle_adaptseg.weights.load import load_model
 
 HEADS = {
     "segformer": {"name": "segformer", "embed_dim": 32},
@@ -67,6 +72,35 @@ def test_an_exported_transformer_labels_as_the_network_does(saved, tmp_path, hea
     made = export_model(saved(head), tmp_path / "out", form, dynamic=dynamic)
     assert made.agreement >= 0.999
     assert read_contract(tmp_path / "out").size == (None if dynamic else [48, 96])
+
+
+def test_a_transformer_in_int8_is_smaller_and_labels_nearly_as_the_network_does(saved, toy_root, tmp_path):
+    pytest.importorskip("paddle2onnx", reason="the extra 'deploy' is not installed")
+    made = {name: export_model(saved("daformer"), tmp_path / name, "onnx", precision=name) for name in ("fp32", "int8")}
+    assert 0.93 <= made["int8"].agreement < 1.0  # of weights drawn at random; trained ones agree on more
+    sizes = {name: (tmp_path / name / "model.onnx").stat().st_size for name in made}
+    assert sizes["int8"] < 0.6 * sizes["fp32"]
+    image = np.asarray(Image.open(next((toy_root / "Cityscapes").rglob("*leftImg8bit.png"))))
+    one, other = (open_runner(tmp_path / name) for name in made)
+    assert other.title == "onnx program, int8"
+    assert (one.labels(image) == other.labels(image)).mean() > 0.9
+
+
+def test_int8_is_of_layers_and_calibrated_on_the_target_that_training_reads(saved, tmp_path):
+    onnx = pytest.importorskip("onnx", reason="the extra 'deploy' is not installed")
+    pytest.importorskip("paddle2onnx", reason="the extra 'deploy' is not installed")
+    plain, int8 = (tmp_path / name / "model.onnx" for name in ("fp32", "int8"))
+    for path in (plain, int8):
+        export_model(saved("segformer"), path.parent, "onnx", precision=path.parent.name)
+    kinds = [node.op_type for node in onnx.load(str(plain)).graph.node]
+    left = [node.op_type for node in onnx.load(str(int8)).graph.node]
+    assert 0 < left.count("MatMul") < kinds.count("MatMul"), "attention and resizes stay, linear layers do not"
+    assert left.count("MatMulInteger") == kinds.count("MatMul") - left.count("MatMul")
+    config = load_model(saved("segformer"))[1]
+    images = calibration_images(config, [40, 56])
+    files = DomainFiles(config.data.target, label_space(config), labelled=False)
+    assert len(images) == min(len(files), 8) and {image.shape for image in images} == {(40, 56, 3)}
+    np.testing.assert_array_equal(calibration_images(config, [48, 96])[0], files.image(0))
 
 
 @pytest.mark.parametrize("head", ["segformer", "daformer"])

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A peer: this project's predictor, or its ONNX program as ONNX Runtime runs it.
 
-Ways: eager, fp32 and bf16 (Paddle Inference), onnx.
+Ways: eager, fp32 and bf16 (Paddle Inference), onnx and int8 (ONNX Runtime).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core import runtime
 from paddle_adaptseg.deploy.export import WRITERS, contract_of, program_of
+from paddle_adaptseg.deploy.quantise import quantise
 from paddle_adaptseg.deploy.runners import FORMATS
 from paddle_adaptseg.evaluation.options import InferenceOptions
 from paddle_adaptseg.evaluation.predictor import Predictor, eager
@@ -29,6 +30,7 @@ OPEN = contextlib.ExitStack()  # until the process ends
 
 
 def build(case: common.Case, size: int, way: str):
+    runtime.keep_freed_memory()  # as tools/eval.py and tools/predict.py do
     changes = [f"data.validation.size=[{size},{size}]", "eval.window=null", "eval.stride=null", "eval.average=logits"]
     if case.head == "light":
         changes.append(f"model.backbone.image_size={size}")
@@ -39,7 +41,7 @@ def build(case: common.Case, size: int, way: str):
             parameter.set_value(common.weights(name, tuple(parameter.shape)))
     model.eval()
     title = f"{runtime.environment()}, {runtime.cpu_count()} threads"
-    return (onnx(model, config, size) if way == "onnx" else prediction(model, config, way)), title
+    return (onnx(model, config, size, way) if way in ("onnx", "int8") else prediction(model, config, way)), title
 
 
 def prediction(model: Segmenter, config: Config, way: str) -> common.Label:
@@ -56,11 +58,15 @@ def prediction(model: Segmenter, config: Config, way: str) -> common.Label:
     return label
 
 
-def onnx(model: Segmenter, config: Config, size: int) -> common.Label:
+def onnx(model: Segmenter, config: Config, size: int, way: str) -> common.Label:
     """As tools/export.py writes and tools/predict.py runs it: resize and choice of labels are in the program."""
     folder = Path(OPEN.enter_context(tempfile.TemporaryDirectory()))
     with paddle.no_grad():
         files = WRITERS["onnx"](program_of(model, config, [size, size]), folder, "fp32")
+    if way == "int8":
+        quantise(
+            folder / files[0], [common.picture(number, size) for number in (1000, 1001)]
+        )  # none of those that are labelled
     program = FORMATS["onnx"](folder, contract_of(config, model, "onnx", files, "fp32", [size, size]))
     return lambda image, watch: program(image[None])[0].astype(np.uint8)
 

@@ -14,7 +14,7 @@ from paddle_adaptseg.core.files import write_atomically
 from paddle_adaptseg.core.labels import LabelSpace
 
 FILE = "deploy.yml"
-FORMATS: Mapping[str, tuple[str, ...]] = {"paddle": ("fp32", "bf16", "fp16"), "onnx": ("fp32", "fp16")}
+FORMATS: Mapping[str, tuple[str, ...]] = {"paddle": ("fp32", "bf16", "fp16"), "onnx": ("fp32", "fp16", "int8")}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from paddle_adaptseg.core.files import confirm, sha256, write_atomically
 from paddle_adaptseg.data import label_space, open_validation
 from paddle_adaptseg.data.toy import CAMERA, make_scene
 from paddle_adaptseg.deploy.contract import Contract, card, check_choice, write_contract
+from paddle_adaptseg.deploy.quantise import calibration_images, quantise
 from paddle_adaptseg.deploy.runners import Runner, network_runner, program_runner
 from paddle_adaptseg.evaluation.predictor import STRIDE, scaled
 from paddle_adaptseg.evaluation.programs import save_program
@@ -91,7 +92,7 @@ def plain_norms(layer: nn.Layer) -> None:
 
 
 IMAGES = 4  # compared after an export
-ENOUGH = {"fp32": 0.999, "bf16": 0.97, "fp16": 0.97}  # share of pixels whose label must agree
+ENOUGH = {"fp32": 0.999, "bf16": 0.97, "fp16": 0.97, "int8": 0.97}  # share of pixels whose label must agree
 OPSET = 13
 
 
@@ -109,15 +110,9 @@ class Exported:
 
 
 def export_model(
-    origin: str | Path,
-    folder: str | Path,
-    form: str = "paddle",
-    size: Optional[Sequence[int]] = None,
-    dynamic: bool = False,
-    precision: str = "fp32",
-    config: Optional[Config] = None,
-    overrides: Sequence[str] = (),
-) -> Exported:
+    origin: str | Path, folder: str | Path, form: str = "paddle", size: Optional[Sequence[int]] = None,
+    dynamic: bool = False, precision: str = "fp32", config: Optional[Config] = None, overrides: Sequence[str] = (),
+) -> Exported:  # fmt: skip
     """Write a program for weights; `size` (height, width) is the validation size unless given, or any if `dynamic`.
 
     Where the configuration evaluates in windows the program is of one window, and images may have any size. `overrides`
@@ -135,6 +130,8 @@ def export_model(
         plain_norms(model)
     with tempfile.TemporaryDirectory() as scratch:
         files = WRITERS[form](program_of(model, config, size), Path(scratch), precision)
+        if precision == "int8":
+            quantise(Path(scratch) / files[0], calibration_images(config, size))
         for name in filter(None, files):
             data = (Path(scratch) / name).read_bytes()
             write_atomically(folder / name, lambda handle, data=data: handle.write(data))
@@ -198,7 +195,7 @@ def write_onnx(program: LabelProgram, folder: Path, precision: str) -> tuple[str
         raise CheckpointError('ONNX export needs paddle2onnx: pip install -e ".[deploy]"') from None
     made = folder / "model.onnx"
     with runtime.quiet(), inside(folder):  # it leaves files where it runs
-        names = [str(folder / name) for name in write_paddle(program, folder, precision)]
+        names = [str(folder / name) for name in save_program(program, folder, for_onednn=False)]
         half = precision == "fp16"
         paddle2onnx.export(*names, str(made), opset_version=OPSET, verbose=False, export_fp16_model=half)
     if not made.is_file():

@@ -69,6 +69,7 @@ def main() -> int:
     from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
+    runtime.keep_freed_memory()
     from paddle_adaptseg.evaluation import InferenceOptions, Request
     from paddle_adaptseg.evaluation.command import evaluate_request
 

@@ -16,7 +16,7 @@ def main() -> int:
         "--format", default="paddle", help="paddle, onnx, or paddleseg (weights and a PaddleSeg configuration)"
     )
     parser.add_argument("--size", default="", help="input size: HEIGHT,WIDTH or dynamic; default: the validation size")
-    parser.add_argument("--precision", default="fp32", help="fp32, fp16, or bf16 (bf16: format paddle only)")
+    parser.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 (paddle only), or int8 (onnx only)")
     parser.add_argument("--config", help="YAML file; default: the configuration saved in the weights")
     add_override(parser)
     args = parse(parser)

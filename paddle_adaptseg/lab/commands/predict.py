@@ -29,6 +29,7 @@ def main() -> int:
     from paddle_adaptseg.core import distributed, runtime
 
     runtime.import_paddle()
+    runtime.keep_freed_memory()
     from paddle_adaptseg.config.loading import load_config
     from paddle_adaptseg.deploy.predict import predict_files
     from paddle_adaptseg.deploy.runners import open_runner

@@ -19,6 +19,7 @@ def main() -> int:
     from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
+    runtime.keep_freed_memory()
     from paddle_adaptseg.deploy.side_by_side import side_by_side
 
     folder = Path(args.output) if args.output else folder_for(args.student, "exported")

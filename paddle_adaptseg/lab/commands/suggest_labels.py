@@ -19,6 +19,7 @@ def main() -> int:
     from paddle_adaptseg.core import runtime
 
     runtime.import_paddle()
+    runtime.keep_freed_memory()
     from paddle_adaptseg.lab.suggest import suggest
 
     folder = Path(args.output) if args.output else folder_for(args.model, "suggested")
