@@ -8,8 +8,8 @@ import numpy as np
 import paddle
 import pytest
 from conftest import ROOT, tiny_overrides
+from forked import tool
 from PIL import Image
-from test_tools import tool
 
 from paddle_adaptseg.config.loading import dump, load_config
 from paddle_adaptseg.core import runtime
