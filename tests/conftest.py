@@ -33,7 +33,7 @@ from paddle_adaptseg.methods.prior import PRIORS  # noqa: E402
 from paddle_adaptseg.models import MODELS  # noqa: E402
 from paddle_adaptseg.models.encode_decode import BACKBONES, HEADS  # noqa: E402
 
-LIMIT = 600  # seconds after which something hangs, also on a loaded machine; nothing waits for it to pass
+LIMIT = forked.LIMIT
 TINY = ToySpec(source=6, target=5, validation=3, height=48, width=96)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DRIVER = ROOT / "tests/faults/driver.py"
-LIMIT = 600  # as in conftest.py
+LIMIT = 600  # seconds after which something hangs, also on a loaded machine; nothing waits for it to pass
 
 
 class Driver:
