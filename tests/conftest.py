@@ -20,6 +20,7 @@ from paddle_adaptseg.core import runtime  # noqa: E402
 
 runtime.import_paddle()
 
+import forked  # noqa: E402
 import paddle  # noqa: E402
 import pytest  # noqa: E402
 
@@ -32,7 +33,7 @@ from paddle_adaptseg.methods.prior import PRIORS  # noqa: E402
 from paddle_adaptseg.models import MODELS  # noqa: E402
 from paddle_adaptseg.models.encode_decode import BACKBONES, HEADS  # noqa: E402
 
-LIMIT = 600  # seconds after which something hangs, also on a loaded machine; nothing waits for it to pass
+LIMIT = forked.LIMIT
 TINY = ToySpec(source=6, target=5, validation=3, height=48, width=96)
 
 
@@ -41,12 +42,29 @@ def pytest_report_header() -> str:
     return f"device: {paddle.get_device()}"
 
 
+def pytest_sessionfinish() -> None:
+    forked.close()
+
+
 @pytest.fixture(scope="session")
 def toy_root(tmp_path_factory) -> Path:
     """A toy pair of a few small scenes."""
     root = tmp_path_factory.mktemp("toy")
     write_toy_pair(root, TINY)
     return root
+
+
+def draw_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks start from a constant: drawing random weights is most of the time that building a large one takes."""
+    made = paddle.nn.initializer
+    for kind in (made.Normal, made.TruncatedNormal, made.Uniform, made.KaimingNormal, made.XavierNormal):
+        monkeypatch.setattr(kind.__base__, "forward", made.Constant(0.01).forward)
+
+
+@pytest.fixture
+def constant_weights(monkeypatch) -> None:
+    """The same for all networks of a test."""
+    draw_no_weights(monkeypatch)
 
 
 @pytest.fixture

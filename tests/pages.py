@@ -17,7 +17,7 @@ from typing import Callable
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, draw_no_weights
 
 from paddle_adaptseg.__main__ import usage
 from paddle_adaptseg.config.loading import dump, load_config
@@ -174,6 +174,7 @@ def leave_memory_uncounted(monkeypatch) -> None:
 def plan(tool, arguments, world, monkeypatch, capsys) -> None:
     """`--dry-run`: what is absent here is listed, anything else is a failure."""
     leave_memory_uncounted(monkeypatch)
+    draw_no_weights(monkeypatch)
     place = arguments.index("-o") if "-o" in arguments else len(arguments)
     dry = [] if "--dry-run" in arguments else ["--dry-run"]
     code = call(monkeypatch, tool, [*arguments[:place], *dry, *arguments[place:]], *config_of(arguments))
@@ -235,6 +236,7 @@ def run(tool, arguments, world, monkeypatch, capsys) -> None:
     quick = (
         ["--backend", "eager"] if tool == "eval" and "--backend" not in arguments else []
     )  # no program for each size
+    draw_no_weights(monkeypatch)  # those of networks are read
     code = call(monkeypatch, tool, [*quick, *arguments], *own)
     assert code in (0, None) or any(absent in capsys.readouterr().out for absent in ABSENT)
 

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import pytest
 from conftest import LIMIT, ROOT, tiny_overrides
+from forked import tool
 from PIL import Image
-from test_tools import tool
+from test_tools import script
 
 from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.schema import Domain, Roots
@@ -125,7 +126,7 @@ def test_an_empty_split_is_a_problem(pair):
 
 def test_the_check_tool_tells_shares_draws_sheets_and_exits_with_1_when_something_is_bad(pair, tmp_path):
     sheets = tmp_path / "sheets"
-    good = tool("check_dataset", "gta5", pair / "GTA5", "--sheets", sheets)
+    good = script("check_dataset", "gta5", pair / "GTA5", "--sheets", sheets)
     assert good.returncode == 0 and "8 images; sizes: 64x32 (8)" in good.stdout and "% of pixels" in good.stdout
     with Image.open(sheets / "gta5.png") as sheet:
         assert sheet.size == (4 * 320, 4 * 160)
@@ -281,7 +282,7 @@ def test_saved_predictions_are_scored_as_the_originals_script_does(pair, tmp_pat
     matrix = score_folders(ground_truth, tmp_path / "right", "cityscapes", CITYSCAPES_19, workers=2)
     assert matrix.images == 3 and matrix.miou() == 1.0 and matrix.counts.sum() == 3 * 32 * 64
     predictions(pair, tmp_path / "road", np.zeros_like)
-    done = tool("compute_iou", ground_truth, tmp_path / "road", "--protocols", "synthia_16,synthia_13")
+    done = script("compute_iou", ground_truth, tmp_path / "road", "--protocols", "synthia_16,synthia_13")
     assert done.returncode == 0, done.stderr
     share = matrix.counts[0, 0] / matrix.counts.sum()
     assert f"===> {'road:':<12} {100 * share:6.2f}" in done.stdout

@@ -154,13 +154,9 @@ def test_the_watch_sees_a_connection(tmp_path):
     assert {event[0] for event in watched(tmp_path, "-c", code)} == {"socket.__new__", "socket.connect"}
 
 
-def test_importing_and_training_open_no_connection(tmp_path, toy_root):
-    options = [o for o in tiny_overrides(toy_root, tmp_path / "run") if "workers" not in o]
-    assert watched(tmp_path, "tools/train.py", "-o", *options, "data.workers=1", "schedule.stop=3") == []
-
-
-def test_trainings_side_by_side_as_in_the_demo_open_no_connection(tmp_path, toy_root):
-    options = [o for o in tiny_overrides(toy_root, "unused") if not o.startswith("run.output")]
+def test_imports_loader_workers_and_trainings_side_by_side_open_no_connection(tmp_path, toy_root):
+    others = ("run.output", "data.workers")
+    options = [*(o for o in tiny_overrides(toy_root, "unused") if not o.startswith(others)), "data.workers=1"]
     config = ROOT / "configs/toy/source_only.yml"
     arguments = ("tools/compare.py", config, "--output", tmp_path / "study", "--seeds", "0", "-o", *options)
     assert watched(tmp_path, *arguments) == []

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import paddle
 import pytest
+from forked import tool
 from PIL import Image
-from test_tools import tool, trained  # noqa: F401 (a fixture)
+from test_tools import script, trained  # noqa: F401 (a fixture)
 
 import paddle_adaptseg
 from paddle_adaptseg.config.loading import dump, override
@@ -227,10 +228,10 @@ def test_two_results_of_one_name_are_refused(inputs):
 
 
 def test_the_tools_export_and_predict(weights, inputs, tmp_path):
-    done = tool("export", "--restore-from", weights, "--output", tmp_path / "out", "--size", "48,96")
+    done = script("export", "--restore-from", weights, "--output", tmp_path / "out", "--size", "48,96")
     assert done.returncode == 0, done.stderr
     assert "same label" in done.stdout and done.stderr == "" and (tmp_path / "out" / FILE).is_file()
-    done = tool("predict", "--model", tmp_path / "out", inputs, "--output", tmp_path / "labels", "--max-frames", 1)
+    done = script("predict", "--model", tmp_path / "out", inputs, "--output", tmp_path / "labels", "--max-frames", 1)
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].endswith("paddle program, fp32, 19 classes") and "4 images" in lines[1]

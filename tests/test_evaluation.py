@@ -8,17 +8,16 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LIMIT, ROOT, wait_until
-from test_tools import tool
+from conftest import LIMIT, ROOT, tiny_overrides, wait_until
+from forked import driver, start, tool
 
-from paddle_adaptseg.config.loading import dump, override
+from paddle_adaptseg.config.loading import dump, load_config, override
 from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core import runtime
 from paddle_adaptseg.core.errors import CheckpointError, ConfigError, DataError
@@ -36,10 +35,21 @@ from paddle_adaptseg.weights.load import load_model, load_models
 EAGER = InferenceOptions(backend="eager")
 
 
-@pytest.fixture
-def run(tiny, tmp_path):
+@pytest.fixture(scope="module")
+def trained(toy_root, tmp_path_factory):
     """A run with checkpoints at steps 2, 4 and 6."""
-    fit(tiny("toy/adaptsegnet_multi", "run.eval_every=6"))
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    overrides = [*tiny_overrides(toy_root, folder), "run.eval_every=6"]
+    fit(load_config(ROOT / "configs/toy/adaptsegnet_multi.yml", overrides))
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of it."""
+    shutil.copytree(trained, tmp_path / "run")
+    text = (trained / "config.yml").read_text()
+    (tmp_path / "run/config.yml").write_text(text.replace(str(trained), str(tmp_path / "run")))
     return tmp_path / "run"
 
 
@@ -102,12 +112,13 @@ def test_a_bulk_evaluation_killed_at_any_point_goes_on_and_gives_the_same(run, t
     expected = ask(tmp_path / "whole").run.rows
     last = run / "weights/step_00000006.pdparams"
     last.rename(tmp_path / "late.pdparams")  # so that an evaluation that follows the run never ends by itself
-    command = [sys.executable, ROOT / "tools/eval.py", "--restore-from", run, "--backend", "eager", "--watch", LIMIT]
+    command = ("eval", "--restore-from", run, "--backend", "eager", "--watch", LIMIT)
     for enough in range(1, 5):
-        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(lambda: len(answers(run)) >= enough or process.poll() is not None, f"answer {enough}")  # noqa: B023
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process = start(tmp_path / "said", tmp_path / "said", *command)
+        here = Path(f"/proc/{process}")
+        wait_until(lambda: len(answers(run)) >= enough or not here.exists(), f"answer {enough}")  # noqa: B023
+        os.kill(process, signal.SIGKILL)
+        assert driver().answer() == -signal.SIGKILL
     (tmp_path / "late.pdparams").rename(last)
     for path in (run / "evaluation").rglob("*.npz"):  # whatever is there is whole
         assert not path.name.startswith(".") and zipfile.ZipFile(path).testzip() is None

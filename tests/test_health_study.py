@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 from conftest import ROOT, tiny_overrides
+from forked import tool
 from PIL import Image
-from test_tools import tool
 
 from paddle_adaptseg.config.loading import override
 from paddle_adaptseg.config.schema import Component, Pixels

@@ -103,7 +103,7 @@ def test_what_is_told_of_the_papers_networks_is_what_a_step_takes(name):
 
 def test_recomputation_accumulation_and_half_precision_are_told(tiny):
     def told(*more, precision="fp32"):
-        config = tiny("toy/adaptsegnet_multi", "data.source.size=[192,160]", "model.width=16", *more)
+        config = tiny("toy/adaptsegnet_multi", "data.source.size=[160,160]", "model.width=16", *more)
         return bytes_told(config, precision)
 
     plain = told()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pages
 import pytest
-from conftest import ROOT, tiny_overrides
+from conftest import ROOT, draw_no_weights, tiny_overrides
 from pages import ABSENT, SHRINK
 
 from paddle_adaptseg.config.loading import load_config
@@ -82,6 +82,7 @@ def call(monkeypatch, line, *more):
 @pytest.mark.parametrize("line", TRAINING, ids=lambda line: line.split()[3])
 def test_our_training_commands_plan_what_they_say(line, elsewhere, monkeypatch, capsys):
     pages.leave_memory_uncounted(monkeypatch)
+    draw_no_weights(monkeypatch)
     shallow = () if "vgg" in line else ("model.depths=[1,1,1,1]",)
     planned = line.replace(" -o ", " --dry-run -o ") if " -o " in line else f"{line} --dry-run"
     code = call(monkeypatch, planned, *shallow)
@@ -121,7 +122,9 @@ def test_our_evaluations_evaluate(elsewhere, toy_root, monkeypatch, capsys):
                 pages.prepare(Path(path), line, run)
         own = (*pages.config_of(words), *SHRINK) if "--config" in words else ()
         try:
-            assert call(monkeypatch, line.replace("eval.py", "eval.py --backend eager"), *own) == 0
+            with monkeypatch.context() as patch:
+                draw_no_weights(patch)  # they are read
+                assert call(patch, line.replace("eval.py", "eval.py --backend eager"), *own) == 0
             scored += "mIoU:" in capsys.readouterr().out
         except UserError as error:
             assert "crosscity" in line and "'dataset/NTHU_Datasets' does not exist" in str(error), line

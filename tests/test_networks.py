@@ -98,7 +98,7 @@ def test_a_vision_transformers_blocks_learn_slower_the_earlier_they_are():
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_named_sizes_are_those_of_the_papers(name):
+def test_named_sizes_are_those_of_the_papers(name, constant_weights):
     kind, size = SIZES[name]
     assert kind in BACKBONES
     if name in ("mit_b0", "mit_b2", "dinov2_vits14", "dinov2_vits14_reg"):  # the others take seconds to fill

@@ -203,11 +203,22 @@ SAID = {
 }
 
 
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """One for all notebooks, because Paddle takes seconds to import; each finds it without names of the one before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONWARNINGS", "ignore")
+        patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
+        manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT))
+    client.stop_channels()
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_a_notebook_runs_from_top_to_bottom(path, toy_root, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+def test_a_notebook_runs_from_top_to_bottom(path, toy_root, tmp_path, kernel):
     notebook = read(path)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\n%cd {tmp_path}"))
     place = next(i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", []))
     known = {n.id for n in ast.walk(ast.parse(notebook.cells[place].source)) if isinstance(n, ast.Name)}
     given = {"ROOT": str(ROOT), **lookup(SMALL, path.stem, "notebook")(toy_root, tmp_path)}
@@ -215,9 +226,7 @@ def test_a_notebook_runs_from_top_to_bottom(path, toy_root, tmp_path, monkeypatc
     settings = "\n".join(f"{name} = {value!r}" for name, value in given.items())
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(settings))
     before = own_folders()
-    nbclient.NotebookClient(
-        notebook, timeout=LIMIT, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
+    nbclient.NotebookClient(notebook, km=kernel, timeout=LIMIT).execute()
     page, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
     assert "<h1" in page and "Traceback" not in page
     text = printed(notebook)

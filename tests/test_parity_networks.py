@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from parity_networks import GRADIENT, GRADIENT_LOSS, PROBE, ZERO, parts, read, run_forward, run_gradient
 
+pytestmark = pytest.mark.usefixtures("constant_weights")  # the figures' own are set
+
 
 @pytest.mark.parametrize(("path", "name"), parts("forward"))
 def test_a_network_computes_what_the_original_computes(path, name):

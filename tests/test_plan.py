@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import ROOT
-from test_tools import tool
+from forked import tool
 
 from paddle_adaptseg.config.loading import load_config
 from paddle_adaptseg.config.schema import Roots

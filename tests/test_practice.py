@@ -10,9 +10,10 @@ import numpy as np
 import paddle
 import pytest
 from conftest import ROOT, tiny_overrides
+from forked import tool
 from PIL import Image
 from test_resume import assert_same_run, interrupted  # noqa: F401 (a fixture)
-from test_tools import tool
+from test_tools import script
 
 from paddle_adaptseg.config.loading import load_config, override
 from paddle_adaptseg.config.schema import Pixels
@@ -375,7 +376,7 @@ def test_suggestions_are_uncertain_and_apart_and_never_labelled_ones():
 
 def test_the_tool_writes_a_list_that_can_be_trained_with_and_a_sheet(tiny, tmp_path):
     fit(tiny("toy/source_only", "schedule.stop=1", "data.target_labelled={count: 1}"))
-    done = tool("suggest_labels", tmp_path / "run", "--count", 3)
+    done = script("suggest_labels", tmp_path / "run", "--count", 3)
     assert done.returncode == 0, done.stderr
     listed = f"data.target_labelled.list={tmp_path / 'run/suggested/labels.txt'}"
     assert listed in done.stdout and done.stdout.count("entropy") == 3
@@ -390,7 +391,7 @@ def test_the_tool_writes_a_list_that_can_be_trained_with_and_a_sheet(tiny, tmp_p
 
 def test_student_and_teacher_stand_side_by_side(distil, tmp_path):
     fit(distil("schedule.stop=1", "run.eval_every=1"))
-    done = tool("side_by_side", tmp_path / "run", "--formats", "paddle", "--images", 1)
+    done = script("side_by_side", tmp_path / "run", "--formats", "paddle", "--images", 1)
     assert done.returncode == 0, done.stderr
     rows = {line[:76].strip(): line[78:].split() for line in done.stdout.splitlines()}
     assert rows["parameters, million"] == ["0.061", "0.061"] and "times as fast" in done.stdout

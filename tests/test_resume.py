@@ -14,6 +14,7 @@ from visualdl import LogReader
 
 from paddle_adaptseg import methods
 from paddle_adaptseg.config.loading import load_config, override
+from paddle_adaptseg.config.schema import Config
 from paddle_adaptseg.core.errors import CheckpointError, ConfigError, StorageError
 from paddle_adaptseg.evaluation.measure import evaluate
 from paddle_adaptseg.methods import METHODS
@@ -97,16 +98,29 @@ def assert_same_run(one: Path, other: Path, step: int) -> None:
     assert curves(one) == curves(other)
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The folder of a configuration's run without an interruption; each is trained once."""
+    made: dict[str, Path] = {}
+
+    def run(name: str, config: Config) -> Path:
+        if name not in made:
+            folder = tmp_path_factory.mktemp("straight") / "run"
+            fit(override(config, f"run.output={folder}", "data.workers=0"))
+            made[name] = folder
+        return made[name]
+
+    return run
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("name", [*EXPERIMENTS.values(), MASKED, V3PLUS], ids=[*EXPERIMENTS, "masked", "deeplabv3plus"])
-def test_straight_equals_resumed_bit_for_bit(tiny, tmp_path, interrupted, name, workers):
+def test_straight_equals_resumed_bit_for_bit(tiny, tmp_path, interrupted, straight, name, workers):
     config = tiny(name, *overrides(name), f"data.workers={workers}")
-    straight = override(config, f"run.output={tmp_path / 'straight'}", "data.workers=0")
-    fit(straight)
     interrupted(config, at=5)  # the newest checkpoint is of step 4, the log is already ahead
     result = fit(config, resume="latest")
     assert result.step == 6
-    assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
+    assert_same_run(straight(name, config), tmp_path / "run", 6)
 
 
 class Remembering(SourceOnly):

@@ -9,10 +9,10 @@ import numpy as np
 import paddle
 import pytest
 from conftest import ROOT, tiny_overrides
+from forked import tool
 from PIL import Image
 from test_parallel import run_tasks
 from test_resume import assert_same_run, interrupted  # noqa: F401
-from test_tools import tool
 
 from paddle_adaptseg.config.loading import dump, load_config, override
 from paddle_adaptseg.config.schema import Augment, Component, Pixels, Schedule

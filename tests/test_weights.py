@@ -94,7 +94,7 @@ NETWORKS = {  # parity network -> (kind, model, levels)
 
 
 @pytest.mark.parametrize("key", NETWORKS)
-def test_original_checkpoints_are_covered_whole_and_give_the_original_outputs(tmp_path, key):
+def test_original_checkpoints_are_covered_whole_and_give_the_original_outputs(tmp_path, key, constant_weights):
     kind, params = NETWORKS[key]
     arrays = read_weights(save(tmp_path / "w.pth", tensors(key), zipped=key != "clan_resnet101")).arrays
     assert identify(arrays) == kind
@@ -198,7 +198,7 @@ KNOWN = {  # kind -> (tensors under original names, model name, parameters, what
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stacked pickles"])
 @pytest.mark.parametrize("kind", KNOWN)
-def test_every_kind_is_covered_whole_from_both_formats(tmp_path, kind, zipped):
+def test_every_kind_is_covered_whole_from_both_formats(tmp_path, kind, zipped, constant_weights):
     make, name, params, anew = KNOWN[kind]
     arrays = read_weights(save(tmp_path / "w.pth", make(), zipped, WRAPS["model, module."])).arrays
     assert identify(arrays) == kind

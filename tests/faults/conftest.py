@@ -4,41 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import select
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
 import pytest
-from conftest import LIMIT, ROOT, tiny_overrides, wait_until
-
-DRIVER = Path(__file__).with_name("driver.py")
-
-
-class Driver:
-    """The process that starts trainings; one at a time."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(DRIVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
-        )
-
-    def ask(self, order: dict) -> int:
-        """Start a training and return its process id."""
-        self.process.stdin.write((json.dumps(order) + "\n").encode())
-        self.process.stdin.flush()
-        return self.answer()
-
-    def answer(self, seconds: float = LIMIT) -> int:
-        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        assert ready, f"nothing within {seconds} s: it hangs"
-        return int(self.process.stdout.readline())
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+from conftest import LIMIT, tiny_overrides, wait_until
+from forked import Driver
 
 
 @dataclass
@@ -51,12 +23,7 @@ class Training:
     code: int | None = None
 
     def wait(self, seconds: float = LIMIT) -> Training:
-        try:
-            self.code = self.driver.answer(seconds)
-        except AssertionError:
-            os.kill(self.pid, 9)
-            self.driver.answer()
-            raise
+        self.code = self.driver.answer(seconds)
         return self
 
     def wait_for(self, text: str) -> None:
@@ -80,11 +47,10 @@ class Training:
         return line
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def driver():
-    made = Driver()
-    yield made
-    made.close()
+    yield forked.driver()
+    forked.driver().stop()
 
 
 @pytest.fixture
@@ -120,12 +86,13 @@ def command(driver, tmp_path):
     return run
 
 
-@pytest.fixture(scope="module")
-def straight(driver, toy_root, tmp_path_factory):
+@pytest.fixture(scope="session")
+def straight(toy_root, tmp_path_factory):
     """The folder of the run that nothing ever interrupted, and how often each moment came."""
     folder = tmp_path_factory.mktemp("straight")
     arguments = ["-o", *tiny_overrides(toy_root, folder / "run"), "method.ramp.start=1"]
     order = {"arguments": arguments, "faults": [], "output": str(folder / "out"), "count": str(folder / "count")}
+    driver = forked.driver()
     training = Training(driver, driver.ask(order), folder / "out").wait()
     assert training.code == 0, training.text
     return folder / "run", json.loads((folder / "count").read_text())

@@ -132,9 +132,12 @@ def start(order: dict) -> int:
     pid = os.fork()
     if pid:
         return pid
-    output = os.open(order["output"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    for number in (1, 2):
-        os.dup2(output, number)
+    for number, name in ((1, order["output"]), (2, order.get("errors", order["output"]))):
+        os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+    os.chdir(order.get("cwd", ROOT))
+    if "environment" in order:
+        os.environ.clear()
+        os.environ.update(order["environment"])
     code = child(order)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -6,12 +6,10 @@ import contextlib
 import resource
 import shutil
 import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
 from test_resume import assert_same_run
 
@@ -64,14 +62,9 @@ def test_a_disk_that_is_really_full_does_the_same(trainer, tmp_path, straight, s
     assert_same_run(straight[0], small_disk / "run", 6)
 
 
-def test_predictions_that_do_not_fit_are_one_line_too(straight, small_disk):
+def test_predictions_that_do_not_fit_are_one_line_too(command, straight, small_disk):
     (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - 4096))
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools/eval.py", "--restore-from", straight[0], "--step", "latest",
-         "--save", small_disk / "out"],
-        capture_output=True, text=True, check=False)  # fmt: skip
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    line = command("eval", "--restore-from", straight[0], "--step", "latest", "--save", small_disk / "out").error
     assert line.startswith(f"error: cannot write '{small_disk}/out/toyville_") and "No space left on device" in line
     for path in (small_disk / "out").iterdir():
         with Image.open(path) as image:
