@@ -11,7 +11,7 @@ from threading import Event
 import numpy as np
 import paddle
 import pytest
-from conftest import ROOT
+from conftest import LIMIT, ROOT
 from paddle import nn
 
 from paddle_adaptseg.core import runtime
@@ -46,7 +46,7 @@ WIDE = """
 def test_a_depthwise_convolution_with_a_large_dilation_runs_by_onednns_own_kernel():
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ONEDNN_VERBOSE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(WIDE)], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", textwrap.dedent(WIDE)], env=environment, capture_output=True, text=True, timeout=LIMIT
     )
     assert done.returncode == 0, done.stderr
     kernels = [line for line in done.stdout.splitlines() if ",exec,cpu,convolution," in line and "_ic32oc32_" in line]
