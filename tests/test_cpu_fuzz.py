@@ -9,23 +9,15 @@ import paddle
 import pytest
 from paddle import nn
 from test_cpu import looked_at, randomised
+from test_cpu_depthwise import small
 
-from paddle_adaptseg.cpu import accelerate, interleaved, library
+from paddle_adaptseg.cpu import accelerate, library
 from paddle_adaptseg.models.deeplabv2 import PyramidHead
 from paddle_adaptseg.models.layers import NORMS
 from paddle_adaptseg.models.resnet import Bottleneck
 
+__all__ = ["small"]
 pytestmark = pytest.mark.skipif(library.library() is None, reason="this Paddle ships no oneDNN of version 3")
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Depthwise convolutions of any size are oneDNN's."""
-    monkeypatch.setattr(interleaved, "LEAST", 0)
-    interleaved.takes.cache_clear()
-    yield
-    interleaved.takes.cache_clear()
-
 
 CHANNELS = (1, 2, 3, 5, 7, 8, 12, 15, 16, 17, 19, 31, 32, 33)
 

@@ -106,10 +106,11 @@ def test_int8_is_of_layers_and_calibrated_on_the_target_that_training_reads(save
     assert 0 < left.count("MatMul") < kinds.count("MatMul"), "attention and resizes stay, linear layers do not"
     assert left.count("MatMulInteger") == kinds.count("MatMul") - left.count("MatMul")
     config = load_model(saved("segformer"))[1]
-    images = calibration_images(config, [40, 56])
+    name, images = calibration_images(config, [40, 56])
+    assert name == "training images of the target"
     files = DomainFiles(config.data.target, label_space(config), labelled=False)
     assert len(images) == min(len(files), 8) and {image.shape for image in images} == {(40, 56, 3)}
-    np.testing.assert_array_equal(calibration_images(config, [48, 96])[0], files.image(0))
+    np.testing.assert_array_equal(calibration_images(config, [48, 96])[1][0], files.image(0))
 
 
 @pytest.mark.parametrize("head", ["segformer", "daformer"])

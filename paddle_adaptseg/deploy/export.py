@@ -130,8 +130,11 @@ def export_model(
         plain_norms(model)
     with tempfile.TemporaryDirectory() as scratch:
         files = WRITERS[form](program_of(model, config, size), Path(scratch), precision)
+        told = []
         if precision == "int8":
-            quantise(Path(scratch) / files[0], calibration_images(config, size))
+            name, images = calibration_images(config, size)
+            quantise(Path(scratch) / files[0], images)
+            told = [f"ranges of activations come from {len(images)} {name}"]
         for name in filter(None, files):
             data = (Path(scratch) / name).read_bytes()
             write_atomically(folder / name, lambda handle, data=data: handle.write(data))
@@ -140,10 +143,10 @@ def export_model(
     path = find_weights(origin)
     agreement, check = compare(network, folder, contract, config)
     about = {"weights": path.name, "sha256_of_the_weights": sha256(split_part(path)[0]), **read_weights(path).origin}
-    text = card(contract, config, about, [check, f"made with {runtime.environment()}"])
+    text = card(contract, config, about, [check, *told, f"made with {runtime.environment()}"])
     write_atomically(folder / "README.md", lambda handle: handle.write(text.encode()))
     made = ", ".join(f"{name} ({(folder / name).stat().st_size / 2**20:.1f} MB)" for name in files if name)
-    return Exported(folder, agreement, [f"{config.model.name} from {path}", f"{folder}: {made}", check])
+    return Exported(folder, agreement, [f"{config.model.name} from {path}", f"{folder}: {made}", *told, check])
 
 
 def program_of(model: Segmenter, config: Config, size: Optional[Sequence[int]]) -> LabelProgram:

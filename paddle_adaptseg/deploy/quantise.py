@@ -22,22 +22,22 @@ IMAGES = 8  # that the ranges of activations are taken from
 FOLDED = "p2o."  # begins what paddle2onnx names itself: matrices of a resize, not a layer's weights
 
 
-def calibration_images(config: Config, size: Optional[Sequence[int]]) -> list[np.ndarray]:
-    """Images of the target that training reads, spread evenly, or generated scenes where the data set is missing.
+def calibration_images(config: Config, size: Optional[Sequence[int]]) -> tuple[str, list[np.ndarray]]:
+    """What they are, and images of the target that training reads, spread evenly.
 
-    They have the `size` (height, width) of the program's input; the middle of an image is taken for a program of
-    windows.
+    Where the data set is missing they are generated scenes. They have the `size` (height, width) of the program's
+    input; the middle of an image is taken for a program of windows.
     """
     domain, window = config.data.target, config.eval.window
     usual = config.data.validation.size[::-1]
     try:
         files = DomainFiles(domain, label_space(config), labelled=False, cache=config.data.cache)
-        found = [files.image(i) for i in spread(len(files), IMAGES)]
+        name, found = "training images of the target", [files.image(i) for i in spread(len(files), IMAGES)]
     except DataError:
-        found = [make_scene(0, i, CAMERA, *usual)[0] for i in range(IMAGES)]
+        name, found = "generated scenes", [make_scene(0, i, CAMERA, *usual)[0] for i in range(IMAGES)]
     if window:
-        return [middle(scaled(image, working_size(image.shape, usual)), window[::-1]) for image in found]
-    return [scaled(image, size or working_size(image.shape, usual)) for image in found]
+        return name, [middle(scaled(image, working_size(image.shape, usual)), window[::-1]) for image in found]
+    return name, [scaled(image, size or working_size(image.shape, usual)) for image in found]
 
 
 def middle(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
