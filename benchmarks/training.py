@@ -161,6 +161,16 @@ def draw(peers: list[Peer], title: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def summary(peers: list[Peer], note: str) -> str:
+    """All of it in a line, to be pasted into a message."""
+    ours = peers[0]
+    found = [f"{ours.label} {ours.step():.2f} s a step, {ours.peak() / 1e9:.2f} GB"]
+    for peer in peers[1:]:
+        time, memory = peer.step() / ours.step(), peer.peak() / ours.peak()
+        found.append(f"{peer.label} {time:.2f}x the time, {memory:.2f}x the memory")
+    return f"make bench: {'; '.join(found)} ({note})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="the papers' sizes: 1280x720 and 1024x512")
@@ -178,6 +188,7 @@ def main() -> None:
     note = f"source {source}, target {target}; {peers[0].about.get('environment', '')}; losses within {worst:.1e}"
     best = max(p.gflops for p in peers)
     print(f"{note}; {gflop:.0f} GFLOP a step, limit {best:.0f} GFLOP/s\n\n{show(table)}")
+    print(f"\nto paste: {summary(peers, note)}")
     path = args.output.with_name(args.output.name + ("_large" if args.large else ""))
     draw(peers, f"AdaptSegNet, multi level, ResNet-101, source {source}, target {target}", path.with_suffix(".png"))
     with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as handle:

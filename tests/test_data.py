@@ -90,6 +90,11 @@ def test_missing_data_is_answered_with_the_expected_layout(tmp_path, change, mes
         DomainFiles(domain(change(tmp_path / "GTA5")), CITYSCAPES_19, True)
 
 
+def test_a_missing_toy_pair_is_answered_with_the_tool_that_makes_it(tmp_path):
+    with pytest.raises(DataError, match="GTA5' does not exist .*the generated toy pair: make it with tools/make_toy.py"):
+        DomainFiles(domain(tmp_path / "toy_seed1/GTA5"), CITYSCAPES_19, True)
+
+
 def test_an_unknown_split_or_broken_file_is_named(tmp_path):
     write_toy_pair(tmp_path, ToySpec(source=2, target=1, validation=1, height=16, width=32))
     with pytest.raises(DataError, match="no split 'vall': did you mean 'val'"):

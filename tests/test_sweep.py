@@ -92,11 +92,11 @@ def test_a_killed_sweep_leaves_no_training_behind_and_goes_on(toy_root, tmp_path
     out = tmp_path / "out"
     command = [sys.executable, str(ROOT / "tools/sweep.py"), "--config", CONFIG, "--output", str(out)]
     command += ["--set", "method.weights.main=0.01,0.1", "--set", "seed=3", "--parallel", "1", "-o", *options]
-    command += ["method.ramp.start=0", "schedule.horizon=60", "schedule.stop=60", "run.save_every=5"]
-    command += ["run.eval_every=60"]
+    command += ["method.ramp.start=0", "schedule.horizon=24", "schedule.stop=24", "run.save_every=4"]
+    command += ["run.eval_every=24"]
     first, second = out / "main=0.01_seed=3", out / "main=0.1_seed=3"
     process = start(command)
-    wait_until(lambda: (second / "states/step_00000005.npz").exists() or process.poll() is not None)
+    wait_until(lambda: (second / "states/step_00000004.npz").exists() or process.poll() is not None)
     trainings = children(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -108,7 +108,7 @@ def test_a_killed_sweep_leaves_no_training_behind_and_goes_on(toy_root, tmp_path
     text, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, text
     assert (first / "seconds").stat().st_mtime_ns == finished, "what was finished is not trained again"
-    assert "steps 0 to 60" not in (second / "console.log").read_text().rsplit("Paddle ", 1)[1]
+    assert "steps 0 to 24" not in (second / "console.log").read_text().rsplit("Paddle ", 1)[1]
     with (out / "results.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     assert [(row["method.weights.main"], row["run.seed"]) for row in rows] == [("0.01", "3"), ("0.1", "3")]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Optional
 
 from paddle_adaptseg.config.schema import Domain
@@ -212,4 +213,7 @@ def _expected(spec: DatasetSpec, domain: Domain, labelled: bool) -> str:
         return f"expected the files that '{domain.list}' names"
     image = f"{root}/{fill(spec.images[0], {'split': domain.split})}"
     label = f" and {root}/{fill(spec.labels[0].pattern, {'split': domain.split})}" if labelled and spec.labels else ""
-    return f"expected {image}{label}" + (f" (from {spec.home})" if spec.home else "")
+    origin = f" (from {spec.home})" if spec.home else ""
+    if Path(root).parent.name.startswith("toy"):
+        origin = " (the generated toy pair: make it with tools/make_toy.py)"
+    return f"expected {image}{label}{origin}"
