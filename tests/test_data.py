@@ -91,7 +91,7 @@ def test_missing_data_is_answered_with_the_expected_layout(tmp_path, change, mes
 
 
 def test_a_missing_toy_pair_is_answered_with_the_tool_that_makes_it(tmp_path):
-    with pytest.raises(DataError, match="GTA5' does not exist .*the generated toy pair: make it with tools/make_toy.py"):
+    with pytest.raises(DataError, match="does not exist .*the generated toy pair: make it with tools/make_toy.py"):
         DomainFiles(domain(tmp_path / "toy_seed1/GTA5"), CITYSCAPES_19, True)
 
 
