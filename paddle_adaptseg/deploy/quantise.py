@@ -57,8 +57,8 @@ def quantise(program: Path, images: Sequence[np.ndarray]) -> None:
     try:
         import onnx
         from onnxruntime import quantization
-    except ImportError:
-        raise CheckpointError('int8 programs need onnx and onnxruntime: pip install -e ".[deploy]"') from None
+    except ImportError as error:
+        raise CheckpointError(f'int8 programs need {error.name or "onnxruntime"}: pip install -e ".[deploy]"') from None
 
     class Reader(quantization.CalibrationDataReader):
         """Feeds the images one by one."""
