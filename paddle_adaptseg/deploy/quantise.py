@@ -71,6 +71,8 @@ def quantise(program: Path, images: Sequence[np.ndarray]) -> None:
             return None if image is None else {"image": image[None]}
 
     model, made = onnx.load(str(program)), program.with_suffix(".int8.onnx")
+    hold_weights(model)
+    onnx.save(model, str(program))
     linear, convolutions = layers_of(model, "MatMul"), layers_of(model, "Conv")[1:-1]
     weights = {"weight_type": quantization.QuantType.QInt8, "per_channel": True}
     fixed = {"activation_type": quantization.QuantType.QUInt8, "quant_format": quantization.QuantFormat.QDQ}
@@ -84,6 +86,17 @@ def quantise(program: Path, images: Sequence[np.ndarray]) -> None:
                 **weights, **fixed,
             )  # fmt: skip
             made.replace(program)
+
+
+def hold_weights(model: Any) -> None:
+    """Make weights that nodes give, as paddle2onnx 1.3 writes them, weights of the program."""
+    used = {node.input[1] for node in model.graph.node if node.op_type in ("MatMul", "Conv")}
+    for node in list(model.graph.node):
+        if node.op_type == "Constant" and node.output[0] in used and node.attribute[0].name == "value":
+            tensor = model.graph.initializer.add()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = node.output[0]
+            model.graph.node.remove(node)
 
 
 def layers_of(model: Any, kind: str) -> list[str]:
